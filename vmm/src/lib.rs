@@ -1,1 +1,17 @@
-//! x
+//! The virtual machine monitor.
+//!
+//! One thread (the VMM thread, [`actor`]) owns the machine; everyone else sends it [`requests`] through a [`Handle`]. This crate
+//! knows KVM, memory, vCPUs, boot and the life cycle; it knows nothing of HTTP, JSON, tokio or command lines.
+
+pub mod actor;
+pub mod blueprint;
+pub mod config;
+pub mod error;
+pub mod exit;
+pub mod lifecycle;
+pub mod requests;
+
+pub use actor::{Handle, Settings, launch};
+pub use error::{Error, Kind, Subject};
+pub use exit::ExitReason;
+pub use lifecycle::{Ask, Phase};

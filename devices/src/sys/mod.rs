@@ -1,0 +1,3 @@
+//! The cellar: every `unsafe` line of this crate.
+
+pub mod iovec;
