@@ -4,7 +4,9 @@
 //! knows KVM, memory, vCPUs, boot and the life cycle; it knows nothing of HTTP, JSON, tokio or command lines.
 
 pub mod actor;
+pub mod arch;
 pub mod blueprint;
+pub mod boot;
 pub mod config;
 pub mod error;
 pub mod exit;
