@@ -1,3 +1,5 @@
 //! The cellar: every `unsafe` line of this crate.
 
 pub mod iovec;
+pub mod nonblocking;
+pub mod terminal;
