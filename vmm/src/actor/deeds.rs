@@ -51,7 +51,13 @@ impl Vmm {
     }
 
     pub(crate) fn send_ctrl_alt_del(&mut self) -> Result<(), Error> {
-        self.live_machine()?.send_ctrl_alt_del().map_err(|e| Error::host(Subject::Internal, e))
+        match self.live_machine()?.press_ctrl_alt_del() {
+            true => Ok(()),
+            false => Err(Error::host(
+                Subject::Internal,
+                "Ctrl-Alt-Del was not sent: the guest does not read its keyboard, whose buffer is full.",
+            )),
+        }
     }
 
     pub(crate) fn patch_drive(&mut self, id: &ResourceId, path: Option<PathBuf>) -> Result<(), Error> {

@@ -8,8 +8,9 @@ use devices::legacy::boot_timer::BootTimer;
 use devices::legacy::i8042::I8042;
 use devices::legacy::ioapic::IoApic;
 use devices::legacy::power::{PowerEvent, PowerSink, SleepRegisters};
-use devices::legacy::serial::Serial;
+use devices::legacy::serial::{Com1, SerialInput, SerialSink};
 use devices::ram::GuestRam;
+use devices::sys::terminal::RawTerminal;
 use devices::virtio::block::UringHub;
 use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -82,8 +83,12 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     let mut pio = BusBuilder::new();
     let mut mmio = BusBuilder::new();
     let power: Arc<dyn PowerSink> = Arc::new(Power(around.exit.clone()));
-    let serial = Arc::new(Serial::new(irq_line(&vm, COM1_GSI)?, plan.serial.file.as_ref()).map_err(start_error)?);
+    let serial =
+        Arc::new(console(plan, irq_line(&vm, COM1_GSI)?).map_err(|e| start_error(format!("serial console: {e}")))?);
     let keyboard = Arc::new(I8042::new(irq_line(&vm, I8042_GSI)?, power.clone()));
+    let (serial_again, keyboard_again) = (serial.clone(), keyboard.clone());
+    ioapic.connect(COM1_GSI, move || serial_again.repeat());
+    ioapic.connect(I8042_GSI, move || keyboard_again.repeat());
     let put = |bus: &mut BusBuilder, base: u64, len: u64, device| bus.insert(base, len, device).map_err(start_error);
     put(&mut pio, layout::COM1_PORT.into(), layout::COM1_PORTS.into(), serial.clone())?;
     put(&mut pio, layout::I8042_PORT.into(), layout::I8042_PORTS.into(), keyboard.clone())?;
@@ -126,7 +131,16 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
         events.add(hub).map_err(start_error)?;
     }
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
-    Ok(Machine { crew, cells: attached.cells, drives: attached.drives, keyboard, serial, _vm: vm, _ram: ram })
+    Ok(Machine {
+        crew,
+        cells: attached.cells,
+        drives: attached.drives,
+        keyboard,
+        serial,
+        _terminal: RawTerminal::enter(),
+        _vm: vm,
+        _ram: ram,
+    })
 }
 
 /// An eventfd that raises `gsi`.
@@ -134,6 +148,14 @@ pub(super) fn irq_line(vm: &VmFd, gsi: u32) -> Result<EventFd, Error> {
     let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(start_error)?;
     vm.register_irqfd(&line, gsi).map_err(kvm::KvmError::call("KVM_IRQFD")).map_err(start_error)?;
     Ok(line)
+}
+
+fn console(plan: &Plan, line: EventFd) -> std::io::Result<Com1> {
+    let output = match &plan.serial.file {
+        Some(file) => SerialSink::file(file)?,
+        None => SerialSink::stdout()?,
+    };
+    Com1::new(line, output, SerialInput::stdin()?)
 }
 
 /// Logs how long the guest took from the start request to the moment it says it is up.

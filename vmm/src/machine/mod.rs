@@ -8,12 +8,12 @@ mod placement;
 
 pub use assemble::{Surroundings, assemble};
 
-use std::io;
 use std::sync::Arc;
 
 use devices::legacy::i8042::I8042;
-use devices::legacy::serial::Serial;
+use devices::legacy::serial::Com1;
 use devices::ram::GuestRam;
+use devices::sys::terminal::RawTerminal;
 use devices::virtio::cell::VirtioCell;
 use kvm_ioctls::VmFd;
 
@@ -28,7 +28,9 @@ pub struct Machine {
     cells: Vec<Arc<VirtioCell>>,
     drives: Vec<(ResourceId, Arc<VirtioCell>)>,
     keyboard: Arc<I8042>,
-    serial: Arc<Serial>,
+    serial: Arc<Com1>,
+    /// The terminal on standard input is raw while the machine exists.
+    _terminal: Option<RawTerminal>,
     _vm: Arc<VmFd>,
     _ram: GuestRam,
 }
@@ -50,9 +52,9 @@ impl Machine {
         }
     }
 
-    /// Types Ctrl-Alt-Del.
-    pub fn send_ctrl_alt_del(&self) -> io::Result<()> {
-        self.keyboard.send_ctrl_alt_del()
+    /// Types Ctrl-Alt-Del; `false` if the guest has not emptied the keyboard's buffer.
+    pub fn press_ctrl_alt_del(&self) -> bool {
+        self.keyboard.press_ctrl_alt_del()
     }
 
     /// The cell of a drive.
@@ -69,6 +71,6 @@ impl Machine {
                 log::error!("{}: not everything the guest wrote is durable: {error}", cell.name());
             }
         }
-        serial.shut_down();
+        serial.finish();
     }
 }

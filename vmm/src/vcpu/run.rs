@@ -81,7 +81,10 @@ impl Vcpu {
             self.fd.set_kvm_immediate_exit(0);
             // The flag tells the guest's watchdogs that it was stopped; hosts without kvm-clock refuse, which is fine.
             let fd = &self.fd;
-            if board.wanted(|| drop(fd.kvmclock_ctrl())) == Wanted::End {
+            let paused = || {
+                let _ = fd.kvmclock_ctrl();
+            };
+            if board.wanted(paused) == Wanted::End {
                 return;
             }
             loop {
