@@ -2,4 +2,8 @@
 
 pub mod iovec;
 pub mod nonblocking;
+pub mod tap;
 pub mod terminal;
+
+#[cfg(test)]
+pub(crate) mod test_net;
