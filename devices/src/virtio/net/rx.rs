@@ -46,7 +46,7 @@ enum Arrival {
     /// Header and frame of this length are in the held buffers.
     Frame(usize),
     /// A frame too large for the held buffers; it is lost.
-    TooLarge(usize),
+    TooLarge,
     /// Nothing, or nothing that could be read.
     Nothing,
 }
@@ -135,12 +135,13 @@ impl Rx {
             }
             match self.read(place) {
                 Arrival::Nothing => return Ok(Visit::Idle),
-                Arrival::TooLarge(len) => {
+                Arrival::TooLarge => {
                     place.metrics.rx_fails.inc();
                     if self.mergeable {
-                        self.wanted = self.wanted.max(len as u64);
+                        // The interface has a larger MTU than it was thought to have.
+                        self.wanted = MAX_FRAME_LEN as u64;
                     }
-                    crate::guest_warn!("a frame of {len} bytes is larger than the guest's receive buffers and lost");
+                    crate::guest_warn!("a frame is larger than the guest's receive buffers and lost");
                 }
                 Arrival::Frame(len) => {
                     place.metrics.rx_packets_count.inc();
@@ -158,7 +159,8 @@ impl Rx {
 
     /// Takes chains from the ring until the largest usual frame fits.
     fn gather(&mut self, place: &mut Place<'_>) -> Result<Stock, RingError> {
-        let mut budget = place.queue.size();
+        // A whole ring, and the look that finds it empty.
+        let mut budget = place.queue.size().saturating_add(1);
         while self.held.is_empty() || (self.held_bytes < self.wanted && self.pieces.len() < MAX_HELD_PIECES) {
             let Some(left) = budget.checked_sub(1) else { return Ok(Stock::Later) };
             budget = left;
@@ -207,7 +209,7 @@ impl Rx {
         }
         loop {
             match place.tap.read(&self.window) {
-                Ok(len) if len > room => return Arrival::TooLarge(len),
+                Ok(len) if len > room => return Arrival::TooLarge,
                 Ok(len) if len >= HEADER_LEN => {
                     place.metrics.rx_count.inc();
                     return Arrival::Frame(len);

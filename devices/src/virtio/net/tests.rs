@@ -242,7 +242,8 @@ fn a_small_ring_gets_small_frames() {
     }
     bench.rx_doorbell();
     for i in 0..16 {
-        assert_eq!(bench.received().unwrap().1, frame(1000, i));
+        let Some((_, got)) = bench.received() else { panic!("frame {i} is missing: {:?}", bench.net) };
+        assert_eq!(got, frame(1000, i));
     }
     assert_eq!(bench.net.metrics().rx_fails.get(), 1);
 }
@@ -258,7 +259,7 @@ fn jumbo_frames_are_learnt() {
         bench.peer.send(PLAIN, &frame(9014, seed)).unwrap();
     }
     bench.rx_doorbell();
-    // The first one shows how large frames are; it is the only one lost.
+    // The first one shows that frames are larger than thought; it is the only one lost.
     assert_eq!(bench.received().unwrap().1, frame(9014, 1));
     assert_eq!(bench.received().unwrap().1, frame(9014, 2));
     assert_eq!(bench.net.metrics().rx_fails.get(), 1);
