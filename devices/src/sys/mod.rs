@@ -1,3 +1,4 @@
 //! The cellar: every `unsafe` line of this crate.
 
+pub mod disk;
 pub mod iovec;
