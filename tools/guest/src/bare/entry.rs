@@ -5,9 +5,9 @@
 //! are written as constants instead of read-modify-write, all tables are
 //! prebuilt (see [`crate::tables`]), and even the `iretq` frame is a constant.
 //!
-//! After `iretq` the program runs in ring 3 with I/O privilege level 3 (port
-//! instructions are allowed) and interrupts off, and never returns to ring 0:
-//! there is no IDT, so any exception is a triple fault.
+//! After `iretq` the program runs in ring 3 with all ports allowed and interrupts
+//! off, and never returns to ring 0: there is no IDT, so any exception is a
+//! triple fault.
 
 use core::arch::global_asm;
 
@@ -44,6 +44,8 @@ global_asm!(
     "    mov cr0, rax",
     "    lgdt [gdt_pointer]",
     "    lidt [no_idt]",
+    "    mov eax, 0x38",
+    "    ltr ax",
     "    mov esp, offset ring3_frame",
     "    iretq",
     // PVH: 32-bit protected mode without paging, EBX = start_info.
