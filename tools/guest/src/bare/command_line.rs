@@ -11,14 +11,18 @@ impl CommandLine {
     /// The value of `mayfly.<key>=`.
     pub fn text(self, key: &str) -> Option<&'static str> {
         self.0.split_ascii_whitespace().rev().find_map(|word| {
-            word.strip_prefix("mayfly.")?.strip_prefix(key)?.strip_prefix('=')
+            word.strip_prefix("mayfly.")?
+                .strip_prefix(key)?
+                .strip_prefix('=')
         })
     }
 
     /// A number, decimal or `0x` hexadecimal. Panics (and so ends the run
     /// with a message) when it is not a number.
     pub fn number(self, key: &str, default: u64) -> u64 {
-        let Some(text) = self.text(key) else { return default };
+        let Some(text) = self.text(key) else {
+            return default;
+        };
         let parsed = match text.strip_prefix("0x") {
             Some(hex) => u64::from_str_radix(hex, 16),
             None => text.parse(),

@@ -199,7 +199,9 @@ pub fn tsc_khz_from_cpuid() -> Option<u64> {
     if highest >= 0x15 {
         let [denominator, numerator, crystal_hz, _] = cpuid(0x15, 0);
         if denominator != 0 && numerator != 0 && crystal_hz != 0 {
-            return Some(u64::from(crystal_hz) * u64::from(numerator) / u64::from(denominator) / 1000);
+            return Some(
+                u64::from(crystal_hz) * u64::from(numerator) / u64::from(denominator) / 1000,
+            );
         }
     }
     if highest >= 0x16 {

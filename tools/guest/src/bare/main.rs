@@ -9,7 +9,11 @@
 #![no_std]
 #![no_main]
 
+mod bench_block;
+mod block;
+mod block_mode;
 mod boot_info;
+mod bring_up;
 mod clock;
 mod command_line;
 mod console;
@@ -19,8 +23,11 @@ mod entry;
 mod hello;
 mod memory_intrinsics;
 mod mmio;
+#[path = "../pattern.rs"]
+mod pattern;
 mod power;
 mod tables;
+mod virtqueue;
 
 use core::panic::PanicInfo;
 
@@ -59,9 +66,17 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         power::spin();
     }
     let arena = Arena::behind_image(boot.ram_end_above(IMAGE));
-    let mut machine = Machine { clock: Clock::new(command_line), boot, command_line, arena };
+    let mut machine = Machine {
+        clock: Clock::new(command_line),
+        boot,
+        command_line,
+        arena,
+    };
     match mode {
         "hello" => hello::run(&mut machine),
+        "probe" => hello::probe(&mut machine),
+        "block" => block_mode::run(&mut machine),
+        "bench-block" => bench_block::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }
     say!("mayfly-guest done");

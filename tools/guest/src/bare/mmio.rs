@@ -17,6 +17,7 @@ pub mod reg {
     pub const MAGIC: u64 = 0x000;
     pub const VERSION: u64 = 0x004;
     pub const DEVICE_ID: u64 = 0x008;
+    pub const VENDOR_ID: u64 = 0x00c;
     pub const DEVICE_FEATURES: u64 = 0x010;
     pub const DEVICE_FEATURES_SEL: u64 = 0x014;
     pub const DRIVER_FEATURES: u64 = 0x020;
@@ -61,9 +62,15 @@ pub struct Window {
 /// the magic number: windows are handed out without gaps.
 pub fn scan() -> impl Iterator<Item = Window> {
     (0..WINDOWS_MAX)
-        .map(|i| Window { address: FIRST_WINDOW + i * WINDOW, kind: 0 })
+        .map(|i| Window {
+            address: FIRST_WINDOW + i * WINDOW,
+            kind: 0,
+        })
         .take_while(|w| w.read(reg::MAGIC) == MAGIC)
-        .map(|w| Window { kind: w.read(reg::DEVICE_ID), ..w })
+        .map(|w| Window {
+            kind: w.read(reg::DEVICE_ID),
+            ..w
+        })
         .filter(|w| w.kind != 0 && w.read(reg::VERSION) == 2)
 }
 
