@@ -1,7 +1,7 @@
 //! Time from the time-stamp counter.
 
 use crate::command_line::CommandLine;
-use crate::cpu;
+use crate::{cpu, cpuid};
 
 /// Used for timeouts only, when nobody knows the frequency.
 const ASSUMED_KHZ: u64 = 2_500_000;
@@ -20,7 +20,7 @@ impl Clock {
     /// From `mayfly.tsc_khz=`, else from CPUID.
     pub fn new(command_line: CommandLine) -> Self {
         let khz = match command_line.number("tsc_khz", 0) {
-            0 => cpu::tsc_khz_from_cpuid(),
+            0 => cpuid::tsc_khz(),
             khz => Some(khz),
         };
         Self { khz }

@@ -1,7 +1,7 @@
-//! The processor: ports, device registers, time stamps, CPUID.
+//! The processor: ports, device registers, time stamps.
 //!
-//! The only file besides [`crate::dma`] and [`crate::memory_intrinsics`] that
-//! talks to the machine directly; everything above it is ordinary safe Rust.
+//! With [`crate::dma`], [`crate::cpuid`] and [`crate::memory_intrinsics`] the only
+//! file that talks to the machine directly; everything above is safe Rust.
 
 use core::arch::asm;
 use core::arch::x86_64::_rdtsc;
@@ -163,52 +163,4 @@ pub fn pause() {
 /// Orders earlier stores before later loads (rings need it once per kick).
 pub fn fence() {
     atomic::fence(atomic::Ordering::SeqCst);
-}
-
-/// One CPUID leaf as `[eax, ebx, ecx, edx]`.
-pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
-    let (a, b, c, d);
-    // SAFETY: CPUID touches registers only; RBX, which the compiler keeps for
-    // itself, is saved around it.
-    unsafe {
-        asm!(
-            "mov {b:r}, rbx",
-            "cpuid",
-            "xchg {b:r}, rbx",
-            b = out(reg) b,
-            inout("eax") leaf => a,
-            inout("ecx") subleaf => c,
-            out("edx") d,
-            options(nomem, nostack, preserves_flags),
-        )
-    }
-    [a, b, c, d]
-}
-
-/// Cycles of the time-stamp counter per millisecond if CPUID says so:
-/// hypervisor leaf 0x4000_0010, else the crystal leaf 0x15, else 0x16.
-pub fn tsc_khz_from_cpuid() -> Option<u64> {
-    let hypervisor = cpuid(1, 0)[2] & (1 << 31) != 0;
-    if hypervisor && cpuid(0x4000_0000, 0)[0] >= 0x4000_0010 {
-        let khz = cpuid(0x4000_0010, 0)[0];
-        if khz != 0 {
-            return Some(khz.into());
-        }
-    }
-    let highest = cpuid(0, 0)[0];
-    if highest >= 0x15 {
-        let [denominator, numerator, crystal_hz, _] = cpuid(0x15, 0);
-        if denominator != 0 && numerator != 0 && crystal_hz != 0 {
-            return Some(
-                u64::from(crystal_hz) * u64::from(numerator) / u64::from(denominator) / 1000,
-            );
-        }
-    }
-    if highest >= 0x16 {
-        let base_mhz = cpuid(0x16, 0)[0] & 0xffff;
-        if base_mhz != 0 {
-            return Some(u64::from(base_mhz) * 1000);
-        }
-    }
-    None
 }

@@ -4,7 +4,7 @@
 use crate::block::{Block, Options};
 use crate::mmio::{Window, kind, reg};
 use crate::virtqueue::Piece;
-use crate::{Machine, cpu, say};
+use crate::{Machine, cpuid, say};
 
 /// Prints the greeting, the machine, its devices, and the first drive's start.
 pub fn run(machine: &mut Machine) {
@@ -69,6 +69,9 @@ pub fn probe(machine: &mut Machine) {
             window.offered()
         );
     }
+    for [leaf, subleaf, a, b, c, d] in cpuid::collected() {
+        say!("cpuid={leaf:#x} sub={subleaf} eax={a:#x} ebx={b:#x} ecx={c:#x} edx={d:#x}");
+    }
     say!("command_line_len={}", machine.command_line.0.len());
 }
 
@@ -108,7 +111,7 @@ fn first_drive(machine: &mut Machine) -> Option<(u64, [u8; 8])> {
 
 /// The vendor string of CPUID leaf 0.
 fn vendor(text: &mut [u8; 12]) -> &str {
-    let [_, b, c, d] = cpu::cpuid(0, 0);
+    let [_, b, c, d] = cpuid::cpuid(0, 0);
     for (part, word) in text.chunks_exact_mut(4).zip([b, d, c]) {
         part.copy_from_slice(&word.to_le_bytes());
     }
@@ -118,7 +121,7 @@ fn vendor(text: &mut [u8; 12]) -> &str {
 /// The brand string of CPUID leaves 0x8000_0002 to 4.
 fn brand(text: &mut [u8; 48]) -> &str {
     for (part, leaf) in text.chunks_exact_mut(16).zip(0x8000_0002..) {
-        for (word, value) in part.chunks_exact_mut(4).zip(cpu::cpuid(leaf, 0)) {
+        for (word, value) in part.chunks_exact_mut(4).zip(cpuid::cpuid(leaf, 0)) {
             word.copy_from_slice(&value.to_le_bytes());
         }
     }

@@ -18,6 +18,7 @@ mod clock;
 mod command_line;
 mod console;
 mod cpu;
+mod cpuid;
 mod dma;
 mod entry;
 mod hello;
