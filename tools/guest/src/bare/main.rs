@@ -10,6 +10,7 @@
 #![no_main]
 
 mod bench_block;
+mod bench_net;
 mod block;
 mod block_mode;
 mod boot_info;
@@ -24,6 +25,8 @@ mod entry;
 mod hello;
 mod memory_intrinsics;
 mod mmio;
+mod net;
+mod net_mode;
 #[path = "../pattern.rs"]
 mod pattern;
 mod power;
@@ -78,6 +81,8 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "probe" => hello::probe(&mut machine),
         "block" => block_mode::run(&mut machine),
         "bench-block" => bench_block::run(&mut machine),
+        "net" => net_mode::run(&mut machine),
+        "bench-net" => bench_net::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }
     say!("mayfly-guest done");
