@@ -12,6 +12,7 @@
 //! | [`http`] | what exactly went over the socket |
 //! | [`lines`] | did this line appear before the deadline |
 //! | [`disk`] | backing files with known content |
+//! | [`stock`] | what is inside a distribution's kernel image, what goes into an initramfs |
 //! | [`tap`] | a network the test owns alone |
 //!
 //! Every wait has a deadline, and a wait that fails prints what was captured.
@@ -20,6 +21,7 @@ pub mod binary;
 pub mod disk;
 pub mod http;
 pub mod lines;
+pub mod stock;
 mod sys;
 pub mod tap;
 pub mod vmm;
