@@ -4,3 +4,5 @@ pub mod advice;
 pub mod clock;
 pub mod process;
 pub mod signals;
+
+pub use devices::sys::nonblocking::NonBlocking;

@@ -1,0 +1,5 @@
+//! x
+use crate::cli::Demo;
+pub(crate) fn run(_: &Demo) -> u8 {
+    1
+}
