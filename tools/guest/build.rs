@@ -36,7 +36,7 @@ fn compile(image: &Path) {
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .args(["--crate-name", "mayfly_guest", "--crate-type", "bin", "--edition", "2024"])
         .args(["--target", "x86_64-unknown-linux-gnu"])
-        .args(["-C", "panic=abort", "-C", "opt-level=3", "-C", "codegen-units=1", "-C", "lto=fat"])
+        .args(["-C", "panic=abort", "-C", "opt-level=2", "-C", "codegen-units=1", "-C", "lto=fat"])
         .args(["-C", "relocation-model=static", "-C", "code-model=small", "-C", "strip=symbols"])
         .args(["-C", "linker=rust-lld", "-C", "linker-flavor=ld.lld"])
         .arg("-C")
