@@ -1,0 +1,4 @@
+use crate::cli::DemoOptions;
+pub(crate) fn run(_o: &DemoOptions) -> u8 {
+    1
+}
