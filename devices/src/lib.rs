@@ -1,1 +1,12 @@
-//! x
+//! Device models: legacy chips, virtio devices and the transports under them.
+//!
+//! A device knows rings, guest RAM, an interrupt and a backend. It does not know KVM, vCPUs, HTTP, the configuration schema or tokio.
+
+pub mod bus;
+pub mod event;
+pub mod irq;
+pub mod legacy;
+pub mod metrics;
+pub mod ram;
+pub mod sys;
+pub mod virtio;

@@ -1,0 +1,102 @@
+//! Under which name the binary runs.
+//!
+//! Tools that were written for Firecracker look for its name and compare its version, so a copy or hard link called `firecracker`
+//! presents itself as that; under any other name this is Mayfly.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+/// Version of the v1 API contract that is followed, as a Firecracker release.
+const FIRECRACKER_VERSION: &str = "1.17.0";
+
+/// Who we say we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// Ourselves.
+    Mayfly,
+    /// Invoked as `firecracker`.
+    Firecracker,
+}
+
+impl Identity {
+    /// Decides by the last part of `argv[0]`.
+    pub(crate) fn of(argv0: &OsStr) -> Self {
+        match Path::new(argv0).file_name() {
+            Some(name) if name == "firecracker" => Self::Firecracker,
+            _ => Self::Mayfly,
+        }
+    }
+
+    /// Name shown in logs and in `GET /`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mayfly => "Mayfly",
+            Self::Firecracker => "Firecracker",
+        }
+    }
+
+    /// Version shown by `--version` and `GET /version`.
+    pub(crate) fn version(self) -> &'static str {
+        match self {
+            Self::Mayfly => env!("CARGO_PKG_VERSION"),
+            Self::Firecracker => FIRECRACKER_VERSION,
+        }
+    }
+
+    /// The `Server` header of every answer.
+    pub(crate) fn server_header(self) -> &'static str {
+        match self {
+            Self::Mayfly => "Mayfly API",
+            Self::Firecracker => "Firecracker API",
+        }
+    }
+
+    /// Where the API socket is unless told otherwise.
+    pub(crate) fn default_socket(self) -> &'static str {
+        match self {
+            Self::Mayfly => "/run/mayfly.socket",
+            Self::Firecracker => "/run/firecracker.socket",
+        }
+    }
+
+    /// Permissions of the API socket; `None` leaves them to the umask, as the reference does.
+    pub(crate) fn socket_mode(self) -> Option<u32> {
+        match self {
+            Self::Mayfly => Some(0o600),
+            Self::Firecracker => None,
+        }
+    }
+
+    /// What a thread called `name` is called in log lines.
+    pub(crate) fn thread_in_log(self, name: &str) -> String {
+        match (self, name) {
+            (Self::Mayfly, "main") => "api".to_owned(),
+            (Self::Mayfly, name) => name.to_owned(),
+            (Self::Firecracker, "main") => "fc_api".to_owned(),
+            (Self::Firecracker, "vmm") => "main".to_owned(),
+            (Self::Firecracker, name) => match name.strip_prefix("vcpu ") {
+                Some(index) => format!("fc_vcpu {index}"),
+                None => name.to_owned(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_part_of_the_path_decides() {
+        for (argv0, identity) in [
+            ("mayfly", Identity::Mayfly),
+            ("/usr/bin/firecracker", Identity::Firecracker),
+            ("firecracker", Identity::Firecracker),
+            ("/firecracker/mayfly", Identity::Mayfly),
+            ("firecracker-v1", Identity::Mayfly),
+            ("", Identity::Mayfly),
+        ] {
+            assert_eq!(Identity::of(OsStr::new(argv0)), identity, "{argv0}");
+        }
+    }
+}

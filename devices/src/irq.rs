@@ -1,0 +1,33 @@
+//! Interrupts as devices see them.
+
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+/// Raises one edge on an interrupt line. An irqfd in practice.
+pub trait IrqLine: Send + Sync {
+    /// One edge.
+    fn raise(&self);
+}
+
+impl IrqLine for EventFd {
+    fn raise(&self) {
+        // Fails only if 2^64 edges are pending; one of them will do.
+        let _ = self.write(1);
+    }
+}
+
+impl<T: IrqLine + ?Sized> IrqLine for Arc<T> {
+    fn raise(&self) {
+        (**self).raise();
+    }
+}
+
+/// How a virtio device tells its driver that something happened, whichever the transport.
+pub trait VirtioIrq: Send + Sync {
+    /// Used buffers were added to a queue.
+    fn queue(&self, index: u16);
+
+    /// The configuration space changed, or the device needs a reset.
+    fn config(&self);
+}

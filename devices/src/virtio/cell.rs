@@ -1,0 +1,332 @@
+//! One virtio device under its one lock: registers, device, rings, and the life cycle that binds them.
+//!
+//! vCPU threads come in through a transport, the device's event loop through [`Subscriber`]. Activation happens on the event loop: the
+//! vCPU that writes DRIVER_OK only rings the control bell. A reset happens on the vCPU, under the lock, so that it is complete when the
+//! guest's write returns.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::any::AnyDevice;
+use super::device::{Kind, Rings};
+use super::queue::{RingError, VirtQueue, Visit};
+use super::registers::{Action, F_EVENT_IDX, F_INDIRECT_DESC, Registers};
+use crate::event::{Interest, Source, Subscriber};
+use crate::irq::VirtioIrq;
+use crate::ram::GuestRam;
+
+/// Lets the driver's doorbell writes reach an eventfd without a vCPU exit (an ioeventfd in practice). Bound at the first DRIVER_OK,
+/// because a machine that dies soon after adding one pays for it.
+pub trait DoorbellBinder: Send + Sync {
+    /// Connects the doorbell of queue `index` to `bell`.
+    fn bind(&self, index: u16, bell: &EventFd) -> io::Result<()>;
+}
+
+/// First token of the doorbells; a device's own sources are below.
+const DOORBELLS: u32 = 1 << 16;
+/// Token of the control bell.
+const CONTROL: u32 = u32::MAX;
+
+enum State {
+    /// No driver, or not yet set up.
+    Idle,
+    /// The driver said DRIVER_OK; the event loop has not activated the device yet.
+    Activating(Rings),
+    /// At work.
+    Live(Rings),
+    /// Given up until the driver resets the device.
+    NeedsReset,
+}
+
+struct Inner {
+    registers: Registers,
+    device: AnyDevice,
+    state: State,
+    doorbells_bound: bool,
+    /// The machine is paused: events are ignored, and everything is looked at again on resume.
+    paused: bool,
+}
+
+/// A virtio device, its registers and its rings.
+pub struct VirtioCell {
+    name: String,
+    kind: Kind,
+    ram: GuestRam,
+    irq: Arc<dyn VirtioIrq>,
+    binder: Arc<dyn DoorbellBinder>,
+    doorbells: Vec<EventFd>,
+    control: EventFd,
+    inner: Mutex<Inner>,
+}
+
+impl VirtioCell {
+    /// Puts a device into a cell. `name` is for log lines.
+    pub fn new(
+        name: String,
+        device: AnyDevice,
+        ram: GuestRam,
+        irq: Arc<dyn VirtioIrq>,
+        binder: Arc<dyn DoorbellBinder>,
+    ) -> io::Result<Self> {
+        let bell = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+        let sizes = device.get().queue_max_sizes();
+        Ok(Self {
+            name,
+            kind: device.get().kind(),
+            ram,
+            irq,
+            binder,
+            doorbells: sizes.iter().map(|_| bell()).collect::<Result<_, _>>()?,
+            control: bell()?,
+            inner: Mutex::new(Inner {
+                registers: Registers::new(device.get().features(), sizes),
+                device,
+                state: State::Idle,
+                doorbells_bound: false,
+                paused: false,
+            }),
+        })
+    }
+
+    /// Which device it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Name for log lines.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock is held aborts the process in release builds; in tests the state is still whole enough to go on.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at or changes the registers. Not for status writes: see [`Self::write_status`].
+    pub fn registers<T>(&self, look: impl FnOnce(&mut Registers) -> T) -> T {
+        look(&mut self.lock().registers)
+    }
+
+    /// Reads the device's configuration space.
+    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.lock().device.get().read_config(offset, data);
+    }
+
+    /// Writes the device's configuration space.
+    pub fn write_config(&self, offset: u64, data: &[u8]) {
+        self.lock().device.get_mut().write_config(offset, data);
+    }
+
+    /// A driver's write to the status field. A reset is complete when this returns.
+    pub fn write_status(&self, value: u32) {
+        let mut inner = self.lock();
+        match inner.registers.write_status(value) {
+            Action::None => {}
+            Action::Reset => inner.reset(),
+            Action::Activate => match self.make_rings(&inner.registers) {
+                Ok(rings) => {
+                    inner.state = State::Activating(rings);
+                    ring(&self.control);
+                }
+                Err(why) => self.give_up(&mut inner, &why),
+            },
+        }
+    }
+
+    /// The driver rang for a queue by an exit instead of the ioeventfd.
+    pub fn ring_doorbell(&self, index: u32) {
+        match self.doorbells.get(index as usize) {
+            Some(bell) => ring(bell),
+            None => super::registers::REFUSED_WRITES.inc(),
+        }
+    }
+
+    fn make_rings(&self, registers: &Registers) -> Result<Rings, String> {
+        let accepted = registers.accepted();
+        let mut queues = Vec::with_capacity(self.doorbells.len());
+        for (index, (geometry, max_size)) in (0u16..).zip(registers.queues()) {
+            let queue = VirtQueue::new(
+                index,
+                max_size,
+                geometry,
+                accepted & F_EVENT_IDX != 0,
+                accepted & F_INDIRECT_DESC != 0,
+                &self.ram,
+            )
+            .map_err(|e| format!("queue {index}: {e}"))?;
+            queues.push(queue);
+        }
+        if !registers.queues().any(|(geometry, _)| geometry.ready) {
+            return Err("DRIVER_OK without any queue".to_owned());
+        }
+        Ok(Rings { ram: self.ram.clone(), irq: self.irq.clone(), queues })
+    }
+
+    fn give_up(&self, inner: &mut Inner, why: &str) {
+        crate::guest_warn!("{}: the device needs a reset: {why}", self.name);
+        if !matches!(inner.state, State::Idle) {
+            inner.device.get_mut().reset();
+        }
+        inner.state = State::NeedsReset;
+        inner.registers.needs_reset();
+        self.irq.config();
+    }
+
+    fn activate(&self, inner: &mut Inner) {
+        if !matches!(inner.state, State::Activating(_)) {
+            return;
+        }
+        let State::Activating(mut rings) = std::mem::replace(&mut inner.state, State::Idle) else { return };
+        if let Err(why) = inner.device.get_mut().activate(inner.registers.accepted(), &mut rings) {
+            return self.give_up(inner, &why);
+        }
+        inner.state = State::Live(rings);
+        if !inner.doorbells_bound {
+            for (index, bell) in (0u16..).zip(&self.doorbells) {
+                if let Err(error) = self.binder.bind(index, bell) {
+                    // Doorbells still arrive, each by a vCPU exit.
+                    log::warn!("{}: doorbell {index} stays slow: {error}", self.name);
+                }
+            }
+            inner.doorbells_bound = true;
+        }
+        self.visit_all(inner);
+    }
+
+    fn visit_all(&self, inner: &mut Inner) {
+        for (index, _) in (0u16..).zip(&self.doorbells) {
+            self.visit(inner, index);
+        }
+        let tokens: Vec<u32> = inner.device.get().sources().iter().map(|s| s.token).collect();
+        for token in tokens {
+            self.visit_source(inner, token);
+        }
+    }
+
+    fn visit(&self, inner: &mut Inner, index: u16) {
+        let State::Live(rings) = &mut inner.state else { return };
+        match inner.device.get_mut().on_doorbell(index, rings) {
+            Ok(Visit::Idle) => {}
+            Ok(Visit::More) => self.ring_doorbell(index.into()),
+            Err(error) => self.give_up(inner, &error.to_string()),
+        }
+    }
+
+    fn visit_source(&self, inner: &mut Inner, token: u32) {
+        let State::Live(rings) = &mut inner.state else { return };
+        if let Err(error) = inner.device.get_mut().on_source(token, rings) {
+            self.give_up(inner, &error.to_string());
+        }
+    }
+
+    /// Stops the device: everything in flight is completed, later events are ignored until [`Self::resume`].
+    pub fn pause(&self) {
+        let mut inner = self.lock();
+        inner.paused = true;
+        let Inner { state, device, .. } = &mut *inner;
+        if let State::Live(rings) = state
+            && let Err(error) = device.get_mut().quiesce(rings)
+        {
+            self.give_up(&mut inner, &error.to_string());
+        }
+    }
+
+    /// Lets the device work again, and looks at every queue and source once, since events were missed.
+    pub fn resume(&self) {
+        let mut inner = self.lock();
+        inner.paused = false;
+        self.activate(&mut inner);
+        self.visit_all(&mut inner);
+    }
+
+    /// Ends the device's work: completes what is in flight and makes it durable.
+    pub fn shut_down(&self) -> io::Result<()> {
+        self.pause();
+        self.lock().device.get_mut().flush()
+    }
+
+    /// Changes the device on the operator's behalf. In-flight work is finished first. If `change` succeeds and says so, the driver is told
+    /// that the configuration space changed.
+    pub fn reconfigure<T, E>(
+        &self,
+        change: impl FnOnce(&mut AnyDevice) -> Result<(T, ConfigChange), E>,
+    ) -> Result<T, E> {
+        let mut inner = self.lock();
+        let Inner { state, device, .. } = &mut *inner;
+        if let State::Live(rings) = state
+            && let Err(error) = device.get_mut().quiesce(rings)
+        {
+            self.give_up(&mut inner, &error.to_string());
+        }
+        let (value, changed) = change(&mut inner.device)?;
+        if changed == ConfigChange::Announce {
+            inner.registers.bump_generation();
+            if matches!(inner.state, State::Live(_)) {
+                self.irq.config();
+            }
+        }
+        if !inner.paused {
+            self.visit_all(&mut inner);
+        }
+        Ok(value)
+    }
+}
+
+/// Whether a driver must hear of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigChange {
+    /// The configuration space changed.
+    Announce,
+    /// Nothing the driver can see changed.
+    Silent,
+}
+
+impl Inner {
+    fn reset(&mut self) {
+        if !matches!(self.state, State::Idle) {
+            self.device.get_mut().reset();
+        }
+        self.state = State::Idle;
+        self.registers.reset();
+    }
+}
+
+impl Subscriber for VirtioCell {
+    fn sources(&self) -> Vec<Source> {
+        let watch = |fd, token| Source { fd, interest: Interest::Readable, token };
+        let mut sources = vec![watch(self.control.as_raw_fd(), CONTROL)];
+        sources.extend((DOORBELLS..).zip(&self.doorbells).map(|(token, bell)| watch(bell.as_raw_fd(), token)));
+        sources.extend(self.lock().device.get().sources());
+        sources
+    }
+
+    fn ready(&self, token: u32) {
+        let mut inner = self.lock();
+        if inner.paused {
+            return;
+        }
+        if token == CONTROL {
+            self.activate(&mut inner);
+        } else if let Some(index) = token.checked_sub(DOORBELLS) {
+            self.visit(&mut inner, index as u16);
+        } else {
+            self.visit_source(&mut inner, token);
+        }
+    }
+}
+
+fn ring(bell: &EventFd) {
+    // The bells are watched edge-triggered and never read. After 2^64 - 2 rings a write would fail; the edge was long seen.
+    let _ = bell.write(1);
+}
+
+/// A broken ring in a form the cell can report; kept here so that devices need no other error type.
+impl From<RingError> for String {
+    fn from(error: RingError) -> Self {
+        error.to_string()
+    }
+}

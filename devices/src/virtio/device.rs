@@ -1,0 +1,80 @@
+//! What a virtio device is, apart from transport, KVM and files on disk.
+
+use std::sync::Arc;
+
+use super::queue::{RingError, VirtQueue, Visit};
+use crate::event::Source;
+use crate::irq::VirtioIrq;
+use crate::ram::GuestRam;
+
+/// Device ids (virtio 1.3 §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// Network card (§5.1).
+    Net = 1,
+    /// Block device (§5.2).
+    Block = 2,
+}
+
+/// The rings of an active device, the memory they lie in and the interrupt they end in.
+pub struct Rings {
+    /// Guest memory.
+    pub ram: GuestRam,
+    /// Tells the driver.
+    pub irq: Arc<dyn VirtioIrq>,
+    /// The queues, by index. Those the driver left out are present and always empty.
+    pub queues: Vec<VirtQueue>,
+}
+
+/// A virtio device. Called with the device's lock held, from its event loop except where said otherwise.
+pub trait VirtioDevice: Send {
+    /// Which device it is.
+    fn kind(&self) -> Kind;
+
+    /// Largest size of each queue.
+    fn queue_max_sizes(&self) -> &'static [u16];
+
+    /// Features offered, [`super::registers::F_VERSION_1`] included.
+    fn features(&self) -> u64;
+
+    /// Fills `data` from the configuration space at `offset`; zeroes beyond its end. Called from vCPU threads.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes to the configuration space. Called from vCPU threads. Most devices have nothing to write.
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let _ = (offset, data);
+    }
+
+    /// The driver is set up with these features. An error makes the device ask for a reset.
+    fn activate(&mut self, accepted: u64, rings: &mut Rings) -> Result<(), String>;
+
+    /// The driver rang for a queue, or the machine was resumed.
+    fn on_doorbell(&mut self, queue: u16, rings: &mut Rings) -> Result<Visit, RingError>;
+
+    /// Descriptors of the device's own to watch, with tokens below 2^16. Fixed for the life of the device.
+    fn sources(&self) -> Vec<Source> {
+        Vec::new()
+    }
+
+    /// One of [`Self::sources`] became ready while the device is active. The device reads or drains its descriptor itself.
+    fn on_source(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
+        let _ = (token, rings);
+        Ok(())
+    }
+
+    /// Finishes everything in flight and completes it on the rings. Nothing is in flight when it returns.
+    fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {
+        let _ = rings;
+        Ok(())
+    }
+
+    /// Back to the state before activation; everything in flight is finished or cancelled when it returns, and guest memory is no longer
+    /// touched. Called from vCPU threads.
+    fn reset(&mut self);
+
+    /// Makes what the guest wrote durable, as far as the device promised. Called once at the end.
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

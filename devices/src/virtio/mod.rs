@@ -1,0 +1,18 @@
+//! virtio devices (virtio 1.3) and what they share.
+//!
+//! `queue` and `chain` are the only code that touches rings. `registers` holds what a driver negotiates, whichever the transport;
+//! `cell` puts device, rings and registers under the device's one lock; `transport` maps registers into the guest's address space.
+
+pub mod any;
+pub mod block;
+pub mod cell;
+pub mod chain;
+pub mod device;
+pub mod net;
+pub mod queue;
+pub mod registers;
+pub mod status;
+pub mod transport;
+
+#[cfg(any(test, feature = "test-driver"))]
+pub mod test_driver;

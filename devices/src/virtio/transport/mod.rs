@@ -1,0 +1,3 @@
+//! Transports: how a device's registers appear in the guest's address space.
+
+pub mod mmio;

@@ -1,0 +1,73 @@
+//! How everyone else reaches the VMM thread: a channel of requests and an eventfd that says "look".
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, mpsc};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::vmm::{Settings, Vmm};
+use crate::error::Error;
+use crate::exit::ExitReason;
+use crate::requests::Request;
+
+/// A request with its reply callback, ready to run on the VMM thread.
+pub(super) type Job = Box<dyn FnOnce(&mut Vmm) + Send>;
+
+/// The VMM thread's end of the channel.
+pub(super) struct Mailbox {
+    jobs: Receiver<Job>,
+    bell: Arc<EventFd>,
+}
+
+/// Asks the VMM thread to do things. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    jobs: Sender<Job>,
+    bell: Arc<EventFd>,
+}
+
+impl Handle {
+    /// Sends `request`; `reply` runs on the VMM thread when it is done, so it must not block. If the VMM has ended, `reply` is
+    /// dropped without being called.
+    pub fn submit<R: Request>(&self, request: R, reply: impl FnOnce(Result<R::Reply, Error>) + Send + 'static) {
+        let job: Job = Box::new(move |vmm| reply(vmm.serve(request)));
+        if self.jobs.send(job).is_ok() {
+            // The counter can only overflow after 2^64 unread requests.
+            let _ = self.bell.write(1);
+        }
+    }
+
+    /// Sends `request` and waits for the answer.
+    pub fn call<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.submit(request, move |reply| {
+            let _ = sender.send(reply);
+        });
+        receiver.recv().unwrap_or_else(|_| Err(Error::gone()))
+    }
+}
+
+impl Mailbox {
+    pub(super) fn bell(&self) -> &EventFd {
+        &self.bell
+    }
+
+    /// The next request, if there is one.
+    pub(super) fn next(&self) -> Option<Job> {
+        self.jobs.try_recv().ok()
+    }
+}
+
+/// Starts the VMM thread. `on_exit` runs on it, last, with the reason why the machine ended.
+///
+/// SIGTERM and SIGINT are taken over by the VMM thread, so call this before starting other threads: it blocks both signals in the
+/// calling thread, and threads inherit that.
+pub fn launch(settings: Settings, on_exit: impl FnOnce(ExitReason) + Send + 'static) -> io::Result<Handle> {
+    let (sender, receiver) = channel();
+    let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+    let mailbox = Mailbox { jobs: receiver, bell: bell.clone() };
+    let vmm = Vmm::new(settings, mailbox)?;
+    std::thread::Builder::new().name("vmm".to_owned()).spawn(move || on_exit(vmm.run()))?;
+    Ok(Handle { jobs: sender, bell })
+}

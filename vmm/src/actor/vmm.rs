@@ -1,0 +1,125 @@
+//! The VMM thread's state and its loop.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use super::handle::Mailbox;
+use crate::blueprint::Plan;
+use crate::config::InstanceId;
+use crate::error::Error;
+use crate::event_loop::EventLoop;
+use crate::exit::{ExitLatch, ExitReason};
+use crate::lifecycle::{Phase, permit};
+use crate::machine::Machine;
+use crate::requests::Request;
+use crate::sys::signals::TerminationSignals;
+
+/// What a VMM is started with, fixed for its life.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of the machine.
+    pub id: InstanceId,
+    /// Give the guest the boot-timer byte at 0xC000_0000 and log when it is written.
+    pub boot_timer: bool,
+}
+
+const MAILBOX: u32 = 0;
+const EXIT: u32 = 1;
+const SIGNALS: u32 = 2;
+
+/// The state of the VMM thread. Reached by others only through requests.
+pub struct Vmm {
+    settings: Settings,
+    mailbox: Mailbox,
+    signals: TerminationSignals,
+    exit: Arc<ExitLatch>,
+    pub(super) events: EventLoop,
+    pub(super) phase: Phase,
+    pub(super) plan: Plan,
+    pub(super) machine: Option<Machine>,
+}
+
+impl Vmm {
+    pub(super) fn new(settings: Settings, mailbox: Mailbox) -> io::Result<Self> {
+        let signals = TerminationSignals::take_over()?;
+        let exit = Arc::new(ExitLatch::new()?);
+        let events = EventLoop::new()?;
+        events.watch(mailbox.bell().as_raw_fd(), MAILBOX)?;
+        events.watch(exit.wake().as_raw_fd(), EXIT)?;
+        events.watch(signals.as_raw_fd(), SIGNALS)?;
+        Ok(Self {
+            settings,
+            mailbox,
+            signals,
+            exit,
+            events,
+            phase: Phase::Configuring,
+            plan: Plan::default(),
+            machine: None,
+        })
+    }
+
+    /// Serves until there is a reason to end, then ends in good order: vCPUs stop, devices finish and flush.
+    pub(super) fn run(mut self) -> ExitReason {
+        let reason = loop {
+            let (mut mail, mut signalled) = (false, false);
+            let turn = self.events.turn(|token| match token {
+                MAILBOX => mail = true,
+                SIGNALS => signalled = true,
+                _ => {}
+            });
+            if let Err(error) = turn {
+                self.exit.report(ExitReason::Lost(format!("the event loop failed: {error}")));
+            }
+            if signalled && let Some(number) = self.signals.next() {
+                self.exit.report(ExitReason::Signal(number));
+            }
+            if let Some(reason) = self.exit.reason() {
+                break reason.clone();
+            }
+            if mail {
+                // Cleared before the jobs are taken: a job that arrives later rings again.
+                let _ = self.mailbox.bell().read();
+                while let Some(job) = self.mailbox.next() {
+                    job(&mut self);
+                }
+            }
+        };
+        self.phase = Phase::Ended;
+        self.events.clear();
+        if let Some(machine) = self.machine.take() {
+            machine.shut_down();
+        }
+        reason
+    }
+
+    /// Judges a request by the phase table and applies it.
+    pub(super) fn serve<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
+        permit(self.phase, R::ASK)?;
+        request.apply(self)
+    }
+
+    /// What this VMM was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Where the machine is in its life.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The plan of the machine.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn plan_mut(&mut self) -> &mut Plan {
+        &mut self.plan
+    }
+
+    pub(super) fn exit(&self) -> &Arc<ExitLatch> {
+        &self.exit
+    }
+}

@@ -1,0 +1,42 @@
+use std::path::PathBuf;
+
+use super::ResourceId;
+
+/// When a guest's FLUSH reaches the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheType {
+    /// FLUSH is not offered to the guest; the host page cache decides.
+    #[default]
+    Unsafe,
+    /// FLUSH is offered and becomes `fdatasync`.
+    Writeback,
+}
+
+/// How requests reach the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoEngine {
+    /// One `preadv`/`pwritev` per request on the device's thread.
+    #[default]
+    Sync,
+    /// io_uring.
+    Async,
+}
+
+/// One block device (`PUT /drives/{id}`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriveConfig {
+    /// Name of the drive.
+    pub id: ResourceId,
+    /// Backing file or block device, always raw.
+    pub path_on_host: PathBuf,
+    /// The drive the guest mounts as `/`.
+    pub is_root_device: bool,
+    /// Partition of the root drive, for `root=PARTUUID=`.
+    pub partuuid: Option<String>,
+    /// Refuse guest writes.
+    pub is_read_only: bool,
+    /// See [`CacheType`].
+    pub cache_type: CacheType,
+    /// See [`IoEngine`].
+    pub io_engine: IoEngine,
+}

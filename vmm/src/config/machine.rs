@@ -1,0 +1,187 @@
+/// Most vCPUs one machine may have.
+pub const MAX_VCPUS: u8 = 32;
+
+/// Page size behind guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HugePages {
+    /// 4 KiB pages.
+    #[default]
+    None,
+    /// 4 KiB mapping with `MADV_HUGEPAGE`.
+    Transparent,
+    /// 2 MiB hugetlbfs pages.
+    Hugetlbfs2M,
+}
+
+/// Named CPU templates of the v1 API. Only their names are known yet; they take effect with `/cpu-config`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CpuTemplate {
+    /// The host's CPU, normalised.
+    #[default]
+    None,
+    /// Intel Skylake, Cascade Lake, Ice Lake.
+    C3,
+    /// Intel Skylake, Cascade Lake, Ice Lake, AVX-512 off.
+    T2,
+    /// Intel, migration Skylake to Cascade Lake.
+    T2S,
+    /// Intel, Cascade Lake and Ice Lake.
+    T2CL,
+    /// AMD Milan.
+    T2A,
+}
+
+/// Why a machine configuration was refused; the texts are the v1 contract's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadMachine {
+    /// vCPU count out of range, or odd with SMT.
+    #[error(
+        "The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled."
+    )]
+    VcpuCount,
+    /// Memory size zero, too large to count in bytes, or not a multiple of the page size.
+    #[error("The memory size (MiB) is either 0, or not a multiple of the configured page size.")]
+    MemSize,
+}
+
+/// vCPUs and memory (`PUT /machine-config`). Always consistent: made only by [`MachineConfig::new`] and [`MachineConfig::patched`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineConfig {
+    vcpu_count: u8,
+    mem_size_mib: u64,
+    smt: bool,
+    cpu_template: CpuTemplate,
+    track_dirty_pages: bool,
+    huge_pages: HugePages,
+}
+
+/// Fields of `PATCH /machine-config`; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct MachinePatch {
+    /// Number of vCPUs.
+    pub vcpu_count: Option<u8>,
+    /// Guest memory in MiB.
+    pub mem_size_mib: Option<u64>,
+    /// Two threads per core.
+    pub smt: Option<bool>,
+    /// Named template.
+    pub cpu_template: Option<CpuTemplate>,
+    /// Log written pages.
+    pub track_dirty_pages: Option<bool>,
+    /// Page size behind guest memory.
+    pub huge_pages: Option<HugePages>,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            vcpu_count: 1,
+            mem_size_mib: 128,
+            smt: false,
+            cpu_template: CpuTemplate::None,
+            track_dirty_pages: false,
+            huge_pages: HugePages::None,
+        }
+    }
+}
+
+impl MachineConfig {
+    /// `vcpu_count` 1 to 32 (1 or even with `smt`), `mem_size_mib` not 0 and a multiple of 2 with huge pages.
+    pub fn new(vcpu_count: u8, mem_size_mib: u64) -> Result<Self, BadMachine> {
+        Self { vcpu_count, mem_size_mib, ..Self::default() }.checked()
+    }
+
+    /// This configuration with the given fields changed.
+    pub fn patched(&self, patch: &MachinePatch) -> Result<Self, BadMachine> {
+        Self {
+            vcpu_count: patch.vcpu_count.unwrap_or(self.vcpu_count),
+            mem_size_mib: patch.mem_size_mib.unwrap_or(self.mem_size_mib),
+            smt: patch.smt.unwrap_or(self.smt),
+            cpu_template: patch.cpu_template.unwrap_or(self.cpu_template),
+            track_dirty_pages: patch.track_dirty_pages.unwrap_or(self.track_dirty_pages),
+            huge_pages: patch.huge_pages.unwrap_or(self.huge_pages),
+        }
+        .checked()
+    }
+
+    fn checked(self) -> Result<Self, BadMachine> {
+        let odd_with_smt = self.smt && self.vcpu_count != 1 && !self.vcpu_count.is_multiple_of(2);
+        if self.vcpu_count == 0 || self.vcpu_count > MAX_VCPUS || odd_with_smt {
+            return Err(BadMachine::VcpuCount);
+        }
+        let page_mib = match self.huge_pages {
+            HugePages::None => 1,
+            HugePages::Transparent | HugePages::Hugetlbfs2M => 2,
+        };
+        let countable = self.mem_size_mib.checked_mul(1 << 20).is_some();
+        if self.mem_size_mib == 0 || !countable || !self.mem_size_mib.is_multiple_of(page_mib) {
+            return Err(BadMachine::MemSize);
+        }
+        Ok(self)
+    }
+
+    /// Number of vCPUs, 1 to 32.
+    pub fn vcpu_count(&self) -> u8 {
+        self.vcpu_count
+    }
+
+    /// Guest memory in MiB.
+    pub fn mem_size_mib(&self) -> u64 {
+        self.mem_size_mib
+    }
+
+    /// Guest memory in bytes.
+    pub fn mem_size_bytes(&self) -> u64 {
+        self.mem_size_mib << 20
+    }
+
+    /// Two threads per core.
+    pub fn smt(&self) -> bool {
+        self.smt
+    }
+
+    /// Named template.
+    pub fn cpu_template(&self) -> CpuTemplate {
+        self.cpu_template
+    }
+
+    /// Log written pages.
+    pub fn track_dirty_pages(&self) -> bool {
+        self.track_dirty_pages
+    }
+
+    /// Page size behind guest memory.
+    pub fn huge_pages(&self) -> HugePages {
+        self.huge_pages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds() {
+        assert_eq!(MachineConfig::new(0, 128), Err(BadMachine::VcpuCount));
+        assert_eq!(MachineConfig::new(33, 128), Err(BadMachine::VcpuCount));
+        assert!(MachineConfig::new(32, 128).is_ok());
+        assert_eq!(MachineConfig::new(1, 0), Err(BadMachine::MemSize));
+        assert_eq!(MachineConfig::new(1, 1 << 44), Err(BadMachine::MemSize));
+    }
+
+    #[test]
+    fn smt_wants_one_or_even() {
+        let smt = MachinePatch { smt: Some(true), ..Default::default() };
+        let of = |n| MachineConfig::new(n, 128).and_then(|m| m.patched(&smt));
+        assert!(of(1).is_ok());
+        assert!(of(2).is_ok());
+        assert_eq!(of(3), Err(BadMachine::VcpuCount));
+    }
+
+    #[test]
+    fn huge_pages_want_even_mib() {
+        let huge = MachinePatch { huge_pages: Some(HugePages::Hugetlbfs2M), ..Default::default() };
+        assert_eq!(MachineConfig::new(1, 129).and_then(|m| m.patched(&huge)), Err(BadMachine::MemSize));
+        assert!(MachineConfig::new(1, 130).and_then(|m| m.patched(&huge)).is_ok());
+    }
+}

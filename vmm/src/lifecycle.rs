@@ -1,0 +1,116 @@
+//! The phases of a machine's life and which request is allowed in which: one pure table.
+
+use crate::error::{Error, Kind, Subject};
+
+/// Where the machine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Being configured; no KVM VM exists yet.
+    Configuring,
+    /// vCPUs run.
+    Running,
+    /// vCPUs and devices stand still.
+    Paused,
+    /// The machine is gone; the process is about to end.
+    Ended,
+}
+
+/// What a request asks for, without its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// Read something that exists in every phase.
+    Look,
+    /// Change the configuration of a machine that does not run yet.
+    Configure,
+    /// Change a device of a started machine (swap a drive's file).
+    Reconfigure,
+    /// Build the machine and run it.
+    Start,
+    /// Stop vCPUs and devices.
+    Pause,
+    /// Run them again.
+    Resume,
+    /// Act on a started machine (keys, metrics).
+    Act,
+    /// End the process in good order.
+    Shutdown,
+}
+
+impl Phase {
+    /// Every phase, for exhaustive tests.
+    pub const ALL: [Phase; 4] = [Phase::Configuring, Phase::Running, Phase::Paused, Phase::Ended];
+}
+
+impl Ask {
+    /// Every ask, for exhaustive tests.
+    pub const ALL: [Ask; 8] =
+        [Ask::Look, Ask::Configure, Ask::Reconfigure, Ask::Start, Ask::Pause, Ask::Resume, Ask::Act, Ask::Shutdown];
+}
+
+/// Why a request is refused in a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Only a started machine can do this.
+    NotStarted,
+    /// Only a machine that has not been started can do this.
+    AlreadyStarted,
+    /// The machine has ended.
+    Ended,
+}
+
+/// The whole policy: `Ok` if `ask` is allowed in `phase`.
+pub const fn permit(phase: Phase, ask: Ask) -> Result<(), Refusal> {
+    match (phase, ask) {
+        (Phase::Ended, _) => Err(Refusal::Ended),
+        (_, Ask::Look | Ask::Shutdown) => Ok(()),
+        (Phase::Configuring, Ask::Configure | Ask::Start) => Ok(()),
+        (Phase::Configuring, _) => Err(Refusal::NotStarted),
+        (Phase::Running | Phase::Paused, Ask::Configure | Ask::Start) => Err(Refusal::AlreadyStarted),
+        (Phase::Running | Phase::Paused, _) => Ok(()),
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotStarted => Error::new(
+                Kind::Phase,
+                Subject::None,
+                "The requested operation is not supported before starting the microVM.",
+            ),
+            Refusal::AlreadyStarted => Error::new(
+                Kind::Phase,
+                Subject::None,
+                "The requested operation is not supported after starting the microVM.",
+            ),
+            Refusal::Ended => Error::gone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table, written a second time in another shape: a row per ask, a column per phase.
+    #[test]
+    fn table_is_what_the_contract_says() {
+        use Refusal::{AlreadyStarted as A, Ended as E, NotStarted as N};
+        let rows = [
+            (Ask::Look, [Ok(()), Ok(()), Ok(()), Err(E)]),
+            (Ask::Configure, [Ok(()), Err(A), Err(A), Err(E)]),
+            (Ask::Reconfigure, [Err(N), Ok(()), Ok(()), Err(E)]),
+            (Ask::Start, [Ok(()), Err(A), Err(A), Err(E)]),
+            (Ask::Pause, [Err(N), Ok(()), Ok(()), Err(E)]),
+            (Ask::Resume, [Err(N), Ok(()), Ok(()), Err(E)]),
+            (Ask::Act, [Err(N), Ok(()), Ok(()), Err(E)]),
+            (Ask::Shutdown, [Ok(()), Ok(()), Ok(()), Err(E)]),
+        ];
+        assert_eq!(rows.len(), Ask::ALL.len());
+        for (ask, expected) in rows {
+            for (phase, expected) in Phase::ALL.into_iter().zip(expected) {
+                assert_eq!(permit(phase, ask), expected, "{ask:?} while {phase:?}");
+            }
+        }
+    }
+}

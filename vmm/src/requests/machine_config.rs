@@ -1,0 +1,47 @@
+use super::Request;
+use crate::actor::Vmm;
+use crate::config::{MachineConfig, MachinePatch};
+use crate::error::{Error, Subject};
+use crate::lifecycle::Ask;
+
+/// Replaces the machine configuration.
+#[derive(Debug)]
+pub struct PutMachineConfig(pub MachineConfig);
+
+impl Request for PutMachineConfig {
+    type Reply = ();
+    const ASK: Ask = Ask::Configure;
+
+    fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
+        vmm.plan_mut().machine = self.0;
+        Ok(())
+    }
+}
+
+/// Changes some fields of the machine configuration.
+#[derive(Debug)]
+pub struct PatchMachineConfig(pub MachinePatch);
+
+impl Request for PatchMachineConfig {
+    type Reply = ();
+    const ASK: Ask = Ask::Configure;
+
+    fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
+        let plan = vmm.plan_mut();
+        plan.machine = plan.machine.patched(&self.0).map_err(|e| Error::invalid(Subject::Machine, e))?;
+        Ok(())
+    }
+}
+
+/// Reads the machine configuration.
+#[derive(Debug)]
+pub struct GetMachineConfig;
+
+impl Request for GetMachineConfig {
+    type Reply = MachineConfig;
+    const ASK: Ask = Ask::Look;
+
+    fn apply(self, vmm: &mut Vmm) -> Result<MachineConfig, Error> {
+        Ok(vmm.plan().machine.clone())
+    }
+}

@@ -1,0 +1,36 @@
+//! What can be asked of a machine: one request, one struct.
+//!
+//! A request says by [`Request::ASK`] what it is, so that [`crate::lifecycle::permit`] can judge it before it is applied. `apply` runs
+//! on the VMM thread. A request that fails leaves the machine as it was.
+
+mod boot_source;
+mod drives;
+mod instance;
+mod life;
+mod machine_config;
+mod nets;
+mod serial;
+
+pub use boot_source::PutBootSource;
+pub use drives::{PatchDrive, PutDrive};
+pub use instance::{GetConfig, GetInstance, InstanceInfo};
+pub use life::{FlushMetrics, Pause, Resume, SendCtrlAltDel, Start};
+pub use machine_config::{GetMachineConfig, PatchMachineConfig, PutMachineConfig};
+pub use nets::{PatchNet, PutNet};
+pub use serial::PutSerial;
+
+use crate::actor::Vmm;
+use crate::error::Error;
+use crate::lifecycle::Ask;
+
+/// One thing that can be asked of the VMM thread.
+pub trait Request: Send + 'static {
+    /// What the caller gets back.
+    type Reply: Send + 'static;
+
+    /// What kind of request this is, for the phase table.
+    const ASK: Ask;
+
+    /// Does it. Called only if the phase table permits [`Self::ASK`].
+    fn apply(self, vmm: &mut Vmm) -> Result<Self::Reply, Error>;
+}

@@ -1,0 +1,8 @@
+//! The cellar: system calls that no crate wraps for us.
+
+pub mod advice;
+pub mod clock;
+pub mod process;
+pub mod signals;
+
+pub use devices::sys::nonblocking::NonBlocking;
