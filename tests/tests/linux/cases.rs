@@ -64,6 +64,7 @@ pub(crate) const CASES: [(&str, &[&str]); 6] = [
     (
         "40-root-network",
         &[
+            "root-boot",
             "root-ext4",
             "root-ext4-written",
             "net-mac",
@@ -77,7 +78,7 @@ pub(crate) const CASES: [(&str, &[&str]); 6] = [
             "end-ctrl-alt-del",
         ],
     ),
-    ("50-panic", &["panic-shown", "end-panic"]),
+    ("50-panic", &["panic-boot", "panic-shown", "end-panic"]),
     ("60-triple-fault", &["config-file-boot", "no-api-no-socket", "end-triple-fault"]),
 ];
 

@@ -36,9 +36,14 @@ pub(crate) struct Images {
 /// booted by hand.
 pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     let busybox = Busybox::find()?;
-    let dir = tempfile::Builder::new().prefix("mayfly-linux-tier-").tempdir()?;
-    let root_disk = root_disk(dir.path(), &busybox)?;
-    let outer = dir.path().join("outer.cpio");
+    let dir = binary::target_dir().join("linux-tier").join("images");
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+    let root_disk = root_disk(&dir, &busybox)?;
+    let inner = inner(kernel, &busybox, &dir)?;
+    let outer = dir.join("outer.cpio");
     let mut archive = Archive::new(BufWriter::new(File::create(&outer)?));
     busybox.add_to(&mut archive, OUTER_INIT)?;
     for module in OUTER_MODULES {
