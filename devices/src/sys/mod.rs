@@ -2,5 +2,6 @@
 
 pub mod disk;
 pub mod iovec;
+pub mod uring;
 pub mod nonblocking;
 pub mod terminal;
