@@ -2,6 +2,6 @@
 
 pub mod disk;
 pub mod iovec;
-pub mod uring;
 pub mod nonblocking;
 pub mod terminal;
+pub mod uring;

@@ -64,7 +64,8 @@ impl Ring {
     /// A ring with room for `entries` submissions and `files` registered files, none of them set. Fails where the host has no io_uring
     /// or does not allow it.
     pub fn new(entries: u32, files: usize) -> io::Result<Self> {
-        let completions = entries.saturating_mul(u32::try_from(files).unwrap_or(u32::MAX)).clamp(entries, MAX_COMPLETIONS);
+        let completions =
+            entries.saturating_mul(u32::try_from(files).unwrap_or(u32::MAX)).clamp(entries, MAX_COMPLETIONS);
         let ring = IoUring::builder().setup_cqsize(completions).setup_clamp().setup_r_disabled().build(entries)?;
         let needed = [
             (ring.params().is_feature_nodrop(), "IORING_FEAT_NODROP"),

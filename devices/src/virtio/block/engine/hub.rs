@@ -64,9 +64,11 @@ impl UringHub {
     /// Gives a drive on `file` a seat.
     pub(super) fn sit(&self, file: &File) -> io::Result<usize> {
         let mut state = self.lock();
-        let seat = state.drives.iter().position(|drive| !drive.taken).ok_or_else(|| {
-            io::Error::other("every seat of the io_uring is taken")
-        })?;
+        let seat = state
+            .drives
+            .iter()
+            .position(|drive| !drive.taken)
+            .ok_or_else(|| io::Error::other("every seat of the io_uring is taken"))?;
         state.ring.set_file(place(seat), Some(file))?;
         if let Some(drive) = state.drives.get_mut(seat) {
             drive.taken = true;
