@@ -16,7 +16,7 @@ pub mod lifecycle;
 pub mod machine;
 pub mod memory;
 pub mod requests;
-mod sys;
+pub mod sys;
 pub mod vcpu;
 
 pub use actor::{Handle, Settings, launch};

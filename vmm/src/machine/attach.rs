@@ -101,9 +101,10 @@ impl Attached {
                 };
                 board.line.push_root(&root, config.is_read_only).map_err(|e| Error::invalid(Subject::Start, e))?;
             }
+            let seat = device.uring_seat();
             let cell = board.put(name, AnyDevice::Block(Box::new(device)))?;
-            if let (IoEngine::Async, Some(hub)) = (config.io_engine, hub) {
-                hub.attach(&cell);
+            if let (Some(hub), Some(seat)) = (hub, seat) {
+                hub.attach(seat, &cell);
             }
             attached.drives.push((config.id.clone(), cell.clone()));
             attached.cells.push(cell);

@@ -9,6 +9,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::config::HugePages;
+use crate::sys::advice;
 
 /// Why there is no guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +43,9 @@ pub fn allocate(regions: &[(GuestAddress, usize)], huge_pages: HugePages) -> Res
                     other => io::Error::other(other.to_string()),
                 })
             })?;
-        // SAFETY: the range is the mapping just made; both pieces of advice leave its contents alone.
-        unsafe {
-            // Guest secrets do not belong into a core dump of the VMM.
-            libc::madvise(region.as_ptr().cast(), *len, libc::MADV_DONTDUMP);
-            if huge_pages == HugePages::Transparent {
-                libc::madvise(region.as_ptr().cast(), *len, libc::MADV_HUGEPAGE);
-            }
+        advice::no_core_dump(&region);
+        if huge_pages == HugePages::Transparent {
+            advice::huge_pages(&region);
         }
         let region = GuestRegionMmap::new(region, *base).ok_or_else(|| {
             MemoryError::Regions(format!("a region at {:#x} passes the end of the address space", base.0))
