@@ -73,13 +73,13 @@ pub struct Block {
 #[derive(Clone, Copy)]
 pub struct Answer {
     pub status: u8,
-    /// The used element's length.
-    pub len: u32,
 }
 
 /// The window of the drive the command line names.
 pub fn chosen_window(machine: &Machine) -> Option<Window> {
-    crate::mmio::find(kind::BLOCK, machine.command_line.number("drive", 0))
+    machine
+        .bus
+        .find(kind::BLOCK, machine.command_line.number("drive", 0))
 }
 
 impl Block {
@@ -178,7 +178,6 @@ impl Block {
             slot,
             Answer {
                 status: self.status_byte(slot).read8(0),
-                len: used.len,
             },
         ))
     }

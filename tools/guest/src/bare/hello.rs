@@ -22,7 +22,7 @@ pub fn run(machine: &mut Machine) {
             khz / 1000 % 1000
         ),
     }
-    for window in crate::mmio::scan() {
+    for window in machine.bus.scan() {
         let (queues, size) = queues(window);
         say!(
             "  device     {} at {:#x}: {queues} x {size} descriptors, features {:#x}",
@@ -58,7 +58,7 @@ pub fn probe(machine: &mut Machine) {
             u8::from(range.is_ram)
         );
     }
-    for window in crate::mmio::scan() {
+    for window in machine.bus.scan() {
         let (queues, size) = queues(window);
         say!(
             "device={} id={} address={:#x} vendor_id={:#x} queues={queues} queue_max={size} features={:#x}",
@@ -97,7 +97,7 @@ fn name(id: u32) -> &'static str {
 
 /// Capacity in sectors and the first eight bytes of the first drive.
 fn first_drive(machine: &mut Machine) -> Option<(u64, [u8; 8])> {
-    let window = crate::mmio::find(kind::BLOCK, 0)?;
+    let window = machine.bus.find(kind::BLOCK, 0)?;
     let mut block = Block::start(machine, window, Options::PLAIN).ok()?;
     let buffer = machine.arena.take(512, 512);
     let answer = block.run(

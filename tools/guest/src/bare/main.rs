@@ -23,6 +23,7 @@ mod cpuid;
 mod dma;
 mod entry;
 mod hello;
+mod hostile;
 mod memory_intrinsics;
 mod mmio;
 mod net;
@@ -39,6 +40,7 @@ use boot_info::BootInfo;
 use clock::Clock;
 use command_line::CommandLine;
 use dma::Arena;
+use mmio::Bus;
 
 /// The boot timer's register and the value that stops it.
 const BOOT_TIMER: u64 = 0xc000_0000;
@@ -51,6 +53,7 @@ struct Machine {
     boot: BootInfo,
     command_line: CommandLine,
     clock: Clock,
+    bus: Bus,
     arena: Arena,
 }
 
@@ -72,6 +75,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
     let arena = Arena::behind_image(boot.ram_end_above(IMAGE));
     let mut machine = Machine {
         clock: Clock::new(command_line),
+        bus: Bus::new(command_line),
         boot,
         command_line,
         arena,
@@ -83,6 +87,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "bench-block" => bench_block::run(&mut machine),
         "net" => net_mode::run(&mut machine),
         "bench-net" => bench_net::run(&mut machine),
+        "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }
     say!("mayfly-guest done");

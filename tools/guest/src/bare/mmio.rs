@@ -1,14 +1,23 @@
 //! The virtio-mmio bus: finding windows and talking to their registers
 //! (virtio 1.3 §4.2.2).
 
+use crate::command_line::CommandLine;
 use crate::cpu;
 
 /// First window; the windows are 4 KiB each and follow one another.
 const FIRST_WINDOW: u64 = 0xc000_1000;
-/// Size of a window.
+/// Distance from one window to the next.
 pub const WINDOW: u64 = 0x1000;
 /// Most windows a machine has.
 const WINDOWS_MAX: u64 = 19;
+
+/// Where the windows are. Other monitors put them elsewhere, so the command
+/// line may say `mayfly.mmio=ADDRESS mayfly.mmio_step=BYTES`.
+#[derive(Clone, Copy)]
+pub struct Bus {
+    first: u64,
+    step: u64,
+}
 /// "virt".
 const MAGIC: u32 = 0x7472_6976;
 
@@ -58,25 +67,35 @@ pub struct Window {
     pub kind: u32,
 }
 
-/// All devices in address order. The scan stops at the first window without
-/// the magic number: windows are handed out without gaps.
-pub fn scan() -> impl Iterator<Item = Window> {
-    (0..WINDOWS_MAX)
-        .map(|i| Window {
-            address: FIRST_WINDOW + i * WINDOW,
-            kind: 0,
-        })
-        .take_while(|w| w.read(reg::MAGIC) == MAGIC)
-        .map(|w| Window {
-            kind: w.read(reg::DEVICE_ID),
-            ..w
-        })
-        .filter(|w| w.kind != 0 && w.read(reg::VERSION) == 2)
-}
+impl Bus {
+    /// The bus of this machine.
+    pub fn new(command_line: CommandLine) -> Self {
+        Self {
+            first: command_line.number("mmio", FIRST_WINDOW),
+            step: command_line.number("mmio_step", WINDOW),
+        }
+    }
 
-/// The `index`-th device of this kind.
-pub fn find(kind: u32, index: u64) -> Option<Window> {
-    scan().filter(|w| w.kind == kind).nth(index as usize)
+    /// All devices in address order. The scan stops at the first window without
+    /// the magic number: windows are handed out without gaps.
+    pub fn scan(self) -> impl Iterator<Item = Window> {
+        (0..WINDOWS_MAX)
+            .map(move |i| Window {
+                address: self.first + i * self.step,
+                kind: 0,
+            })
+            .take_while(|w| w.read(reg::MAGIC) == MAGIC)
+            .map(|w| Window {
+                kind: w.read(reg::DEVICE_ID),
+                ..w
+            })
+            .filter(|w| w.kind != 0 && w.read(reg::VERSION) == 2)
+    }
+
+    /// The `index`-th device of this kind.
+    pub fn find(self, kind: u32, index: u64) -> Option<Window> {
+        self.scan().filter(|w| w.kind == kind).nth(index as usize)
+    }
 }
 
 impl Window {

@@ -44,7 +44,9 @@ pub struct Frame {
 
 /// The window of the interface the command line names.
 pub fn chosen_window(machine: &Machine) -> Option<Window> {
-    crate::mmio::find(kind::NET, machine.command_line.number("net", 0))
+    machine
+        .bus
+        .find(kind::NET, machine.command_line.number("net", 0))
 }
 
 impl Net {
