@@ -1,274 +1,342 @@
-//! The command line: every flag of the v1 contract, those that have no meaning yet included, so that they can be refused by name.
+//! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use vmm::config::InstanceId;
 
 use crate::identity::Identity;
-use crate::wire::{Level, Logger, later};
+use crate::wire::{self, later};
 
-/// Exit code for a bad command line.
-pub(crate) const BAD_ARGUMENTS: u8 = 153;
+/// Exit code for wrong arguments (v1 contract).
+const BAD_ARGUMENTS: u8 = 153;
+/// Exit code for a wrong configuration; in practice only a wrong log level (v1 contract).
+const BAD_CONFIGURATION: u8 = 152;
 
-const AFTER_HELP: &str = "\
-Examples:
-  mayfly demo                                  boot the embedded guest and show how it is done
-  mayfly --api-sock /tmp/mayfly.sock           wait for requests on a socket
-  mayfly --no-api --config-file vm.json        boot what a file describes
-
-  curl --unix-socket /tmp/mayfly.sock -X PUT http://localhost/boot-source \\
-    -d '{\"kernel_image_path\": \"vmlinux\", \"boot_args\": \"console=ttyS0 reboot=k panic=1\"}'
-  curl --unix-socket /tmp/mayfly.sock -X PUT http://localhost/actions -d '{\"action_type\": \"InstanceStart\"}'
-
-Exit codes:
-  0    the guest rebooted or powered off      130  SIGINT
-  1    the machine failed or was lost         143  SIGTERM
-  153  bad command line";
-
-/// Runs one microVM, controlled by a REST API on a Unix socket.
+/// Run one microVM, controlled by a REST API on a Unix socket.
 #[derive(Debug, Parser)]
-#[command(name = "mayfly", after_help = AFTER_HELP, disable_version_flag = true, args_conflicts_with_subcommands = true)]
-pub(crate) struct Cli {
+#[command(
+    name = "mayfly",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
+    after_help = EXAMPLES
+)]
+struct Arguments {
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    command: Option<Command>,
 
-    #[command(flatten)]
-    pub(crate) run: Run,
-}
+    /// Where to create the API socket; nothing may be there yet [default: /run/mayfly.socket]
+    #[arg(long, value_name = "PATH", help_heading = "API", conflicts_with = "no_api")]
+    api_sock: Option<PathBuf>,
+    /// Largest request body in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 51_200, help_heading = "API")]
+    http_api_max_payload_size: usize,
+    /// Open no socket at all; needs --config-file
+    #[arg(long, requires = "config_file", help_heading = "API")]
+    no_api: bool,
 
-/// What can be done besides running a microVM.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Boots a small embedded guest through the API and shows each step
-    Demo(Demo),
-}
+    /// Name of the microVM: 1 to 64 letters, digits or '-'
+    #[arg(long, value_name = "ID", default_value = "anonymous-instance", help_heading = "Machine")]
+    id: String,
+    /// Configure and boot at once from a JSON file in the shape of GET /vm/config
+    #[arg(long, value_name = "PATH", help_heading = "Machine")]
+    config_file: Option<PathBuf>,
+    /// Log how long the guest took to boot, when it writes 123 to address 0xC0000000
+    #[arg(long, help_heading = "Machine")]
+    boot_timer: bool,
 
-/// Options of `demo`.
-#[derive(Debug, Args)]
-pub(crate) struct Demo {
-    /// Leave the machine running after the guest's tour, to be played with through its socket; Ctrl-C ends it
-    #[arg(long)]
-    pub(crate) keep: bool,
-}
-
-/// Options of a microVM.
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    /// Unix socket of the API; must not exist yet [default: /run/mayfly.socket]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) api_sock: Option<PathBuf>,
-
-    /// Name of the microVM: 1 to 64 letters, digits or -
-    #[arg(long, value_name = "ID", default_value = "anonymous-instance", value_parser = parse_id)]
-    pub(crate) id: InstanceId,
-
-    /// Configure the microVM from this JSON file and boot it at once
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config_file: Option<PathBuf>,
-
-    /// Have no API socket; needs --config-file
-    #[arg(long, requires = "config_file")]
-    pub(crate) no_api: bool,
-
-    /// Give the guest a byte at 0xc0000000; writing 123 to it logs the boot time
-    #[arg(long)]
-    pub(crate) boot_timer: bool,
-
-    /// Largest body of an API request in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 51_200)]
-    pub(crate) http_api_max_payload_size: usize,
-
-    /// Print the version and end
-    #[arg(long)]
-    pub(crate) version: bool,
-
-    #[command(flatten, next_help_heading = "Log")]
-    pub(crate) log: Log,
-
-    #[command(flatten, next_help_heading = "Accepted without effect")]
-    ignored: Ignored,
-
-    #[command(flatten)]
-    unsupported: Unsupported,
-}
-
-/// Options of the log.
-#[derive(Debug, Args)]
-pub(crate) struct Log {
-    /// File or FIFO for the log [default: standard output]
-    #[arg(long, value_name = "PATH")]
+    /// Write log lines to this file or FIFO instead of standard output
+    #[arg(long, value_name = "PATH", help_heading = "Logging")]
     log_path: Option<PathBuf>,
-
     /// Off, Error, Warn, Info, Debug or Trace [default: Info]
-    #[arg(long, value_name = "LEVEL")]
-    level: Option<Level>,
-
-    /// Show the level of each line
-    #[arg(long)]
+    #[arg(long, value_name = "LEVEL", help_heading = "Logging")]
+    level: Option<String>,
+    /// Log only what comes from modules whose path begins with this
+    #[arg(long, value_name = "PREFIX", help_heading = "Logging")]
+    module: Option<String>,
+    /// Show the level in each line
+    #[arg(long, help_heading = "Logging")]
     show_level: bool,
-
-    /// Show file and line of the code that logged
-    #[arg(long)]
+    /// Show file and line of the source in each line
+    #[arg(long, help_heading = "Logging")]
     show_log_origin: bool,
 
-    /// Log only modules whose path starts with this
-    #[arg(long, value_name = "PREFIX")]
-    module: Option<String>,
-}
-
-/// Flags that a jailer passes and that have nothing to act on yet.
-#[derive(Debug, Args)]
-struct Ignored {
-    /// No effect: this version has no seccomp filters
-    #[arg(long)]
+    /// Accepted for compatibility: no seccomp filters exist yet, so there is nothing to switch off
+    #[arg(long, conflicts_with = "seccomp_filter")]
     no_seccomp: bool,
+    /// Print the version and exit
+    #[arg(long)]
+    version: bool,
 
-    /// No effect: for start-up metrics
-    #[arg(long, value_name = "US")]
+    // Sent by jailers; there is no metrics file yet to put them in.
+    #[arg(long, hide = true)]
     start_time_us: Option<u64>,
-
-    /// No effect: for start-up metrics
-    #[arg(long, value_name = "US")]
+    #[arg(long, hide = true)]
     start_time_cpu_us: Option<u64>,
-
-    /// No effect: for start-up metrics
-    #[arg(long, value_name = "US")]
+    #[arg(long, hide = true)]
     parent_cpu_time_us: Option<u64>,
-}
 
-/// Flags of the contract that this version refuses.
-#[derive(Debug, Args)]
-struct Unsupported {
+    // Known to the v1 command line, but without a meaning yet.
     #[arg(long, hide = true)]
-    metadata: Option<PathBuf>,
+    metadata: Option<OsString>,
     #[arg(long, hide = true)]
-    mmds_size_limit: Option<usize>,
+    mmds_size_limit: Option<OsString>,
     #[arg(long, hide = true)]
-    metrics_path: Option<PathBuf>,
-    #[arg(long, hide = true, action = ArgAction::SetTrue)]
+    metrics_path: Option<OsString>,
+    #[arg(long, hide = true)]
     enable_pci: bool,
-    #[arg(long, hide = true, action = ArgAction::SetTrue)]
+    #[arg(long, hide = true)]
     snapshot_version: bool,
     #[arg(long, hide = true)]
-    describe_snapshot: Option<PathBuf>,
+    describe_snapshot: Option<OsString>,
     #[arg(long, hide = true)]
-    seccomp_filter: Option<PathBuf>,
+    seccomp_filter: Option<OsString>,
+
+    // What comes after `--` was meant for others.
+    #[arg(last = true, hide = true)]
+    rest: Vec<OsString>,
 }
 
-fn parse_id(text: &str) -> Result<InstanceId, String> {
-    InstanceId::try_from(text).map_err(|e| e.to_string())
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a small built-in guest through the API, show its console, a timeline, and how to do the same by hand
+    Demo(DemoOptions),
 }
 
-impl Cli {
-    /// Reads the command line. `Err` is an exit code; what there is to say has been printed.
-    pub(crate) fn read(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, u8> {
-        let cli = Self::try_parse_from(args).map_err(|error| {
-            // Broken standard streams are no reason for another message.
-            let _ = error.print();
-            if error.use_stderr() { BAD_ARGUMENTS } else { 0 }
-        })?;
-        if let Some(flag) = cli.run.unsupported.first() {
-            eprintln!("error: {}", later(flag));
-            return Err(BAD_ARGUMENTS);
-        }
-        Ok(cli)
+/// Arguments of `mayfly demo`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct DemoOptions {
+    /// Leave the machine running to play with; Ctrl-C ends it
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Boot this kernel (ELF or bzImage) instead of the built-in guest
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "ARGS")]
+    pub(crate) boot_args: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  See a guest boot, and the commands that do it:
+    mayfly demo
+
+  Start, then configure and boot with curl:
+    mayfly --api-sock /tmp/api.sock &
+    curl --unix-socket /tmp/api.sock -X PUT http://localhost/boot-source \\
+         -d '{\"kernel_image_path\": \"vmlinuz\", \"boot_args\": \"console=ttyS0 reboot=k panic=1\"}'
+    curl --unix-socket /tmp/api.sock -X PUT http://localhost/drives/root \\
+         -d '{\"drive_id\": \"root\", \"path_on_host\": \"root.ext4\", \"is_root_device\": true}'
+    curl --unix-socket /tmp/api.sock -X PUT http://localhost/actions \\
+         -d '{\"action_type\": \"InstanceStart\"}'
+
+  Boot from a file, without an API:
+    mayfly --no-api --config-file vm.json
+
+Exit codes:
+  0        the guest rebooted or switched itself off
+  1        the machine could not be started, or was lost
+  128 + n  signal n ended it (143: SIGTERM)
+  152      wrong configuration (log level)
+  153      wrong arguments
+
+Known from the v1 command line, but not supported yet by this version:
+  --metadata --mmds-size-limit --metrics-path --enable-pci --snapshot-version
+  --describe-snapshot --seccomp-filter";
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Print a text and exit with 0.
+    Print(String),
+    /// Print a text on standard error and exit with a code.
+    Refuse(String, u8),
+    /// Run the demo.
+    Demo(DemoOptions),
+    /// Run a machine.
+    Run(Box<Options>),
+}
+
+/// How to run a machine.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Where the API is; `None` for no API.
+    pub(crate) api_sock: Option<PathBuf>,
+    /// Largest body, in bytes.
+    pub(crate) payload_limit: usize,
+    /// Name of the machine.
+    pub(crate) id: InstanceId,
+    /// Configuration to boot at once.
+    pub(crate) config_file: Option<PathBuf>,
+    /// Whether the guest has the boot timer.
+    pub(crate) boot_timer: bool,
+    /// Logger options.
+    pub(crate) logger: wire::Logger,
+}
+
+/// Reads the arguments, the first of which is the program's name.
+pub(crate) fn parse(identity: Identity, arguments: Vec<OsString>) -> Task {
+    // Before anything else, so that it also answers beside arguments that are wrong.
+    if arguments.iter().skip(1).take_while(|a| *a != "--").any(|a| a == "--version") {
+        return Task::Print(format!("{} v{}\n", identity.name(), identity.version()));
+    }
+    let parsed = Arguments::command().try_get_matches_from(arguments).and_then(|m| Arguments::from_arg_matches(&m));
+    match parsed {
+        Ok(arguments) => check(identity, arguments),
+        Err(error) if error.use_stderr() => Task::Refuse(error.render().to_string(), BAD_ARGUMENTS),
+        Err(help) => Task::Print(help.render().to_string()),
     }
 }
 
-impl Run {
-    /// Where the API socket is to be.
-    pub(crate) fn socket(&self, identity: Identity) -> PathBuf {
-        self.api_sock.clone().unwrap_or_else(|| identity.default_socket().into())
+fn check(identity: Identity, arguments: Arguments) -> Task {
+    if let Some(flag) = unsupported(&arguments) {
+        return Task::Refuse(format!("error: {}\n", later(flag)), BAD_ARGUMENTS);
     }
+    if let Some(Command::Demo(options)) = arguments.command {
+        return Task::Demo(options);
+    }
+    let id = match InstanceId::try_from(arguments.id.as_str()) {
+        Ok(id) => id,
+        Err(bad) => return Task::Refuse(format!("error: {bad}\n"), BAD_ARGUMENTS),
+    };
+    let level = match arguments.level.as_deref().map(str::parse).transpose() {
+        Ok(level) => level,
+        Err(bad) => return Task::Refuse(format!("error: {bad}\n"), BAD_CONFIGURATION),
+    };
+    let api_sock = arguments.api_sock.unwrap_or_else(|| PathBuf::from(identity.default_socket()));
+    Task::Run(Box::new(Options {
+        api_sock: (!arguments.no_api).then_some(api_sock),
+        payload_limit: arguments.http_api_max_payload_size,
+        id,
+        config_file: arguments.config_file,
+        boot_timer: arguments.boot_timer,
+        logger: wire::Logger {
+            log_path: arguments.log_path,
+            level,
+            show_level: arguments.show_level.then_some(true),
+            show_log_origin: arguments.show_log_origin.then_some(true),
+            module: arguments.module,
+        },
+    }))
 }
 
-impl Log {
-    /// The options as `PUT /logger` would give them.
-    pub(crate) fn options(self) -> Logger {
-        Logger {
-            log_path: self.log_path,
-            level: self.level,
-            show_level: self.show_level.then_some(true),
-            show_log_origin: self.show_log_origin.then_some(true),
-            module: self.module,
-        }
-    }
-}
-
-impl Unsupported {
-    fn first(&self) -> Option<&'static str> {
-        [
-            (self.metadata.is_some(), "--metadata"),
-            (self.mmds_size_limit.is_some(), "--mmds-size-limit"),
-            (self.metrics_path.is_some(), "--metrics-path"),
-            (self.enable_pci, "--enable-pci"),
-            (self.snapshot_version, "--snapshot-version"),
-            (self.describe_snapshot.is_some(), "--describe-snapshot"),
-            (self.seccomp_filter.is_some(), "--seccomp-filter"),
-        ]
-        .into_iter()
-        .find_map(|(given, flag)| given.then_some(flag))
-    }
+/// The first argument that has no meaning yet.
+fn unsupported(arguments: &Arguments) -> Option<&'static str> {
+    [
+        (arguments.metadata.is_some(), "--metadata"),
+        (arguments.mmds_size_limit.is_some(), "--mmds-size-limit"),
+        (arguments.metrics_path.is_some(), "--metrics-path"),
+        (arguments.enable_pci, "--enable-pci"),
+        (arguments.snapshot_version, "--snapshot-version"),
+        (arguments.describe_snapshot.is_some(), "--describe-snapshot"),
+        (arguments.seccomp_filter.is_some(), "--seccomp-filter"),
+    ]
+    .into_iter()
+    .find_map(|(given, flag)| given.then_some(flag))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(args: &[&str]) -> Result<Cli, u8> {
-        Cli::read(std::iter::once("mayfly").chain(args.iter().copied()).map(Into::into))
+    fn parse(line: &str) -> Task {
+        let arguments = std::iter::once("mayfly").chain(line.split_whitespace()).map(OsString::from).collect();
+        super::parse(Identity::Mayfly, arguments)
     }
 
-    #[test]
-    fn what_tools_pass_all_at_once() {
-        let cli = read(&[
-            "--id",
-            "vm-1",
-            "--start-time-us",
-            "1",
-            "--start-time-cpu-us",
-            "2",
-            "--parent-cpu-time-us",
-            "3",
-            "--log-path",
-            "/tmp/l",
-            "--level",
-            "debug",
-            "--show-level",
-            "--api-sock",
-            "/tmp/s",
-        ])
-        .unwrap();
-        assert_eq!(cli.run.id.as_str(), "vm-1");
-        assert_eq!(cli.run.socket(Identity::Firecracker), PathBuf::from("/tmp/s"));
-        let options = cli.run.log.options();
-        assert_eq!(options.level.unwrap().0, log::LevelFilter::Debug);
-        assert_eq!((options.show_level, options.show_log_origin), (Some(true), None));
-    }
-
-    #[test]
-    fn bad_ones() {
-        for args in [
-            &["--no-api"][..],
-            &["--id", "a/b"],
-            &["--id", ""],
-            &["--level", "loud"],
-            &["--enable-pci"],
-            &["--metrics-path", "x"],
-            &["--unknown"],
-            &["--http-api-max-payload-size", "-1"],
-        ] {
-            assert_eq!(read(args).unwrap_err(), BAD_ARGUMENTS, "{args:?}");
+    #[track_caller]
+    fn refused(line: &str) -> (String, u8) {
+        match parse(line) {
+            Task::Refuse(text, code) => (text, code),
+            other => panic!("{line:?} became {other:?}"),
         }
-        assert_eq!(read(&["--help"]).unwrap_err(), 0);
     }
 
     #[test]
-    fn defaults() {
-        let run = read(&[]).unwrap().run;
-        assert_eq!(run.id, InstanceId::default());
-        assert_eq!(run.socket(Identity::Mayfly), PathBuf::from("/run/mayfly.socket"));
-        assert_eq!(run.http_api_max_payload_size, 51_200);
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_orchestrators_line_is_understood() {
+        let line = "--id vm-1 --start-time-us 1 --start-time-cpu-us 2 --parent-cpu-time-us 3 --no-seccomp --boot-timer \
+                    --log-path /log --level dEBUG --show-level --api-sock /s --http-api-max-payload-size 99 -- more --words";
+        let Task::Run(options) = parse(line) else { panic!("{line}") };
+        assert_eq!(options.id.as_str(), "vm-1");
+        assert_eq!(options.api_sock, Some(PathBuf::from("/s")));
+        assert_eq!(options.payload_limit, 99);
+        assert!(options.boot_timer && options.logger.show_level == Some(true));
+        assert_eq!(options.logger.level.map(|l| l.0), Some(log::LevelFilter::Debug));
+    }
+
+    #[test]
+    fn wrong_arguments_end_with_153() {
+        for line in [
+            "--bogus",
+            "--id",
+            "--id a --id b",
+            "--id a/b",
+            "--id=",
+            "--no-api",
+            "--no-api --config-file f --api-sock s",
+            "--http-api-max-payload-size -1",
+            "--start-time-us x",
+            "stray",
+            "--no-seccomp --seccomp-filter f",
+        ] {
+            assert_eq!(refused(line).1, 153, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_level_ends_with_152() {
+        assert_eq!(refused("--level loud").1, 152);
+    }
+
+    #[test]
+    fn flags_without_a_meaning_are_refused_by_name() {
+        for line in [
+            "--metadata f",
+            "--mmds-size-limit 1",
+            "--metrics-path f",
+            "--enable-pci",
+            "--snapshot-version",
+            "--describe-snapshot f",
+            "--seccomp-filter f",
+        ] {
+            let (text, code) = refused(line);
+            let flag = line.split(' ').next().unwrap();
+            assert_eq!((text, code), (format!("error: {flag} is not supported yet by this version of Mayfly.\n"), 153));
+        }
+    }
+
+    #[test]
+    fn the_version_answers_beside_anything() {
+        let Task::Print(text) = parse("--bogus --version") else { panic!() };
+        assert_eq!(text, format!("Mayfly v{}\n", env!("CARGO_PKG_VERSION")));
+        let firecracker = super::parse(Identity::Firecracker, vec!["firecracker".into(), "--version".into()]);
+        assert!(matches!(firecracker, Task::Print(text) if text == "Firecracker v1.17.0\n"));
+    }
+
+    #[test]
+    fn help_teaches() {
+        let Task::Print(text) = parse("--help") else { panic!() };
+        for word in ["Examples:", "curl --unix-socket", "Exit codes:", "153", "demo", "--api-sock"] {
+            assert!(text.contains(word), "{word} is missing in {text}");
+        }
+        assert!(matches!(parse("demo --help"), Task::Print(_)));
+    }
+
+    #[test]
+    fn the_default_socket_follows_the_name() {
+        let run = |identity, name: &str| match super::parse(identity, vec![name.into()]) {
+            Task::Run(options) => options.api_sock,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(run(Identity::Mayfly, "mayfly"), Some("/run/mayfly.socket".into()));
+        assert_eq!(run(Identity::Firecracker, "firecracker"), Some("/run/firecracker.socket".into()));
     }
 }

@@ -43,14 +43,6 @@ impl Identity {
         }
     }
 
-    /// The `Server` header of every answer.
-    pub(crate) fn server_header(self) -> &'static str {
-        match self {
-            Self::Mayfly => "Mayfly API",
-            Self::Firecracker => "Firecracker API",
-        }
-    }
-
     /// Where the API socket is unless told otherwise.
     pub(crate) fn default_socket(self) -> &'static str {
         match self {
@@ -59,25 +51,19 @@ impl Identity {
         }
     }
 
-    /// Permissions of the API socket; `None` leaves them to the umask, as the reference does.
-    pub(crate) fn socket_mode(self) -> Option<u32> {
+    /// What the thread that serves the API is called in log lines.
+    pub(crate) fn api_thread(self) -> &'static str {
         match self {
-            Self::Mayfly => Some(0o600),
-            Self::Firecracker => None,
+            Self::Mayfly => "api",
+            Self::Firecracker => "fc_api",
         }
     }
 
-    /// What a thread called `name` is called in log lines.
-    pub(crate) fn thread_in_log(self, name: &str) -> String {
-        match (self, name) {
-            (Self::Mayfly, "main") => "api".to_owned(),
-            (Self::Mayfly, name) => name.to_owned(),
-            (Self::Firecracker, "main") => "fc_api".to_owned(),
-            (Self::Firecracker, "vmm") => "main".to_owned(),
-            (Self::Firecracker, name) => match name.strip_prefix("vcpu ") {
-                Some(index) => format!("fc_vcpu {index}"),
-                None => name.to_owned(),
-            },
+    /// Permission bits taken away from the API socket; `None` leaves it to the umask, as the reference does.
+    pub(crate) fn socket_umask(self) -> Option<u32> {
+        match self {
+            Self::Mayfly => Some(0o177),
+            Self::Firecracker => None,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use vmm::sys::signals::TerminationSignals;
 
-use crate::cli::Demo;
+use crate::cli::DemoOptions;
 use client::Client;
 
 /// How long the monitor may take to answer for the first time.
@@ -26,7 +26,7 @@ const DISK_BYTES: u64 = 8 << 20;
 const DISK_GREETING: &[u8] = b"MAYFLY";
 
 /// Runs the demo and returns the exit code.
-pub(crate) fn run(options: &Demo) -> u8 {
+pub(crate) fn run(options: &DemoOptions) -> u8 {
     match tour(options) {
         Ok(()) => 0,
         Err(error) => {
@@ -73,13 +73,25 @@ struct Mark {
     at: Instant,
 }
 
-fn tour(options: &Demo) -> Result<(), String> {
+fn tour(options: &DemoOptions) -> Result<(), String> {
     let text = |error: io::Error| error.to_string();
     // The monitor shares our terminal: Ctrl-C reaches both, it ends in good order, and we tidy up when it has.
     let signals = options.keep.then(TerminationSignals::take_over).transpose().map_err(text)?;
     let scratch = Scratch::new().map_err(|e| format!("cannot make a directory for the demo: {e}"))?;
     let [socket, log, kernel, disk] = ["api.sock", "log", "guest.elf", "disk.img"].map(|name| scratch.file(name));
-    fs::write(&kernel, guest::ELF).map_err(text)?;
+    let kernel = match &options.kernel {
+        Some(path) => std::path::absolute(path).map_err(text)?,
+        None => {
+            fs::write(&kernel, guest::ELF).map_err(text)?;
+            kernel
+        }
+    };
+    let boot_args = match (&options.boot_args, &options.kernel, options.keep) {
+        (Some(args), _, _) => args,
+        (None, Some(_), _) => "console=ttyS0 reboot=k panic=1",
+        (None, None, false) => "mayfly.mode=hello",
+        (None, None, true) => "mayfly.mode=hello mayfly.end=spin",
+    };
     fs::write(&disk, DISK_GREETING).map_err(text)?;
     fs::OpenOptions::new().write(true).open(&disk).and_then(|file| file.set_len(DISK_BYTES)).map_err(text)?;
 
@@ -99,9 +111,9 @@ fn tour(options: &Demo) -> Result<(), String> {
     let mut client = connect(&socket, &mut monitor.0)?;
     mark("API socket answers");
 
-    let requests = requests(&kernel, &disk, options.keep);
+    let requests = requests(&kernel, boot_args, &disk);
     let console = monitor.0.stdout.take().ok_or("the console is missing")?;
-    let mut watcher = None;
+    let mut watcher: Option<Console> = None;
     let mut console = Some(console);
     for (method, path, body) in &requests {
         if path == "/actions"
@@ -118,8 +130,10 @@ fn tour(options: &Demo) -> Result<(), String> {
     }
 
     if options.keep {
-        // If the guest says nothing the user will see that, too.
-        let _ = watcher.as_ref().map(|console: &Console| console.done.recv_timeout(PATIENCE));
+        // If the embedded guest says nothing the user will see that, too; of another kernel no last words are known.
+        if let (Some(console), None) = (&watcher, &options.kernel) {
+            let _ = console.done.recv_timeout(PATIENCE);
+        }
         print_by_hand(&socket, &requests);
         print_play(&socket);
     }
@@ -133,7 +147,7 @@ fn tour(options: &Demo) -> Result<(), String> {
     if !options.keep {
         println!("--- end of the console ---\n");
         print_timeline(&marks);
-        let yours = self::requests(Path::new("vmlinux"), Path::new("disk.img"), false);
+        let yours = self::requests(Path::new("vmlinux"), boot_args, Path::new("disk.img"));
         print_by_hand(Path::new("/tmp/mayfly.sock"), &yours);
         println!("\n`mayfly demo --keep` leaves the machine running for you to play with.");
     }
@@ -184,14 +198,13 @@ fn wait(monitor: &mut Child, signals: Option<&TerminationSignals>) -> io::Result
     }
 }
 
-fn requests(kernel: &Path, disk: &Path, keep: bool) -> Vec<(&'static str, String, String)> {
-    let mode = if keep { "mayfly.mode=hello mayfly.end=spin" } else { "mayfly.mode=hello" };
+fn requests(kernel: &Path, boot_args: &str, disk: &Path) -> Vec<(&'static str, String, String)> {
     vec![
         ("PUT", "/machine-config".to_owned(), r#"{"vcpu_count": 1, "mem_size_mib": 128}"#.to_owned()),
         (
             "PUT",
             "/boot-source".to_owned(),
-            format!(r#"{{"kernel_image_path": "{}", "boot_args": "{mode}"}}"#, kernel.display()),
+            format!(r#"{{"kernel_image_path": "{}", "boot_args": "{boot_args}"}}"#, kernel.display()),
         ),
         (
             "PUT",

@@ -43,17 +43,15 @@ pub(crate) struct Call<'a> {
     deprecated: AtomicBool,
 }
 
-impl<'a> Call<'a> {
-    /// A request that has not been routed yet.
-    pub(crate) fn new(app: &'a App, body: &'a [u8]) -> Self {
-        Self { app, id: "", body, deprecated: AtomicBool::new(false) }
-    }
-
+/// What came of a request.
+pub(crate) struct Served {
+    /// The answer.
+    pub(crate) outcome: Result<Reply, Fault>,
     /// Whether a deprecated field was used; the answer says so in a header, whether it succeeded or not.
-    pub(crate) fn is_deprecated(&self) -> bool {
-        self.deprecated.load(Ordering::Relaxed)
-    }
+    pub(crate) deprecated: bool,
+}
 
+impl<'a> Call<'a> {
     fn deprecate_if(&self, used: bool) {
         self.deprecated.fetch_or(used, Ordering::Relaxed);
     }
@@ -88,25 +86,24 @@ fn found(value: &impl Serialize) -> Result<Reply, Fault> {
 const DONE: Result<Reply, Fault> = Ok(None);
 
 /// Finds the handler of a request and runs it.
-pub(crate) async fn serve(call: &mut Call<'_>, method: &Method, path: &str) -> Result<Reply, Fault> {
-    // `path` outlives the call's own borrow only by convention of the caller, so the id is copied out below.
-    check_body(method, call.body)?;
-    let pieces: Vec<&str> = path.trim_start_matches('/').split('/').filter(|piece| !piece.is_empty()).collect();
+pub(crate) async fn serve(app: &App, method: &Method, path: &str, body: &[u8]) -> Served {
+    let refused = |fault| Served { outcome: Err(fault), deprecated: false };
+    if let Err(fault) = check_body(method, body) {
+        return refused(fault);
+    }
+    let pieces: Vec<&str> = path.split('/').filter(|piece| !piece.is_empty()).collect();
     let Some((route, id)) = table::find(method, &pieces) else {
-        return Err(Fault::bad_request(match table::known_elsewhere(method, &pieces) {
+        return refused(Fault::bad_request(match table::known_elsewhere(method, &pieces) {
             Some(endpoint) => later(&format!("{method} {endpoint}")),
-            None => {
-                format!("Invalid request method and/or path: {} {}.", word(method), pieces.first().unwrap_or(&""))
-            }
+            None => format!("Invalid request method and/or path: {method} {}.", pieces.first().unwrap_or(&"")),
         }));
     };
-    let routed = Call { app: call.app, id, body: call.body, deprecated: AtomicBool::new(false) };
-    let outcome = (route.handle)(&routed).await;
-    call.deprecate_if(routed.is_deprecated());
-    outcome
+    let call = Call { app, id, body, deprecated: AtomicBool::new(false) };
+    let outcome = (route.handle)(&call).await;
+    Served { outcome, deprecated: call.deprecated.into_inner() }
 }
 
-/// How the contract writes a method in messages.
+/// How the contract writes a method in log lines.
 pub(crate) fn word(method: &Method) -> &str {
     match method.as_str() {
         "GET" => "Get",

@@ -23,7 +23,7 @@ pub(crate) use drive::{Drive, DrivePatch};
 pub(crate) use full_config::FullConfig;
 pub(crate) use instance::{InstanceInfo, Version};
 pub(crate) use later::{Later, later};
-pub(crate) use logger::{Level, Logger};
+pub(crate) use logger::Logger;
 pub(crate) use machine_config::{MachineConfig, MachineConfigPatch};
 pub(crate) use net::{Net, NetPatch};
 pub(crate) use serial::Serial;

@@ -1,6 +1,6 @@
-//! CPU time of this process.
+//! CPU time of this process, and the host's calendar.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// CPU time all threads of this process have used.
 pub fn process_cpu_time() -> Duration {
@@ -29,9 +29,9 @@ pub struct LocalTime {
     pub nanosecond: u32,
 }
 
-/// Now, in the host's time zone.
-pub fn local_now() -> LocalTime {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+/// `at` in the host's time zone.
+pub fn local_time(at: SystemTime) -> LocalTime {
+    let since_epoch = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = libc::time_t::try_from(since_epoch.as_secs()).unwrap_or(0);
     let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: both pointers are valid for the call. All zeroes is a valid `tm`, so the value is initialised even if the call fails.
@@ -47,5 +47,19 @@ pub fn local_now() -> LocalTime {
         minute: parts.tm_min,
         second: parts.tm_sec,
         nanosecond: since_epoch.subsec_nanos(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_time_is_a_calendar_date() {
+        let time = local_time(UNIX_EPOCH + Duration::new(1_000_000_000, 7));
+        // 2001-09-09 01:46:40 UTC; no zone is more than 14 hours away.
+        assert_eq!((time.year, time.month), (2001, 9));
+        assert!((8..=9).contains(&time.day));
+        assert_eq!((time.second, time.nanosecond), (40, 7));
     }
 }
