@@ -32,7 +32,7 @@ macro_rules! routes {
 }
 
 /// The routes. A route whose pieces begin with those of another one comes before it.
-pub(crate) const ROUTES: &[Route] = routes! {
+pub(crate) static ROUTES: &[Route] = routes! {
     GET => instance::get;
     GET "version" => instance::get_version;
     GET "vm" / "config" => instance::get_config;

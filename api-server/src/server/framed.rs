@@ -314,6 +314,3 @@ impl<S> Framed<S> {
         self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER))).as_mut().poll(cx).map(Ok)
     }
 }
-
-#[cfg(test)]
-mod tests;
