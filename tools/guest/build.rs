@@ -41,7 +41,14 @@ fn compile(image: &Path) {
         .args(["-C", "linker=rust-lld", "-C", "linker-flavor=ld.lld"])
         .arg("-C")
         .arg(format!("link-arg=-T{}", script.display()))
-        .args(["-C", "link-arg=--build-id=none", "-C", "link-arg=--no-eh-frame-hdr", "-C", "link-arg=--orphan-handling=error"])
+        .args([
+            "-C",
+            "link-arg=--build-id=none",
+            "-C",
+            "link-arg=--no-eh-frame-hdr",
+            "-C",
+            "link-arg=--orphan-handling=error",
+        ])
         .arg(format!("--remap-path-prefix={}=.", env::current_dir().expect("a current directory").display()))
         .arg("-o")
         .arg(image)

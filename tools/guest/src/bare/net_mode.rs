@@ -45,10 +45,7 @@ pub fn run(machine: &mut Machine) {
         }
     };
     let [a, b, c, d, e, f] = net.mac;
-    say!(
-        "mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} features={:#x}",
-        net.features
-    );
+    say!("mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} features={:#x}", net.features);
     say!("net=listening");
 
     let deadline = machine.clock.deadline_ms(line.number("ms", 60_000));
