@@ -28,6 +28,9 @@ pub enum KvmError {
     /// Some other refusal.
     #[error("/dev/kvm cannot be opened: {0}")]
     Open(io::Error),
+    /// Something else is mounted or linked there.
+    #[error("/dev/kvm is not the KVM device: make sure that the node is character device 10:232")]
+    NotKvm,
     /// Not the API of the last fifteen years.
     #[error("/dev/kvm speaks API version {0}, this program speaks 12")]
     Version(i32),
@@ -55,6 +58,7 @@ pub fn open() -> Result<Kvm, KvmError> {
     })?;
     match kvm.get_api_version() {
         12 => {}
+        ..0 => return Err(KvmError::NotKvm),
         other => return Err(KvmError::Version(other)),
     }
     let needed = [

@@ -2,5 +2,6 @@
 
 pub mod advice;
 pub mod clock;
+pub mod poll;
 pub mod process;
 pub mod signals;

@@ -12,8 +12,5 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    bail!(
-        "the bench is not built yet (asked for {:?})",
-        options.against
-    )
+    bail!("the bench is not built yet (asked for {:?})", options.against)
 }
