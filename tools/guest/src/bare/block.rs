@@ -85,6 +85,13 @@ impl Block {
 
     /// Everything up to, but without, DRIVER_OK.
     pub fn prepare(machine: &mut Machine, window: Window, options: Options) -> Result<Self, Refusal> {
+        let block = Self::lay_out(machine, window, options)?;
+        block.queue.announce();
+        Ok(block)
+    }
+
+    /// Features agreed and the queue in RAM, but the device not told where.
+    pub fn lay_out(machine: &mut Machine, window: Window, options: Options) -> Result<Self, Refusal> {
         let mut wanted = RO | FLUSH | DISCARD | WRITE_ZEROES;
         if options.indirect {
             wanted |= feature::INDIRECT_DESC;
@@ -96,8 +103,6 @@ impl Block {
         let size = window.queue_max(0).min(256) as u16;
         let event_idx = features & feature::EVENT_IDX != 0;
         let queue = Queue::allocate(window, 0, size, event_idx, &mut machine.arena);
-        queue.announce();
-
         let pieces = options.data_pieces + 2;
         let indirect = features & feature::INDIRECT_DESC != 0;
         let stride = if indirect { 1 } else { pieces };

@@ -12,7 +12,13 @@ pub fn run(machine: &mut Machine) {
     say!("");
     say!("  Hello from inside a Mayfly microVM.");
     say!("");
-    say!("  processor  {}", brand(&mut text));
+    let mut vendor_text = [0; 12];
+    // Some hosts present no brand string.
+    let processor = match brand(&mut text) {
+        "" => vendor(&mut vendor_text),
+        brand => brand,
+    };
+    say!("  processor  {processor}");
     say!("  memory     {} MiB", machine.boot.ram_bytes() >> 20);
     match machine.clock.khz() {
         0 => {}

@@ -48,7 +48,7 @@ fn bring_up_with(lab: &mut Lab<'_>, spoil: fn(&mut Geometry)) -> Outcome {
         return "skipped-no-drive";
     };
     let ram_end = lab.machine.boot.ram_end_above(crate::IMAGE);
-    let mut block = match Block::prepare(lab.machine, window, Options::PLAIN) {
+    let mut block = match Block::lay_out(lab.machine, window, Options::PLAIN) {
         Ok(block) => block,
         Err(refusal) => return super::refusal(refusal),
     };
@@ -61,9 +61,7 @@ fn bring_up_with(lab: &mut Lab<'_>, spoil: fn(&mut Geometry)) -> Outcome {
         ram_end,
     };
     spoil(&mut geometry);
-    // The proper geometry is in the registers already; withdraw it first.
     window.write(reg::QUEUE_SEL, 0);
-    window.write(reg::QUEUE_READY, 0);
     window.write(reg::QUEUE_NUM, geometry.size);
     window.write_address(reg::QUEUE_DESC, geometry.desc);
     window.write_address(reg::QUEUE_DRIVER, geometry.avail);

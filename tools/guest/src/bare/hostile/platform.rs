@@ -82,9 +82,11 @@ fn sleep_garbage(lab: &mut Lab<'_>) -> Outcome {
 /// Keyboard controller commands other than reset, the CMOS, and the PCI reset
 /// register that this machine does not have.
 fn reset_garbage(lab: &mut Lab<'_>) -> Outcome {
-    for command in [0x00, 0x20, 0x60, 0xa7, 0xa8, 0xaa, 0xd0, 0xd1, 0xd4, 0xf0, 0xff] {
+    // 0xff pulses no line, and the output port of 0xd1 keeps the reset line high:
+    // none of this asks for a reset.
+    for command in [0x00, 0x20, 0x60, 0xa7, 0xa8, 0xaa, 0xd0, 0xd1, 0xd4, 0xff] {
         cpu::out8(0x64, command);
-        cpu::out8(0x60, 0x00);
+        cpu::out8(0x60, 0x03);
         cpu::in8(0x64);
         cpu::in8(0x60);
     }
