@@ -58,7 +58,7 @@ pub fn run(machine: &mut Machine) {
         }
     };
     let units = block.capacity * 512 / load.bytes.max(512);
-    if units == 0 || load.bytes % 512 != 0 {
+    if units == 0 || !load.bytes.is_multiple_of(512) {
         say!("error=bad-block-size");
         return;
     }

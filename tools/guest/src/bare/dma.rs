@@ -88,13 +88,13 @@ impl Dma {
     }
 
     /// The bytes, writable. Only for memory no device is using.
-    pub fn bytes_mut(&self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: in bounds; callers do not hold two views at a time.
         unsafe { slice::from_raw_parts_mut(self.address as *mut u8, self.len as usize) }
     }
 
     /// The same as whole 32-bit words.
-    pub fn words_mut(&self) -> &mut [u32] {
+    pub fn words_mut(&mut self) -> &mut [u32] {
         let first = self.address as *mut u32;
         assert!(first.is_aligned());
         // SAFETY: as above, and aligned.
@@ -134,10 +134,5 @@ impl Arena {
         assert!(mark <= self.next);
         Dma { address: mark, len: self.next - mark }.fill(0);
         self.next = mark;
-    }
-
-    /// Bytes left.
-    pub fn left(&self) -> u64 {
-        self.end.saturating_sub(self.next)
     }
 }

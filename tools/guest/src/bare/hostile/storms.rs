@@ -61,7 +61,7 @@ fn undefined_registers(lab: &mut Lab<'_>) -> Outcome {
         Ok(block) => block,
         Err(outcome) => return outcome,
     };
-    let meaningful = |offset: u64| (0x10..0xb0).contains(&offset) && (offset < 0x54 || offset > 0x5c);
+    let meaningful = |offset: u64| (0x10..0xb0).contains(&offset) && !(0x54..=0x5c).contains(&offset);
     let mut nonzero = 0;
     for offset in (0..WINDOW).step_by(4).filter(|o| !meaningful(*o)) {
         block.window.write(offset, 0xdead_beef);
@@ -138,7 +138,7 @@ fn serial_flood(lab: &mut Lab<'_>) -> Outcome {
     for i in 0..bytes {
         cpu::out8(COM1, if i % 64 == 63 { b'\n' } else { b'.' });
     }
-    if bytes % 64 != 0 {
+    if !bytes.is_multiple_of(64) {
         cpu::out8(COM1, b'\n');
     }
     lab.facts[0] = ("bytes", bytes);
