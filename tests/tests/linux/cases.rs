@@ -5,7 +5,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 6] = [
+pub(crate) const CASES: [(&str, &[&str]); 7] = [
+    (
+        "05-readme",
+        &[
+            "readme-no-refusal",
+            "readme-boot",
+            "readme-vcpus",
+            "readme-disk",
+            "readme-network",
+            "readme-ping",
+            "readme-pause",
+            "readme-resume",
+            "readme-swap",
+            "readme-end",
+        ],
+    ),
     (
         "10-bzimage",
         &[
@@ -64,6 +79,7 @@ pub(crate) const CASES: [(&str, &[&str]); 6] = [
     (
         "40-root-network",
         &[
+            "root-boot",
             "root-ext4",
             "root-ext4-written",
             "net-mac",
@@ -77,7 +93,7 @@ pub(crate) const CASES: [(&str, &[&str]); 6] = [
             "end-ctrl-alt-del",
         ],
     ),
-    ("50-panic", &["panic-shown", "end-panic"]),
+    ("50-panic", &["panic-boot", "panic-shown", "end-panic"]),
     ("60-triple-fault", &["config-file-boot", "no-api-no-socket", "end-triple-fault"]),
 ];
 

@@ -7,6 +7,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs -o size=80% tmp /run
 mkdir -p /dev/net /run/vm
+mount -t tmpfs tmp /tmp
 for module in irqbypass kvm kvm-amd tun; do
     insmod "/modules/$module.ko" || echo "rig: the module $module does not load"
 done
@@ -22,7 +23,7 @@ for scenario in /scenarios/*.sh; do
     only=$(sed -n 's/.*rig\.only=\([^ ]*\).*/\1/p' /proc/cmdline)
     case $name in *"$only"*) ;; *) continue ;; esac
     echo "scenario $name starts at $(cut -d' ' -f1 /proc/uptime) s"
-    sh -c ". /scenario.sh; vm_new $name; . $scenario; vm_done" </dev/null
+    sh -c ". /scenario.sh; vm_new $name; . $scenario" </dev/null
     rm -rf "/run/vm/$name"
 done
 echo "rig: done at $(cut -d' ' -f1 /proc/uptime) s"

@@ -4,7 +4,7 @@
 //! Hardware-reduced ACPI 6 (§4.1): no fixed hardware but a sleep control register. Tables lie one after
 //! another in the system area, the root pointer at its traditional address. Called by the machine room
 //! when all windows and GSIs are known; it only needs numbers, never devices. A new kind of table is a
-//! builder beside [`dsdt`] and one line in [`write_tables`]; a new kind of DSDT node is one field of
+//! builder beside `dsdt` and one line in [`write_tables`]; a new kind of DSDT node is one field of
 //! [`AcpiInput`].
 
 mod dsdt;

@@ -1,5 +1,5 @@
-//! Hostile kernel files, made by damaging good ones (`reference` row K1 of the threat list): whatever the
-//! bytes, loading ends quickly, in a result, and touches nothing but RAM above 1 MiB.
+//! Hostile kernel files, made by damaging good ones: whatever the bytes, loading ends quickly, in a
+//! result, and touches nothing but RAM above 1 MiB.
 
 pub(crate) mod images;
 
