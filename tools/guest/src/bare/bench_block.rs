@@ -81,7 +81,7 @@ pub fn run(machine: &mut Machine) {
     let outcome = drive(&mut block, &mut feeder, clock, samples);
 
     let kept = outcome.completed.min(samples.len() / 4);
-    let kept_samples = samples.part(0, kept * 4);
+    let mut kept_samples = samples.part(0, kept * 4);
     let sorted = kept_samples.words_mut();
     sorted.sort_unstable();
     let at = |permille: u64| {

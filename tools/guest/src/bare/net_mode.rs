@@ -60,7 +60,7 @@ pub fn run(machine: &mut Machine) {
             let out = net.frame(slot);
             let len = frame.bytes.len();
             out.put(0, frame.bytes);
-            let reply = out.part(0, len as u64);
+            let mut reply = out.part(0, len as u64);
             if answer(reply.bytes_mut(), net.mac, ip, &mut counts) {
                 net.transmit(slot, len.max(60) as u64);
                 net.tx.kick();
