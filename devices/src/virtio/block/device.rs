@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::config_space::{ConfigSpace, SECTOR_LEN};
-use super::engine::{self, Disk, Finished, Submitted, Work};
+use super::engine::{self, Disk, FINISHED, Finished, Submitted, UringHub, Work};
 use super::metrics::BlockMetrics;
 use super::request::{self, Ask, ID_LEN, Limits, Reply, S_IOERR, S_OK};
 use crate::ram::GuestRam;
@@ -31,8 +32,10 @@ const VISIT_BYTES: u64 = 8 << 20;
 /// How requests reach the file.
 #[derive(Debug, Clone)]
 pub enum Engine {
-    /// At once, one system call per request.
+    /// At once on the device's thread, one system call per request.
     Sync,
+    /// By the machine's io_uring, many at a time.
+    Async(Arc<UringHub>),
 }
 
 /// What a drive is made of.
@@ -81,6 +84,8 @@ impl Backing {
 /// A block device.
 pub struct Block {
     disk: Box<dyn Disk>,
+    /// The engine's place in the machine's io_uring.
+    seat: Option<u16>,
     backing: Backing,
     config: ConfigSpace,
     read_only: bool,
@@ -100,11 +105,17 @@ impl Block {
     pub fn new(spec: BlockSpec) -> io::Result<Self> {
         let BlockSpec { file, read_only, writeback, engine } = spec;
         let backing = Backing::of(&file)?;
-        let disk: Box<dyn Disk> = match engine {
-            Engine::Sync => Box::new(engine::Sync::new(file)),
+        let (disk, seat): (Box<dyn Disk>, _) = match engine {
+            Engine::Sync => (Box::new(engine::Sync::new(file)), None),
+            Engine::Async(hub) => {
+                let disk = engine::Async::new(&hub, file)?;
+                let seat = disk.seat();
+                (Box::new(disk), Some(seat))
+            }
         };
         Ok(Self {
             disk,
+            seat,
             config: ConfigSpace::new(backing.capacity_sectors),
             backing,
             read_only,
@@ -150,6 +161,11 @@ impl Block {
                 Err(error)
             }
         }
+    }
+
+    /// Where the drive sits in the io_uring that announces completions by `event`; `None` if it does not use that one.
+    pub(super) fn seat(&self, event: RawFd) -> Option<u16> {
+        self.seat.filter(|_| self.disk.completion_fd() == Some(event))
     }
 
     fn limits(&self) -> Limits {
@@ -323,6 +339,13 @@ impl VirtioDevice for Block {
         }
         self.metrics.queue_event_count.inc();
         self.visit(rings).inspect_err(|_| self.metrics.event_fails.inc())
+    }
+
+    fn on_source(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
+        if token != FINISHED {
+            return Ok(());
+        }
+        self.finish(rings).inspect_err(|_| self.metrics.event_fails.inc())
     }
 
     fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {

@@ -2,13 +2,18 @@
 //!
 //! An engine gets work that was checked (inside the capacity, allowed on this drive) and knows nothing of rings, headers or statuses.
 
+mod hub;
 mod sync;
+mod uring;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
 
+pub(super) use hub::FINISHED;
+pub use hub::UringHub;
 pub(super) use sync::Sync;
+pub(super) use uring::Async;
 
 use crate::sys::iovec::GuestIoVec;
 

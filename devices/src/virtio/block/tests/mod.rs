@@ -4,9 +4,10 @@ mod bad_input;
 pub(crate) mod rig;
 mod work;
 
-use super::Engine;
+use super::{Engine, UringHub};
 
 /// Runs `test` with every engine there is on this host.
 fn with_engines(test: impl Fn(&dyn Fn() -> Engine)) {
     test(&|| Engine::Sync);
+    test(&|| Engine::Async(UringHub::new(4).unwrap()));
 }

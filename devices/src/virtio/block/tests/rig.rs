@@ -281,9 +281,10 @@ impl Rig {
     }
 }
 
-fn attach(engine: &Engine, _cell: &Arc<VirtioCell>, _events: &mut Loop) {
-    match engine {
-        Engine::Sync => {}
+fn attach(engine: &Engine, cell: &Arc<VirtioCell>, events: &mut Loop) {
+    if let Engine::Async(hub) = engine {
+        assert!(hub.attach(cell));
+        events.add(hub.clone());
     }
 }
 
