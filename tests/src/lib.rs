@@ -1,1 +1,39 @@
-//! x
+//! The harness shared by every integration test: it starts the real `mayfly`
+//! binary, talks HTTP over its Unix socket and reads what it prints.
+//!
+//! Called by `tests/tests/*.rs` and by the benches. It knows the binaries, the
+//! v1 API's shape and the kernel's public interfaces (`/dev/kvm`, taps); it must
+//! not know the inside of any other crate.
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`binary`] | where is the binary under test, and may this machine run it |
+//! | [`vmm`] | how to start, configure, watch and end one VMM process |
+//! | [`http`] | what exactly went over the socket |
+//! | [`lines`] | did this line appear before the deadline |
+//! | [`disk`] | backing files with known content |
+//! | [`stock`] | what is inside a distribution's kernel image, what goes into an initramfs |
+//! | [`tap`] | a network the test owns alone |
+//!
+//! Every wait has a deadline, and a wait that fails prints what was captured.
+
+pub mod binary;
+pub mod disk;
+pub mod http;
+pub mod lines;
+pub mod stock;
+mod sys;
+pub mod tap;
+pub mod vmm;
+
+pub use disk::Disk;
+pub use http::{Client, Response};
+pub use lines::Lines;
+pub use tap::{PacketSocket, Tap};
+pub use vmm::{Vmm, VmmBuilder};
+
+/// How long a test waits for something that normally takes milliseconds.
+///
+/// Generous on purpose: CI shares two cores between the tests, and a deadline
+/// that fires is a failure, never a synchronisation.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

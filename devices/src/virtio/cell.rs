@@ -111,11 +111,6 @@ impl VirtioCell {
         look(&mut self.lock().registers)
     }
 
-    /// Looks at the device.
-    pub fn inspect<T>(&self, look: impl FnOnce(&AnyDevice) -> T) -> T {
-        look(&self.lock().device)
-    }
-
     /// Reads the device's configuration space.
     pub fn read_config(&self, offset: u64, data: &mut [u8]) {
         self.lock().device.get().read_config(offset, data);

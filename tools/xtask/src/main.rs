@@ -1,2 +1,46 @@
-//! x
-fn main() {}
+//! The developer's commands: `cargo xtask check | test | bench | build`.
+//!
+//! Called by people and by `.ci/run`, with the same words. It knows cargo, the Debian
+//! packages and the order of the tiers; it must not know what any test checks.
+
+mod bench;
+mod check;
+mod packages;
+mod release;
+mod shell;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Commands for people who work on Mayfly")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Format, lints and docs: what must be clean before a commit.
+    Check,
+    /// Every test there is. Installs the Debian packages it needs; wants root and /dev/kvm.
+    Test(test::Options),
+    /// Measures the release binary on this host.
+    Bench(bench::Options),
+    /// Builds the static release binaries and says where they are.
+    Build,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Check => check::run(),
+        Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::Build => {
+            for binary in release::build()? {
+                println!("{}", binary.display());
+            }
+            Ok(())
+        }
+    }
+}

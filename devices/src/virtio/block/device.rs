@@ -2,11 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::config_space::{ConfigSpace, SECTOR_LEN};
-use super::engine::{self, Disk, FINISHED, Finished, Submitted, UringHub, Work};
+use super::engine::{self, Disk, Finished, Submitted, UringHub, Work};
 use super::metrics::BlockMetrics;
 use super::request::{self, Ask, ID_LEN, Limits, Reply, S_IOERR, S_OK};
 use crate::ram::GuestRam;
@@ -26,15 +25,18 @@ pub(super) const F_TOPOLOGY: u64 = 1 << 10;
 pub(super) const F_DISCARD: u64 = 1 << 13;
 pub(super) const F_WRITE_ZEROES: u64 = 1 << 14;
 
+/// Token by which the Async engine's pump says that work has completed.
+pub(super) const COMPLETIONS: u32 = 0;
+
 /// One visit moves about so much, then others have their turn.
 const VISIT_BYTES: u64 = 8 << 20;
 
 /// How requests reach the file.
 #[derive(Debug, Clone)]
 pub enum Engine {
-    /// At once on the device's thread, one system call per request.
+    /// At once, one system call per request.
     Sync,
-    /// By the machine's io_uring, many at a time.
+    /// By the machine's io_uring, one system call per batch.
     Async(Arc<UringHub>),
 }
 
@@ -84,8 +86,6 @@ impl Backing {
 /// A block device.
 pub struct Block {
     disk: Box<dyn Disk>,
-    /// The engine's place in the machine's io_uring.
-    seat: Option<u16>,
     backing: Backing,
     config: ConfigSpace,
     read_only: bool,
@@ -105,17 +105,12 @@ impl Block {
     pub fn new(spec: BlockSpec) -> io::Result<Self> {
         let BlockSpec { file, read_only, writeback, engine } = spec;
         let backing = Backing::of(&file)?;
-        let (disk, seat): (Box<dyn Disk>, _) = match engine {
-            Engine::Sync => (Box::new(engine::Sync::new(file)), None),
-            Engine::Async(hub) => {
-                let disk = engine::Async::new(&hub, file)?;
-                let seat = disk.seat();
-                (Box::new(disk), Some(seat))
-            }
+        let disk: Box<dyn Disk> = match engine {
+            Engine::Sync => Box::new(engine::Sync::new(file)),
+            Engine::Async(hub) => Box::new(engine::Uring::new(hub, file)?),
         };
         Ok(Self {
             disk,
-            seat,
             config: ConfigSpace::new(backing.capacity_sectors),
             backing,
             read_only,
@@ -126,6 +121,11 @@ impl Block {
             finished: Vec::with_capacity(MAX_SIZE.into()),
             ram: None,
         })
+    }
+
+    /// The drive's place on the io_uring, if it has the Async engine.
+    pub fn uring_seat(&self) -> Option<usize> {
+        self.disk.seat()
     }
 
     /// The drive's counters.
@@ -161,11 +161,6 @@ impl Block {
                 Err(error)
             }
         }
-    }
-
-    /// Where the drive sits in the io_uring that announces completions by `event`; `None` if it does not use that one.
-    pub(super) fn seat(&self, event: RawFd) -> Option<u16> {
-        self.seat.filter(|_| self.disk.completion_fd() == Some(event))
     }
 
     fn limits(&self) -> Limits {
@@ -342,10 +337,7 @@ impl VirtioDevice for Block {
     }
 
     fn on_source(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
-        if token != FINISHED {
-            return Ok(());
-        }
-        self.finish(rings).inspect_err(|_| self.metrics.event_fails.inc())
+        if token == COMPLETIONS { self.finish(rings) } else { Ok(()) }
     }
 
     fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {

@@ -1,280 +1,174 @@
-//! The one io_uring of a machine, shared by its `Async` drives.
+//! The ring that all Async drives of a machine share, and the pump that visits drives whose work has completed.
 //!
-//! Lock order: a cell's lock, then the ring's. The ring's lock is never held while a cell's is taken, nor while waiting for the kernel.
-//!
-//! Any thread that holds the ring's lock may sort completions to the drives they belong to; whose turn it is to answer its driver is
-//! another matter: a drive does that for itself when it is visited, and the event loop visits it when this hub, a subscriber, hears the
-//! kernel. A thread that drains a drive (a vCPU in a reset) waits in the kernel without the lock; meanwhile only it sorts completions,
-//! because a result that another thread takes between its last look and its wait would leave it waiting for one that never comes.
+//! Lock order: a device's cell first, then the ring, never the other way round. So the pump looks at the ring, lets go of it, and only
+//! then visits cells.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use vmm_sys_util::eventfd::EventFd;
-
+use super::super::device::COMPLETIONS;
 use crate::event::{Interest, Source, Subscriber};
-use crate::sys::uring::{Full, Op, Ring, Waiter};
-use crate::virtio::any::AnyDevice;
+use crate::sys::uring::{Op, Ring};
 use crate::virtio::cell::VirtioCell;
-use crate::virtio::queue::MAX_SIZE;
 
-/// The token under which a drive is told that work is finished. It is no descriptor of the drive's own.
-pub(in crate::virtio::block) const FINISHED: u32 = 0;
+/// Submissions that fit between two visits to the kernel.
+const ENTRIES: u32 = 256;
 
-/// One io_uring for all `Async` drives of a machine. Add it to the event loop and [`attach`](Self::attach) every drive's cell.
-pub struct UringHub {
-    shared: Mutex<Shared>,
-    /// Completions were sorted by the thread that waits for them.
-    sorted: Condvar,
-    waiter: Waiter,
-    event: EventFd,
-    cells: Mutex<Vec<Weak<VirtioCell>>>,
-}
-
-/// What is behind the ring's lock.
-pub(super) struct Shared {
-    ring: Ring,
-    drives: Vec<Drive>,
-    /// A thread waits in the kernel; only it may take completions.
-    waiting: bool,
-}
+/// A completion on its way to its drive: the tag of the work and its result as a system call would return it.
+pub(super) type Completion = (u16, i32);
 
 #[derive(Default)]
 struct Drive {
     taken: bool,
     in_flight: usize,
-    /// Finished and not yet fetched: tag and result.
-    done: Vec<(u16, i32)>,
-    /// The event loop should visit the drive.
-    ready: bool,
-    /// So should it if nothing is finished: the drive has work that the ring did not take.
-    again: bool,
+    completed: Vec<Completion>,
+}
+
+struct State {
+    ring: Ring,
+    drives: Vec<Drive>,
+}
+
+/// One io_uring for all Async drives of a machine.
+pub struct UringHub {
+    state: Mutex<State>,
+    bell: std::os::fd::RawFd,
+    cells: Mutex<Vec<(usize, Weak<VirtioCell>)>>,
 }
 
 impl std::fmt::Debug for UringHub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UringHub").finish_non_exhaustive()
+        f.write_str("UringHub")
     }
 }
 
 impl UringHub {
-    /// A ring for up to `max_drives` drives.
-    ///
-    /// # Errors
-    /// As [`Ring::new`]: io_uring may be switched off, filtered, missing or too old. [`Self::new_or_warn`] says so in a sentence.
-    pub fn new(max_drives: u16) -> io::Result<Arc<Self>> {
-        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        let drives = u32::from(max_drives.max(1));
-        let ring = Ring::new(drives, drives.saturating_mul(MAX_SIZE.into()), &event)?;
-        let waiter = ring.waiter()?;
-        let drives = (0..drives).map(|_| Drive::default()).collect::<Vec<_>>();
-        let cells = drives.iter().map(|_| Weak::new()).collect();
-        Ok(Arc::new(Self {
-            shared: Mutex::new(Shared { ring, drives, waiting: false }),
-            sorted: Condvar::new(),
-            waiter,
-            event,
-            cells: Mutex::new(cells),
-        }))
+    /// A hub for at most `drives` drives. Fails where the host has no io_uring or does not allow it.
+    pub fn new(drives: usize) -> io::Result<Arc<Self>> {
+        let ring = Ring::new(ENTRIES, drives)?;
+        let bell = ring.bell();
+        let drives = (0..drives).map(|_| Drive::default()).collect();
+        Ok(Arc::new(Self { state: Mutex::new(State { ring, drives }), bell, cells: Mutex::default() }))
     }
 
-    /// As [`Self::new`]; where there is no usable io_uring, warns once that drives use the `Sync` engine instead.
-    pub fn new_or_warn(max_drives: u16) -> Option<Arc<Self>> {
-        Self::new(max_drives)
-            .inspect_err(|error| {
-                let hint = match error.raw_os_error() {
-                    Some(libc::EPERM) => " (see the sysctl kernel.io_uring_disabled)",
-                    Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => " (Linux 5.19 or later is needed)",
-                    _ => "",
-                };
-                log::warn!("io_uring cannot be used: {error}{hint}; drives asked to be Async use the Sync engine");
-            })
-            .ok()
+    /// Has the drive in `seat` (see [`super::super::Block::uring_seat`]) visited through `cell` when its work completes.
+    pub fn attach(&self, seat: usize, cell: &Arc<VirtioCell>) {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner).push((seat, Arc::downgrade(cell)));
     }
 
-    /// Lets finished work of the drive in `cell` be announced to it. `false` if it is not a drive of this hub.
-    pub fn attach(&self, cell: &Arc<VirtioCell>) -> bool {
-        let seat = cell.inspect(|device| match device {
-            AnyDevice::Block(block) => block.seat(self.event.as_raw_fd()),
-            _ => None,
-        });
-        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        match seat.and_then(|seat| cells.get_mut(usize::from(seat))) {
-            Some(place) => {
-                *place = Arc::downgrade(cell);
-                true
-            }
-            None => false,
-        }
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn event_fd(&self) -> RawFd {
-        self.event.as_raw_fd()
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks the event loop to come by, for what the kernel will not announce.
-    pub(super) fn nudge(&self) {
-        let _ = self.event.write(1);
-    }
-
-    /// Takes a seat for a new drive.
-    pub(super) fn sit(&self, file: &File) -> io::Result<u16> {
-        let mut shared = self.lock();
-        let free = shared.drives.iter().position(|drive| !drive.taken);
-        let seat = free.and_then(|at| u16::try_from(at).ok()).ok_or_else(|| {
-            io::Error::other(format!("the io_uring of this machine has room for {} drives", shared.drives.len()))
-        })?;
-        shared.ring.set_file(seat.into(), Some(file))?;
-        if let Some(drive) = shared.drives.get_mut(usize::from(seat)) {
-            *drive = Drive { taken: true, done: Vec::with_capacity(MAX_SIZE.into()), ..Drive::default() };
+    /// Gives a drive on `file` a seat.
+    pub(super) fn sit(&self, file: &File) -> io::Result<usize> {
+        let mut state = self.lock();
+        let seat = state
+            .drives
+            .iter()
+            .position(|drive| !drive.taken)
+            .ok_or_else(|| io::Error::other("every seat of the io_uring is taken"))?;
+        state.ring.set_file(place(seat), Some(file))?;
+        if let Some(drive) = state.drives.get_mut(seat) {
+            drive.taken = true;
         }
         Ok(seat)
     }
 
-    /// Gives a seat back. Nothing of the drive is in flight.
-    pub(super) fn leave(&self, seat: u16) {
-        let mut shared = self.lock();
-        if let Err(error) = shared.ring.set_file(seat.into(), None) {
-            log::warn!("the io_uring keeps a drive's file open: {error}");
-        }
-        if let Some(drive) = shared.drives.get_mut(usize::from(seat)) {
+    /// Takes the seat back. Nothing is in flight.
+    pub(super) fn leave(&self, seat: usize) {
+        let mut state = self.lock();
+        // If it cannot be cleared the file stays open until the next drive takes the seat.
+        let _ = state.ring.set_file(place(seat), None);
+        if let Some(drive) = state.drives.get_mut(seat) {
             *drive = Drive::default();
         }
     }
 
-    /// Waits until something of the drive is finished, or nothing is in flight. May return early.
-    pub(super) fn wait(&self, seat: u16) {
-        let mut shared = self.lock();
-        shared.sort();
-        if !shared.is_busy(seat) {
-            return;
-        }
-        if shared.ring.flush().is_err() {
-            // Part of what is counted as in flight may not be in the kernel, so waiting there is no way to get on.
-            drop(shared);
-            std::thread::yield_now();
-            return;
-        }
-        if shared.waiting {
-            drop(self.sorted.wait(shared));
-            return;
-        }
-        shared.waiting = true;
-        drop(shared);
-        self.waiter.wait();
-        let mut shared = self.lock();
-        shared.waiting = false;
-        shared.sort();
-        let others = shared.drives.iter().zip(0u16..).any(|(drive, at)| drive.ready && at != seat);
-        drop(shared);
-        self.sorted.notify_all();
-        if others {
-            // The event loop heard the kernel while it was not its turn.
-            self.nudge();
-        }
+    /// Swaps the file of a seat. Nothing is in flight.
+    pub(super) fn replace(&self, seat: usize, file: &File) -> io::Result<()> {
+        self.lock().ring.set_file(place(seat), Some(file))
     }
 
-    fn next_ready(&self, from: u16) -> Option<u16> {
-        let mut shared = self.lock();
-        shared.sort();
-        let (drive, at) =
-            shared.drives.iter_mut().zip(0u16..).find(|(drive, at)| (drive.ready || drive.again) && *at >= from)?;
-        drive.ready = false;
-        drive.again = false;
-        Some(at)
-    }
-}
-
-impl Shared {
-    /// Adds an entry of the drive, to be submitted by [`Self::flush`].
-    pub(super) fn push(&mut self, seat: u16, tag: u16, op: Op<'_>) -> Result<(), Full> {
-        let drive = self.drives.get_mut(usize::from(seat)).ok_or(Full)?;
-        self.ring.push(seat.into(), op, u64::from(seat) << 16 | u64::from(tag))?;
-        drive.in_flight = drive.in_flight.saturating_add(1);
+    /// Queues work.
+    pub(super) fn push(&self, seat: usize, tag: u16, op: Op<'_>) -> io::Result<()> {
+        let mut state = self.lock();
+        let told_by = (seat as u64) << 16 | u64::from(tag);
+        state.ring.push(place(seat), told_by, op)?;
+        if let Some(drive) = state.drives.get_mut(seat) {
+            drive.in_flight = drive.in_flight.saturating_add(1);
+        }
         Ok(())
     }
 
-    /// Hands the entries to the kernel.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.ring.flush()
+    /// Sends queued work on its way in one system call and moves this seat's completions to `to`.
+    pub(super) fn reap(&self, seat: usize, to: &mut Vec<Completion>) {
+        let mut state = self.lock();
+        // Much completes during the submission (the page cache); that needs no bell, since it is looked at right here.
+        if let Err(error) = state.ring.quietly(|ring| ring.submit(0)) {
+            crate::guest_warn!("io_uring: submission failed, it will be tried again: {error}");
+        }
+        state.collect();
+        state.hand_over(seat, to);
     }
 
-    /// Sorts completions to the drives they belong to, unless it is another thread's turn.
-    pub(super) fn sort(&mut self) {
-        if self.waiting {
-            return;
-        }
-        loop {
-            while let Some((user_data, result)) = self.ring.pop() {
-                let Some(drive) = self.drives.get_mut((user_data >> 16) as usize) else { continue };
-                drive.in_flight = drive.in_flight.saturating_sub(1);
-                drive.done.push((user_data as u16, result));
-                drive.ready = true;
+    /// Waits until nothing of this seat is in flight and moves its completions to `to`.
+    pub(super) fn drain(&self, seat: usize, to: &mut Vec<Completion>) {
+        let mut state = self.lock();
+        while state.drives.get(seat).is_some_and(|drive| drive.in_flight > 0) {
+            if let Err(error) = state.ring.submit(1) {
+                crate::guest_warn!("io_uring: waiting failed, it will be tried again: {error}");
             }
-            if !self.ring.fetch_overflow() {
-                return;
-            }
+            state.collect();
         }
-    }
-
-    /// Has the event loop visit the drive though nothing of it is finished.
-    pub(super) fn visit_again(&mut self, seat: u16) {
-        if let Some(drive) = self.drives.get_mut(usize::from(seat)) {
-            drive.again = true;
-        }
-    }
-
-    /// Swaps the drive's finished work for the empty `done`. `true` if there is some.
-    pub(super) fn fetch(&mut self, seat: u16, done: &mut Vec<(u16, i32)>) -> bool {
-        if let Some(drive) = self.drives.get_mut(usize::from(seat)) {
-            std::mem::swap(&mut drive.done, done);
-            drive.ready = false;
-        }
-        !done.is_empty()
-    }
-
-    /// Puts another file into the drive's place.
-    pub(super) fn set_file(&mut self, seat: u16, file: &File) -> io::Result<()> {
-        self.ring.set_file(seat.into(), Some(file))
-    }
-
-    /// Whether the drive has work in flight and none finished.
-    fn is_busy(&self, seat: u16) -> bool {
-        self.drives.get(usize::from(seat)).is_some_and(|drive| drive.in_flight > 0 && drive.done.is_empty())
-    }
-
-    /// Whether the drive has work in flight or finished and not fetched.
-    pub(super) fn has_work(&self, seat: u16) -> bool {
-        self.drives.get(usize::from(seat)).is_some_and(|drive| drive.in_flight > 0 || !drive.done.is_empty())
+        state.hand_over(seat, to);
     }
 }
 
-impl Subscriber for UringHub {
-    fn sources(&self) -> Vec<Source> {
-        vec![Source { fd: self.event.as_raw_fd(), interest: Interest::Readable, token: 0 }]
+impl State {
+    /// Sorts completions to their drives.
+    fn collect(&mut self) {
+        let Self { ring, drives } = self;
+        ring.completions(|told_by, result| {
+            if let Some(drive) = drives.get_mut((told_by >> 16) as usize) {
+                drive.in_flight = drive.in_flight.saturating_sub(1);
+                drive.completed.push((told_by as u16, result));
+            }
+        });
     }
 
-    /// Visits the drives with finished work.
-    fn ready(&self, _token: u32) {
-        if self.lock().flush().is_err() {
-            // The kernel is short of memory and has not taken everything: try again after others had their turn.
-            self.nudge();
-        }
-        let mut from = 0;
-        while let Some(seat) = self.next_ready(from) {
-            let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-            let cell = cells.get(usize::from(seat)).and_then(Weak::upgrade);
-            drop(cells);
-            if let Some(cell) = cell {
-                cell.ready(FINISHED);
-            }
-            from = seat.saturating_add(1);
+    fn hand_over(&mut self, seat: usize, to: &mut Vec<Completion>) {
+        if let Some(drive) = self.drives.get_mut(seat) {
+            to.append(&mut drive.completed);
         }
     }
+}
+
+/// The pump: the bell rings, drives with completions are visited.
+impl Subscriber for UringHub {
+    fn sources(&self) -> Vec<Source> {
+        vec![Source { fd: self.bell, interest: Interest::Readable, token: 0 }]
+    }
+
+    fn ready(&self, _token: u32) {
+        let waiting: Vec<usize> = {
+            let mut state = self.lock();
+            state.collect();
+            let drives = state.drives.iter().enumerate();
+            drives.filter(|(_, drive)| !drive.completed.is_empty()).map(|(seat, _)| seat).collect()
+        };
+        let cells: Vec<Arc<VirtioCell>> = {
+            let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            cells.iter().filter(|(seat, _)| waiting.contains(seat)).filter_map(|(_, cell)| cell.upgrade()).collect()
+        };
+        for cell in cells {
+            cell.ready(COMPLETIONS);
+        }
+    }
+}
+
+/// Seats are few.
+fn place(seat: usize) -> u32 {
+    u32::try_from(seat).unwrap_or(u32::MAX)
 }

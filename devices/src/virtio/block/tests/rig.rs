@@ -282,9 +282,12 @@ impl Rig {
 }
 
 fn attach(engine: &Engine, cell: &Arc<VirtioCell>, events: &mut Loop) {
-    if let Engine::Async(hub) = engine {
-        assert!(hub.attach(cell));
-        events.add(hub.clone());
+    match engine {
+        Engine::Sync => {}
+        Engine::Async(hub) => {
+            hub.attach(0, cell);
+            events.add(hub.clone());
+        }
     }
 }
 

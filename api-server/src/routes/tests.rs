@@ -1,0 +1,206 @@
+//! Routes against the contract in `openapi.yaml`, and the texts of refusals.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use vmm::Settings;
+use vmm::config::InstanceId;
+
+use super::*;
+use crate::identity::Identity;
+
+const OPENAPI: &str = include_str!("../../../openapi.yaml");
+const METHODS: [&str; 4] = ["get", "put", "patch", "delete"];
+
+fn app() -> App {
+    let settings = Settings { id: InstanceId::default(), boot_timer: false };
+    App::new(vmm::launch(settings, |_| ()).unwrap(), Identity::Mayfly, 51_200)
+}
+
+fn ask(app: &App, method: Method, path: &str, body: &str) -> Result<Reply, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(serve(app, &method, path, body.as_bytes())).outcome.map_err(|fault| fault.message().to_owned())
+}
+
+#[track_caller]
+fn fault(app: &App, method: Method, path: &str, body: &str) -> String {
+    ask(app, method, path, body).unwrap_err()
+}
+
+#[test]
+fn openapi_lists_exactly_the_routes() {
+    let document: Value = serde_norway::from_str(OPENAPI).unwrap();
+    let described: BTreeSet<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| METHODS.iter().filter(|m| item.get(**m).is_some()).map(move |m| (path, m)))
+        .map(|(path, method)| {
+            let pieces = path.split('/').filter(|p| !p.is_empty()).map(|p| if p.starts_with('{') { "{}" } else { p });
+            (method.to_uppercase(), pieces.collect::<Vec<_>>().join("/"))
+        })
+        .collect();
+    let routed: Vec<(String, String)> = table::ROUTES
+        .iter()
+        .map(|route| {
+            let id = route.has_id.then_some("{}");
+            (route.method.to_string(), route.pieces.iter().copied().chain(id).collect::<Vec<_>>().join("/"))
+        })
+        .collect();
+    assert_eq!(routed.len(), described.len(), "a route is there twice, or missing");
+    assert_eq!(routed.into_iter().collect::<BTreeSet<_>>(), described);
+}
+
+#[test]
+fn openapi_describes_every_operation_with_examples() {
+    let document: Value = serde_norway::from_str(OPENAPI).unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in METHODS {
+            let Some(operation) = item.get(method) else { continue };
+            assert!(operation["summary"].is_string(), "{method} {path}");
+            assert!(operation["responses"]["default"].is_object(), "{method} {path}");
+            let examples = match method {
+                "put" | "patch" => &operation["requestBody"]["content"]["application/json"]["examples"],
+                "get" => &operation["responses"]["200"]["content"]["application/json"]["examples"],
+                _ => continue,
+            };
+            assert!(!examples.as_object().unwrap().is_empty(), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn routes_are_reachable_and_do_not_hide_each_other() {
+    for route in table::ROUTES {
+        let mut pieces = route.pieces.to_vec();
+        if route.has_id {
+            pieces.push("id");
+        }
+        let (found, id) = table::find(&route.method, &pieces).unwrap();
+        assert!(std::ptr::eq(found, route));
+        assert_eq!(id, if route.has_id { "id" } else { "" });
+        assert_eq!(table::known_elsewhere(&route.method, &pieces), None);
+    }
+}
+
+#[test]
+fn slashes_and_extra_pieces_do_not_matter() {
+    let app = app();
+    for path in ["/version", "/version/", "//version", "/version/xyz", "version"] {
+        assert!(ask(&app, Method::GET, path, "").is_ok(), "{path}");
+    }
+    assert!(ask(&app, Method::PUT, "/machine-config/x/", r#"{"vcpu_count":1,"mem_size_mib":128}"#).is_ok());
+    assert!(ask(&app, Method::GET, "/", "").is_ok());
+    assert!(ask(&app, Method::GET, "/vm/config/", "").is_ok());
+}
+
+#[test]
+fn unknown_paths_and_methods_are_named() {
+    let app = app();
+    for (method, path, body, said) in [
+        (Method::GET, "/nothing/here", "", "GET nothing"),
+        (Method::GET, "/vm", "", "GET vm"),
+        (Method::GET, "/actions", "", "GET actions"),
+        (Method::PATCH, "/boot-source", "{}", "PATCH boot-source"),
+        (Method::PATCH, "/logger", "{}", "PATCH logger"),
+        (Method::PUT, "/", "{}", "PUT "),
+        (Method::DELETE, "/machine-config", "", "DELETE machine-config"),
+    ] {
+        let expected = format!("Invalid request method and/or path: {said}.");
+        assert_eq!(fault(&app, method, path, body), expected);
+    }
+}
+
+#[test]
+fn v1_endpoints_of_later_versions_are_named() {
+    let app = app();
+    for (method, path, body) in [
+        (Method::PUT, "/balloon", "{}"),
+        (Method::GET, "/balloon/statistics", ""),
+        (Method::PATCH, "/balloon/hinting/start", "{}"),
+        (Method::PUT, "/vsock", "{}"),
+        (Method::GET, "/mmds", ""),
+        (Method::PUT, "/mmds/config", "{}"),
+        (Method::PUT, "/snapshot/create", "{}"),
+        (Method::PUT, "/metrics", "{}"),
+    ] {
+        let expected = format!("{method} {path} is not supported yet by this version of Mayfly.");
+        assert_eq!(fault(&app, method, path, body), expected);
+    }
+}
+
+#[test]
+fn body_rules_come_before_the_path() {
+    let app = app();
+    assert_eq!(fault(&app, Method::GET, "/version", "{}"), "GET request cannot have a body.");
+    assert_eq!(fault(&app, Method::PUT, "/nothing", ""), "Empty PUT request.");
+    assert_eq!(fault(&app, Method::PATCH, "/vm", ""), "Empty PATCH request.");
+    assert_eq!(fault(&app, Method::DELETE, "/drives/a", "x"), "Empty Delete request.");
+    assert_eq!(fault(&app, Method::PATCH, "/machine-config", "{}"), "Empty PATCH request.");
+    assert_eq!(fault(&app, Method::PATCH, "/machine-config", r#"{"smt":null}"#), "Empty PATCH request.");
+}
+
+#[test]
+fn ids_are_checked_and_compared() {
+    let app = app();
+    let drive = r#"{"drive_id":"a","is_root_device":false,"path_on_host":"/nope"}"#;
+    let net = r#"{"iface_id":"a","host_dev_name":"t"}"#;
+    assert_eq!(fault(&app, Method::PUT, "/drives", drive), "The ID cannot be empty.");
+    for bad in ["a%2Fb", "a-b", "..", "a.b"] {
+        assert_eq!(
+            fault(&app, Method::PUT, &format!("/drives/{bad}"), drive),
+            "API Resource IDs can only contain alphanumeric characters and underscores."
+        );
+    }
+    assert_eq!(
+        fault(&app, Method::PUT, "/drives/b", drive),
+        "The id from the path does not match the id from the body!"
+    );
+    assert_eq!(
+        fault(&app, Method::PUT, "/network-interfaces/b", net),
+        "The id from the path [b] does not match the id from the body [a]!"
+    );
+    assert!(fault(&app, Method::PUT, "/drives/a/extra", drive).starts_with("Drive config error: "));
+}
+
+#[test]
+fn what_this_version_lacks_is_refused_unless_the_phase_is_wrong_anyway() {
+    let app = app();
+    let limiter = r#"{"ops":{"size":1,"refill_time":1}}"#;
+    let later = |what: &str| format!("{what} is not supported yet by this version of Mayfly.");
+    let before = "The requested operation is not supported before starting the microVM.";
+    let drive =
+        format!(r#"{{"drive_id":"a","is_root_device":false,"path_on_host":"/dev/null","rate_limiter":{limiter}}}"#);
+    assert_eq!(fault(&app, Method::PUT, "/drives/a", &drive), later("rate_limiter"));
+    let vhost = r#"{"drive_id":"a","is_root_device":false,"socket":"/s"}"#;
+    assert_eq!(fault(&app, Method::PUT, "/drives/a", vhost), later("socket (a vhost-user drive)"));
+    let net = format!(r#"{{"iface_id":"a","host_dev_name":"t","tx_rate_limiter":{limiter}}}"#);
+    assert_eq!(fault(&app, Method::PUT, "/network-interfaces/a", &net), later("tx_rate_limiter"));
+    let serial = r#"{"rate_limiter":{"size":1,"refill_time":1}}"#;
+    assert_eq!(fault(&app, Method::PUT, "/serial", serial), later("rate_limiter"));
+    let gdb = r#"{"vcpu_count":1,"mem_size_mib":1,"gdb_socket_path":"/s"}"#;
+    assert_eq!(fault(&app, Method::PUT, "/machine-config", gdb), later("gdb_socket_path"));
+    let patch = format!(r#"{{"drive_id":"a","rate_limiter":{limiter}}}"#);
+    assert_eq!(fault(&app, Method::PATCH, "/drives/a", &patch), before);
+    assert_eq!(fault(&app, Method::PUT, "/actions", r#"{"action_type":"FlushMetrics"}"#), before);
+    assert_eq!(fault(&app, Method::DELETE, "/drives/a", ""), before);
+}
+
+#[test]
+fn json_that_is_not_says_where() {
+    let app = app();
+    let deep = "[".repeat(10_000);
+    for (body, said) in [
+        ("{", "EOF while parsing an object at line 1 column 1"),
+        ("nonsense", "expected ident at line 1 column 2"),
+        (r#"{"state":"Paused"} x"#, "trailing characters at line 1 column 20"),
+        (deep.as_str(), "invalid type: sequence, expected struct Vm at line 1 column 0"),
+    ] {
+        let text = fault(&app, Method::PATCH, "/vm", body);
+        let prefix = "An error occurred when deserializing the json body of a request: ";
+        assert!(text.starts_with(prefix), "{text}");
+        if !body.starts_with('[') {
+            assert_eq!(text, format!("{prefix}{said}."));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Every case of the tier by name, and the account of what became of it.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The scenarios and what each must report. A script that forgets a case fails here.
+pub(crate) const CASES: [(&str, &[&str]); 7] = [
+    (
+        "05-readme",
+        &[
+            "readme-no-refusal",
+            "readme-boot",
+            "readme-vcpus",
+            "readme-disk",
+            "readme-network",
+            "readme-ping",
+            "readme-pause",
+            "readme-resume",
+            "readme-swap",
+            "readme-end",
+        ],
+    ),
+    (
+        "10-bzimage",
+        &[
+            "api-answers",
+            "api-not-started",
+            "boot-bzimage-initrd",
+            "vcpus-1",
+            "console-input",
+            "end-reboot",
+            "socket-unlinked",
+        ],
+    ),
+    (
+        "20-pvh-disks",
+        &[
+            "boot-vmlinux-pvh",
+            "boot-pvh-logged",
+            "vcpus-2",
+            "vcpus-2-work",
+            "disk-sync-read",
+            "disk-sync-write",
+            "disk-sync-reread",
+            "disk-sync-flush",
+            "disk-sync-discard",
+            "disk-async-read",
+            "disk-async-write",
+            "disk-async-reread",
+            "disk-async-flush",
+            "disk-async-discard",
+            "disk-serial",
+            "disk-read-only",
+            "disk-read-only-refused",
+            "disk-sync-capacity-after-patch",
+            "disk-async-capacity-after-patch",
+            "end-poweroff",
+        ],
+    ),
+    (
+        "30-elf64-pause",
+        &[
+            "boot-vmlinux-64bit",
+            "boot-64bit-entry-used",
+            "vcpus-4",
+            "vcpus-4-work",
+            "pause",
+            "pause-shown",
+            "pause-stops",
+            "resume",
+            "resume-continues",
+            "resume-clock",
+            "resume-quiet",
+            "end-sigterm",
+            "sigterm-unlinks-socket",
+        ],
+    ),
+    (
+        "40-root-network",
+        &[
+            "root-boot",
+            "root-ext4",
+            "root-ext4-written",
+            "net-mac",
+            "net-ping-from-guest",
+            "net-ping-from-host",
+            "net-tcp-to-guest",
+            "net-tcp-from-guest",
+            "net-offload-to-guest",
+            "net-offload-from-guest",
+            "ctrl-alt-del",
+            "end-ctrl-alt-del",
+        ],
+    ),
+    ("50-panic", &["panic-boot", "panic-shown", "end-panic"]),
+    ("60-triple-fault", &["config-file-boot", "no-api-no-socket", "end-triple-fault"]),
+];
+
+/// The cases of the scenarios whose name contains `filter`, in order.
+pub(crate) fn of_scenarios(filter: &str) -> Vec<&'static str> {
+    let chosen = CASES.iter().filter(|(scenario, _)| scenario.contains(filter));
+    chosen.flat_map(|(_, cases)| cases.iter().copied()).collect()
+}
+
+/// What became of the expected cases so far.
+#[derive(Debug)]
+pub(crate) struct Report {
+    expected: Vec<&'static str>,
+    /// `None` for passed, else the reason.
+    results: BTreeMap<String, Option<String>>,
+}
+
+impl Report {
+    pub(crate) fn new(expected: Vec<&'static str>) -> Self {
+        Self { expected, results: BTreeMap::new() }
+    }
+
+    /// Takes one line of the outer console: reports a case, shows anything else as it is.
+    pub(crate) fn outer_line(&mut self, line: &str) {
+        let Some((name, result)) = line.strip_prefix("case ").and_then(|rest| rest.split_once(' ')) else {
+            println!("{line}");
+            return;
+        };
+        if let Some(reason) = result.strip_prefix("FAIL") {
+            println!("test {name} ... FAILED:{reason}");
+            self.results.insert(name.to_owned(), Some(reason.trim().to_owned()));
+        } else {
+            // A case reported twice has passed only if it passed twice.
+            self.results.entry(name.to_owned()).or_insert(None);
+            println!("test {name} ... ok {}", result.trim_start_matches("ok").trim());
+        }
+    }
+
+    /// Names what is missing or unknown and prints the totals.
+    pub(crate) fn finish(mut self, took: Duration) -> ExitCode {
+        for name in &self.expected {
+            if !self.results.contains_key(*name) {
+                println!("test {name} ... FAILED: never reported");
+                self.results.insert((*name).to_owned(), Some("never reported".into()));
+            }
+        }
+        for (name, result) in &mut self.results {
+            if !self.expected.contains(&name.as_str()) {
+                println!("test {name} ... FAILED: not in the list of cases");
+                *result = Some("not in the list of cases".into());
+            }
+        }
+        let failed = self.results.values().flatten().count();
+        let passed = self.results.len() - failed;
+        let word = if failed == 0 { "ok" } else { "FAILED" };
+        println!(
+            "\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; \
+             0 filtered out; finished in {:.1}s\n",
+            took.as_secs_f64()
+        );
+        ExitCode::from(u8::from(failed > 0))
+    }
+}

@@ -1,0 +1,192 @@
+//! The file systems of the tier: the initramfs of the outer guest with everything in it, the
+//! initramfs of the guests under test, and an ext4 image for the root-disk case.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use mayfly_tests::{binary, stock::cpio::Archive};
+
+use crate::debian::Kernel;
+
+const OUTER_INIT: &str = include_str!("scripts/outer-init.sh");
+const SCENARIO: &str = include_str!("scripts/scenario.sh");
+const INNER_INIT: &str = include_str!("scripts/inner-init.sh");
+const ROOT_INIT: &str = include_str!("scripts/root-init.sh");
+
+/// In the order of their dependencies.
+const OUTER_MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "tun"];
+const INNER_MODULES: [&str; 7] =
+    ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net"];
+/// Mount points and homes that every root needs.
+const DIRECTORIES: [&str; 8] = ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "modules"];
+
+/// What the outer guest boots from.
+#[derive(Debug)]
+pub(crate) struct Images {
+    /// The outer guest's initramfs.
+    pub(crate) outer: PathBuf,
+}
+
+/// Makes them afresh; it takes about a second. They stay under `target/`, to be looked at or
+/// booted by hand.
+pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
+    let busybox = Busybox::find()?;
+    let dir = binary::target_dir().join("linux-tier").join("images");
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+    let root_disk = root_disk(&dir, &busybox)?;
+    let inner = inner(kernel, &busybox, &dir)?;
+    let outer = dir.join("outer.cpio");
+    let mut archive = Archive::new(BufWriter::new(File::create(&outer)?));
+    busybox.add_to(&mut archive, OUTER_INIT)?;
+    for module in OUTER_MODULES {
+        archive.file(&format!("modules/{module}.ko"), 0o644, &kernel.module(module)?)?;
+    }
+    let mayfly = binary::mayfly();
+    println!("binary under test: {}", mayfly.display());
+    archive.file("bin/mayfly", 0o755, &fs::read(mayfly)?)?;
+    add_program(&mut archive, "curl")?;
+    archive.file("scenario.sh", 0o644, SCENARIO.as_bytes())?;
+    archive.file("readme.sh", 0o644, readme_lines()?.as_bytes())?;
+    archive.directory("scenarios")?;
+    for (name, script) in SCENARIOS {
+        archive.file(&format!("scenarios/{name}.sh"), 0o644, script.as_bytes())?;
+    }
+    archive.directory("images")?;
+    for (name, path) in [
+        ("bzImage", kernel.bzimage()),
+        ("vmlinux", kernel.vmlinux()),
+        ("vmlinux-no-pvh", kernel.vmlinux_without_pvh()),
+        ("inner.cpio", inner),
+        ("root.ext4", root_disk),
+    ] {
+        archive.file(&format!("images/{name}"), 0o644, &fs::read(path)?)?;
+    }
+    archive.finish()?.flush()?;
+    Ok(Images { outer })
+}
+
+macro_rules! scenarios {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("scripts/scenarios/", $name, ".sh")))),*]
+    };
+}
+const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
+    "05-readme",
+    "10-bzimage",
+    "20-pvh-disks",
+    "30-elf64-pause",
+    "40-root-network",
+    "50-panic",
+    "60-triple-fault",
+];
+
+/// The README's block for booting a kernel by hand, marked there by a comment.
+fn readme_lines() -> Result<String> {
+    let path = binary::workspace().join("README.md");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let after = text.split_once("the Linux tier runs the next block as it stands").map(|(_, after)| after);
+    let block = after.and_then(|after| after.split_once("```sh\n")).map(|(_, block)| block);
+    let lines = block.and_then(|block| block.split_once("```")).map(|(lines, _)| lines.to_owned());
+    lines.context("the README has no block for this tier")
+}
+
+/// The initramfs of the guests under test.
+fn inner(kernel: &Kernel, busybox: &Busybox, dir: &Path) -> Result<PathBuf> {
+    let path = dir.join("inner.cpio");
+    let mut archive = Archive::new(BufWriter::new(File::create(&path)?));
+    busybox.add_to(&mut archive, INNER_INIT)?;
+    for module in INNER_MODULES {
+        archive.file(&format!("modules/{module}.ko"), 0o644, &kernel.module(module)?)?;
+    }
+    archive.finish()?.flush()?;
+    Ok(path)
+}
+
+/// An ext4 file system made on the host, from a directory, without mounting anything.
+fn root_disk(dir: &Path, busybox: &Busybox) -> Result<PathBuf> {
+    let tree = dir.join("root");
+    for directory in DIRECTORIES {
+        fs::create_dir_all(tree.join(directory))?;
+    }
+    fs::copy(&busybox.path, tree.join("bin/busybox"))?;
+    for applet in &busybox.applets {
+        symlink("busybox", tree.join("bin").join(applet))?;
+    }
+    let init = tree.join("sbin/init");
+    fs::write(&init, ROOT_INIT)?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    let image = dir.join("root.ext4");
+    let output = Command::new("/sbin/mkfs.ext4")
+        .args(["-q", "-F", "-d"])
+        .args([&tree, &image])
+        .arg("32M")
+        .output()
+        .context("cannot run mkfs.ext4: install e2fsprogs")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "mkfs.ext4 failed: {said}");
+    Ok(image)
+}
+
+/// The user space of all guests: one static binary with many names.
+#[derive(Debug)]
+struct Busybox {
+    path: PathBuf,
+    applets: BTreeSet<String>,
+}
+
+impl Busybox {
+    fn find() -> Result<Self> {
+        let path = PathBuf::from("/bin/busybox");
+        let output = Command::new(&path).arg("--list").output();
+        let output = output.context("cannot run /bin/busybox: install busybox-static")?;
+        let names = String::from_utf8_lossy(&output.stdout);
+        let applets = names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect();
+        Ok(Self { path, applets })
+    }
+
+    fn add_to<W: Write>(&self, archive: &mut Archive<W>, init: &str) -> Result<()> {
+        for directory in DIRECTORIES {
+            archive.directory(directory)?;
+        }
+        archive.device("dev/console", 5, 1)?;
+        archive.file("bin/busybox", 0o755, &fs::read(&self.path)?)?;
+        for applet in &self.applets {
+            archive.link(&format!("bin/{applet}"), "busybox")?;
+        }
+        archive.file("init", 0o755, init.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// Adds a program of the host with the shared libraries that `ldd` names.
+fn add_program<W: Write>(archive: &mut Archive<W>, name: &str) -> Result<()> {
+    let program = Path::new("/usr/bin").join(name);
+    archive.file(
+        &format!("bin/{name}"),
+        0o755,
+        &fs::read(&program).with_context(|| format!("there is no {name}: install it"))?,
+    )?;
+    let output = Command::new("ldd").arg(&program).output().context("cannot run ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let libraries: BTreeSet<&str> = text.split_whitespace().filter(|word| word.starts_with('/')).collect();
+    ensure!(!libraries.is_empty(), "ldd names no library of {}", program.display());
+    let mut known = BTreeSet::new();
+    for library in libraries {
+        let parents: Vec<_> = Path::new(library).ancestors().skip(1).collect();
+        for parent in parents.into_iter().rev().skip(1) {
+            if known.insert(parent.to_owned()) {
+                archive.directory(&parent.to_string_lossy())?;
+            }
+        }
+        archive.file(library, 0o755, &fs::read(library)?)?;
+    }
+    Ok(())
+}

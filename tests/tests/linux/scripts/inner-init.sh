@@ -1,0 +1,116 @@
+#!/bin/busybox sh
+# The init of a guest under test: loads the virtio drivers, then does the cases that
+# `mayfly.case=a,b,c` on its command line names. It tells results as lines `mf:KEY=VALUE`.
+
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+say() {
+    key=$1
+    shift
+    echo "mf:$key=$*"
+}
+for module in virtio_ring virtio virtio_mmio virtio_blk failover net_failover virtio_net; do
+    insmod "/modules/$module.ko" || say "insmod-$module" failed
+done
+md5() { md5sum | cut -d' ' -f1; }
+
+do_base() {
+    say release "$(uname -r)"
+    say online "$(cat /sys/devices/system/cpu/online)"
+    say clocksource "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+}
+
+# A process bound to every CPU does some work there.
+do_smp() {
+    cpu=0
+    while [ -d /sys/devices/system/cpu/cpu$cpu ]; do
+        say "cpu$cpu" "$(taskset -c $cpu sh -c 'echo 3 4 | awk "{print \$1*\$2}"')"
+        cpu=$((cpu + 1))
+    done
+}
+
+do_input() {
+    say input-ready yes
+    read -r line
+    say input "$line"
+}
+
+# disk_case NAME: read all of it, write a part with a flush, discard another part.
+disk_case() {
+    disk=/dev/$1
+    queue=/sys/block/$1/queue
+    say "$1-sectors" "$(cat "/sys/block/$1/size")"
+    say "$1-cache" "$(cat $queue/write_cache)"
+    say "$1-serial" "$(cat "/sys/block/$1/serial")"
+    say "$1-read" "$(md5 <"$disk")"
+    dd if=/dev/urandom of=/tmp/new bs=64k count=32 2>/dev/null
+    say "$1-new" "$(md5 </tmp/new)"
+    dd if=/tmp/new of="$disk" bs=64k seek=16 conv=fsync,notrunc 2>/dev/null
+    say "$1-written" $?
+    # Past the page cache: what the device returns, not what we remember.
+    echo 3 >/proc/sys/vm/drop_caches
+    say "$1-reread" "$(dd if="$disk" bs=64k skip=16 count=32 2>/dev/null | md5)"
+    say "$1-discard-max" "$(cat $queue/discard_max_bytes)"
+    blkdiscard -o 4194304 -l 2097152 "$disk"
+    say "$1-discarded" $?
+    echo 3 >/proc/sys/vm/drop_caches
+    say "$1-zeros" "$(dd if="$disk" bs=1M skip=4 count=2 2>/dev/null | tr -d '\0' | wc -c)"
+}
+
+do_disks() {
+    disk_case vda
+    disk_case vdb
+    say vdc-ro "$(cat /sys/block/vdc/ro)"
+    dd if=/dev/zero of=/dev/vdc bs=4k count=1 conv=fsync,notrunc 2>/dev/null
+    say vdc-write-status $?
+    say vdc-read "$(md5 </dev/vdc)"
+    say disks-done yes
+}
+
+# resized NAME: waits until the size is not what it was, then reads the new content.
+do_resize() {
+    for name in vda vdb; do
+        old=$(cat /sys/block/$name/size)
+        say $name-resize-ready yes
+        while [ "$(cat /sys/block/$name/size)" = "$old" ]; do usleep 50000; done
+        say $name-resized "$(cat /sys/block/$name/size)"
+        echo 3 >/proc/sys/vm/drop_caches
+        say $name-swapped "$(md5 </dev/$name)"
+    done
+}
+
+do_ticks() {
+    while :; do
+        say tick "$(cut -d' ' -f1 /proc/uptime)"
+        usleep 100000
+    done
+}
+
+do_root() {
+    mkdir -p /root
+    mount -o rw /dev/vda /root && exec switch_root /root /sbin/init
+    say root failed
+}
+
+do_reboot() { reboot -f; }
+do_poweroff() { poweroff -f; }
+do_panic() { echo c >/proc/sysrq-trigger; }
+
+# What the README's machine has: a disk and a network.
+do_readme() {
+    say vda-md5 "$(md5 </dev/vda)"
+    say eth0 "$(cat /sys/class/net/eth0/address)"
+    ip addr add 172.16.0.2/24 dev eth0
+    ip link set eth0 up
+}
+
+cases=$(sed -n 's/.*mayfly\.case=\([^ ]*\).*/\1/p' /proc/cmdline)
+say started "$cases"
+[ -n "$cases" ] || cases=base,readme
+for name in $(echo "$cases" | tr , ' '); do
+    "do_$name"
+done
+say finished yes
+while :; do sleep 60; done

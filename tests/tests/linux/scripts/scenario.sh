@@ -1,0 +1,195 @@
+# What a scenario may use. One scenario is one VMM process; a case is one thing it proves.
+#
+# pass CASE [DETAIL]   fail CASE REASON   check CASE REASON COMMAND...
+# vm_start [ARG...]    vm_run [ARG...] (without the API)
+# vm_up                api METHOD PATH [JSON]      boots CASE KERNEL VCPUS WORK [BOOT ARG]
+# said KEY             console TEXT              in_log TEXT        ends CASE CODE TEXT
+#
+# Everything that waits has a deadline of $PATIENCE seconds: the CPU is emulated and shared.
+
+PATIENCE=60
+FILES=/images
+
+uptime_s() { cut -d. -f1 /proc/uptime; }
+
+# until_true COMMAND...: repeats it until it succeeds or the deadline is over.
+# Once one wait of a scenario was in vain (the file `lost`), the others are short.
+until_true() {
+    patience=$PATIENCE
+    [ ! -e "$vm/lost" ] || patience=2
+    deadline=$(($(uptime_s) + patience))
+    until "$@"; do
+        if [ "$(uptime_s)" -ge $deadline ]; then
+            : >"$vm/lost"
+            return 1
+        fi
+        usleep 50000
+    done
+}
+
+pass() {
+    name=$1
+    shift
+    echo "case $name ok $*"
+}
+
+fail() {
+    name=$1
+    shift
+    echo "case $name FAIL $*"
+    vm_dump
+}
+
+check() {
+    case_name=$1
+    reason=$2
+    shift 2
+    if "$@" >/dev/null 2>&1; then pass "$case_name"; else fail "$case_name" "$reason"; fi
+}
+
+# equal CASE WHAT IS SHOULD
+equal() {
+    if [ -n "$4" ] && [ "$3" = "$4" ]; then
+        pass "$1" "($2: $3)"
+    else
+        fail "$1" "$2 is '$3', not '$4'"
+    fi
+}
+
+vm_new() {
+    vm=/run/vm/$1
+    mkdir "$vm" && cd "$vm" || exit 1
+    sock=$vm/api.sock
+    pid=
+    dumped=
+    : >log
+    : >console
+    : >errors
+    mkfifo stdin
+    exec 3<>stdin
+    trap vm_done EXIT
+}
+
+vm_start() { vm_run --api-sock "$sock" "$@"; }
+
+vm_run() {
+    mayfly --id "${vm##*/}" --log-path "$vm/log" --level Info "$@" <stdin >console 2>>errors &
+    pid=$!
+}
+
+answers() { [ -S "$sock" ] && api GET /version; }
+answers_or_ended() { answers || ended; }
+vm_up() { until_true answers_or_ended && answers || give_up "$1" "no reply on the socket"; }
+
+# The README's way to talk to it. Leaves the reply in $status and the file `body`.
+api() {
+    if [ -n "$3" ]; then
+        status=$(curl -s -o body -w '%{http_code}' --unix-socket "$sock" \
+            -X "$1" "http://localhost$2" -H 'Content-Type: application/json' -d "$3")
+    else
+        status=$(curl -s -o body -w '%{http_code}' --unix-socket "$sock" \
+            -X "$1" "http://localhost$2")
+    fi
+    case $status in
+    200 | 204) return 0 ;;
+    *)
+        echo "$1 $2 -> $status $(cat body 2>/dev/null)" >>errors
+        return 1
+        ;;
+    esac
+}
+
+# boots CASE KERNEL VCPUS WORK [BOOT ARG...]: configures what every guest has in common, starts
+# it and waits for its user space. Without that the other cases of the scenario mean nothing,
+# so it ends here and they count as never reported.
+boots() {
+    boot_case=$1
+    args="console=ttyS0 reboot=k panic=-1 quiet i8042.noaux i8042.nomux i8042.dumbkbd"
+    boot_source="{\"kernel_image_path\": \"$FILES/$2\", \"initrd_path\": \"$FILES/inner.cpio\",
+        \"boot_args\": \"$args mayfly.case=$4 $5\"}"
+    if api PUT /boot-source "$boot_source" &&
+        api PUT /machine-config "{\"vcpu_count\": $3, \"mem_size_mib\": 256}" &&
+        api PUT /actions '{"action_type": "InstanceStart"}'; then
+        started "$boot_case"
+    else
+        give_up "$boot_case" "$(tail -n 1 errors)"
+    fi
+}
+
+# started CASE: the kernel we gave it has reached user space.
+started() {
+    if said release >release; then
+        equal "$1" "kernel" "$(cat release)" "$(uname -r)"
+    else
+        give_up "$1" "the guest did not reach user space"
+    fi
+}
+
+give_up() {
+    fail "$@"
+    exit 1
+}
+
+# drive ID FILE [MORE JSON MEMBERS]
+drive() {
+    api PUT "/drives/$1" "{\"drive_id\": \"$1\", \"path_on_host\": \"$2\",
+        \"is_root_device\": false, \"is_read_only\": false${3:+, $3}}"
+}
+
+on_console() { grep -qF -- "$1" console; }
+in_log() { grep -qF -- "$1" log; }
+# A guest that is gone says nothing more.
+console_or_end() { on_console "$1" || ended; }
+console() { until_true console_or_end "$1" && on_console "$1"; }
+
+# said KEY: what the guest said under that key, as soon as it has said it.
+said() {
+    console "mf:$1=" || return 1
+    tr -d '\r' <console | sed -n "s/.*mf:$1=//p" | tail -n 1
+}
+
+ended() { grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null || [ ! -d "/proc/$pid" ]; }
+
+# vm_exit: waits for the end and leaves the exit code in $code.
+vm_exit() {
+    if ! until_true ended; then
+        code="none, it still runs"
+        return 1
+    fi
+    wait "$pid"
+    code=$?
+    pid=
+}
+
+# ends CASE CODE TEXT: the process ends with CODE, and its last log line says so.
+ends() {
+    vm_exit
+    last=$(tail -n 1 log)
+    if [ "$code" != "$2" ]; then
+        fail "$1" "exit code is $code, not $2; last log line: $last"
+    elif ! tail -n 1 log | grep -qF -- "$3"; then
+        fail "$1" "the last log line is not '$3': $last"
+    else
+        pass "$1" "exit code $code, last log line: $last"
+    fi
+}
+
+md5() { md5sum | cut -d' ' -f1; }
+
+# Shows what the VMM and its guest said, once per scenario, for whoever reads the failure.
+vm_dump() {
+    [ -z "$dumped" ] || return
+    dumped=yes
+    for file in errors log console; do
+        echo "| --- $file of ${vm##*/} (last 60 lines)"
+        tail -n 60 $file | tr -d '\r' | sed 's/^/| /'
+    done
+    [ -z "$pid" ] || ended || sed 's/^/| /' "/proc/$pid/status" | grep -E 'State|Threads|VmRSS'
+}
+
+vm_done() {
+    if [ -n "$pid" ]; then
+        kill -9 "$pid" 2>/dev/null
+        wait "$pid" 2>/dev/null
+    fi
+}

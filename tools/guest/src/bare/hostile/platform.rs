@@ -1,0 +1,111 @@
+//! G27: accesses that no driver makes, and the ways to end a machine.
+
+use super::{Case, Lab, Outcome};
+use crate::power::SLEEP_CONTROL;
+use crate::{cpu, power};
+
+pub const CASES: &[Case] = &[
+    ("g27-crossing", crossing),
+    ("g27-string-copy", string_copy),
+    ("g27-sleep-garbage", sleep_garbage),
+    ("g27-reset-garbage", reset_garbage),
+];
+
+/// Cases the machine is not expected to survive.
+pub const ENDINGS: &[Case] = &[
+    ("g27-i8042-reset", |_| {
+        power::reset();
+        "survived"
+    }),
+    ("g27-triple-fault", |_| cpu::undefined_instruction()),
+    ("g27-interrupt-storm", |_| {
+        // The first one is already one too many without an IDT.
+        for _ in 0..1000 {
+            cpu::software_interrupt();
+        }
+        "survived"
+    }),
+    ("g27-fetch-device", |_| cpu::jump_to_device(0xc000_1000)),
+    ("g27-fetch-hole", |_| cpu::jump_to_device(0xd000_0000)),
+];
+
+/// Accesses across the edge of a window, and of the whole bus.
+fn crossing(lab: &mut Lab<'_>) -> Outcome {
+    let mut block = match lab.block() {
+        Ok(block) => block,
+        Err(outcome) => return outcome,
+    };
+    let base = block.window.address;
+    for edge in [base, base + 0x1000] {
+        cpu::read16(edge - 1);
+        cpu::read32(edge - 2);
+        cpu::read64(edge - 4);
+        cpu::read64(edge - 7);
+    }
+    // Writes, but only to configuration space and behind: the window before
+    // ours may be another device.
+    cpu::write64(base + 0xffc, u64::MAX);
+    cpu::write32(base + 0xfff, u32::MAX);
+    if lab.read_ok(&mut block) {
+        "ignored"
+    } else {
+        "read-failed"
+    }
+}
+
+/// `rep movs` from and to a window's configuration space.
+fn string_copy(lab: &mut Lab<'_>) -> Outcome {
+    let mut block = match lab.block() {
+        Ok(block) => block,
+        Err(outcome) => return outcome,
+    };
+    let config = block.window.address + crate::mmio::reg::CONFIG;
+    let mut bytes = [0; 64];
+    cpu::copy_from_device(&mut bytes, config);
+    cpu::copy_to_device(config, &bytes);
+    let capacity = u64::from_le_bytes([
+        bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
+    ]);
+    lab.facts[0] = ("capacity", capacity);
+    if lab.read_ok(&mut block) {
+        "ignored"
+    } else {
+        "read-failed"
+    }
+}
+
+/// The ACPI sleep registers: every value that is not "enter S5 now".
+fn sleep_garbage(lab: &mut Lab<'_>) -> Outcome {
+    for sleep_type in (0..8_u8).filter(|t| *t != 5) {
+        cpu::out8(SLEEP_CONTROL, sleep_type << 2 | 1 << 5);
+    }
+    // S5 without the enable bit.
+    cpu::out8(SLEEP_CONTROL, 5 << 2);
+    for port in SLEEP_CONTROL..SLEEP_CONTROL + 8 {
+        cpu::in8(port);
+    }
+    cpu::out8(SLEEP_CONTROL + 1, 0xff);
+    lab.facts[0] = ("sleep_control", cpu::in8(SLEEP_CONTROL).into());
+    "alive"
+}
+
+/// Keyboard controller commands other than reset, the CMOS, and the PCI reset
+/// register that this machine does not have.
+fn reset_garbage(lab: &mut Lab<'_>) -> Outcome {
+    for command in [
+        0x00, 0x20, 0x60, 0xa7, 0xa8, 0xaa, 0xd0, 0xd1, 0xd4, 0xf0, 0xff,
+    ] {
+        cpu::out8(0x64, command);
+        cpu::out8(0x60, 0x00);
+        cpu::in8(0x64);
+        cpu::in8(0x60);
+    }
+    for register in 0..128 {
+        cpu::out8(0x70, register);
+        cpu::in8(0x71);
+        cpu::out8(0x71, 0);
+    }
+    cpu::out8(0xcf9, 0x06);
+    lab.facts[0] = ("i8042_status", cpu::in8(0x64).into());
+    "alive"
+}
