@@ -179,7 +179,7 @@ fn a_qcow2_header_in_a_raw_drive_stays_data() {
     good(&report);
     assert_eq!(number(&report, "capacity"), MIB / SECTOR);
     let sum = pattern::checksum(pattern::CHECKSUM_START, &header);
-    assert_eq!(number(&report, "checksum"), u64::from(sum));
+    assert_eq!(number(&report, "checksum"), sum);
 }
 
 #[test]

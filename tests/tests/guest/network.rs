@@ -101,7 +101,8 @@ fn a_flood_before_there_are_buffers_does_not_stop_reception() {
     while vmm.is_running() && Instant::now() < deadline {
         let _ = socket.send(&fill);
     }
-    assert_eq!(number(&finish(&vmm), "packets"), 2000);
+    // It stops at the end of the batch that brings the 2000th.
+    assert!(number(&finish(&vmm), "packets") >= 2000);
 }
 
 #[test]
