@@ -10,11 +10,12 @@ fn fds(vmm: &Vmm) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", vmm.pid())).unwrap().count()
 }
 
-/// Waits until the process has `count` descriptors again.
+/// Waits until the process has no more than `count` descriptors again. (When they were counted, the connection by which the
+/// harness found out that the API answers may not have been closed yet.)
 #[track_caller]
 fn wait_for_fds(vmm: &Vmm, count: usize) {
     let started = Instant::now();
-    while fds(vmm) != count {
+    while fds(vmm) > count {
         assert!(started.elapsed() < PATIENCE, "{} descriptors instead of {count}", fds(vmm));
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -225,7 +226,7 @@ fn what_is_not_a_request_gets_the_other_error_shape_and_is_closed() {
 fn chunked_bodies_are_understood() {
     let vmm = Vmm::start();
     let mut client = vmm.client();
-    let chunks = "7\r\n{\"mem_s\r\n10\r\nize_mib\": 99}    \r\n0\r\n\r\n";
+    let chunks = "7\r\n{\"mem_s\r\n10\r\nize_mib\": 99}   \r\n0\r\n\r\n";
     let head = "PATCH /machine-config HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
     client.send_raw(format!("{head}{chunks}").as_bytes()).unwrap();
     client.read_response().unwrap().expect_204();
@@ -299,10 +300,12 @@ fn descriptors_sent_along_do_not_stay() {
     let file = std::fs::File::open("/dev/null").unwrap();
     let many = [file.as_raw_fd(); 253];
     for _ in 0..10 {
-        // Half of a request with descriptors, the rest without: they must not stay even while the request is unfinished.
-        client.stream().send_with_fds(&[&b"GET / HTTP"[..]], &many).unwrap();
-        client.send_raw(b"/1.1\r\n\r\n").unwrap();
+        client.stream().send_with_fds(&[&b"GET / HTTP/1.1\r\n\r\n"[..]], &many).unwrap();
         assert_eq!(client.read_response().unwrap().status, 200);
-        assert_eq!(fds(&vmm), before);
+        assert!(fds(&vmm) <= before);
     }
+    // Not even while the request is unfinished; the answer to another client shows that its bytes have been read.
+    client.stream().send_with_fds(&[&b"GET / HTTP"[..]], &many).unwrap();
+    assert_answers(&vmm);
+    wait_for_fds(&vmm, before);
 }

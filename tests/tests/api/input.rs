@@ -85,12 +85,12 @@ fn a_missing_file_is_named_as_the_contract_says() {
 #[test]
 fn numbers_out_of_range_are_refused() {
     let vmm = Vmm::start();
-    for vcpus in [0, 33, 255, 256, 1 << 40] {
+    for vcpus in [0, 33, 255, 256, 1_u64 << 40] {
         refused(&vmm, "PUT", "/machine-config", &json!({"vcpu_count": vcpus, "mem_size_mib": 128}));
         refused(&vmm, "PATCH", "/machine-config", &json!({"vcpu_count": vcpus}));
     }
     // 2^44 MiB is 2^64 bytes: it must not come out as none at all.
-    for mib in [0, 1 << 44, (1 << 44) + 128, u64::MAX] {
+    for mib in [0, 1_u64 << 44, (1 << 44) + 128, u64::MAX] {
         let text = refused(&vmm, "PUT", "/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": mib}));
         assert!(text.starts_with("Machine config error: The memory size (MiB) is either 0"), "{text}");
         refused(&vmm, "PATCH", "/machine-config", &json!({"mem_size_mib": mib}));

@@ -124,7 +124,7 @@ fn a_start_that_fails_can_be_mended_and_tried_again() {
     vmm.put("/actions", &start).expect_fault("Start microvm error: ");
     // More memory than any host has.
     vmm.boot_source(&kernel, SPIN);
-    vmm.machine(1, 1 << 40);
+    vmm.machine(1, 1_u64 << 40);
     vmm.put("/actions", &start).expect_fault("Start microvm error: ");
     vmm.machine(1, 64);
     assert_eq!(vmm.get("/").expect_200()["state"], "Not started");
