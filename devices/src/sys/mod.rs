@@ -3,4 +3,9 @@
 pub mod disk;
 pub mod iovec;
 pub mod nonblocking;
+pub mod tap;
 pub mod terminal;
+pub mod uring;
+
+#[cfg(test)]
+pub(crate) mod test_net;

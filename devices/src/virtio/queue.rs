@@ -97,6 +97,8 @@ pub struct VirtQueue {
     bad_chains: u64,
     /// Chains were completed since the driver was last notified.
     unannounced: bool,
+    /// The used index when it was.
+    announced: u16,
 }
 
 impl VirtQueue {
@@ -144,7 +146,7 @@ impl VirtQueue {
             ring.set_event_idx(event_idx);
             ring.set_ready(true);
         }
-        Ok(Self { ring, index, indirect, chain: Chain::new(), bad_chains: 0, unannounced: false })
+        Ok(Self { ring, index, indirect, chain: Chain::new(), bad_chains: 0, unannounced: false, announced: 0 })
     }
 
     /// Which queue of the device this is.
@@ -194,7 +196,8 @@ impl VirtQueue {
         Err(RingError::of("a whole ring of malformed chains"))
     }
 
-    /// Puts the last `chains` popped chains back on the ring, unserved.
+    /// Puts the last `chains` popped chains back on the ring, unserved. Not past a malformed chain, which was completed and would come
+    /// again: [`Self::bad_chains`] tells whether there was one.
     pub fn put_back(&mut self, chains: u16) {
         self.ring.set_next_avail(self.ring.next_avail().wrapping_sub(chains));
     }
@@ -205,16 +208,39 @@ impl VirtQueue {
         self.ring.add_used(ram, head, written).map_err(RingError::of)
     }
 
+    /// Gives several chains back at once: the driver sees all of them or none. Receive buffers that make up one frame need this
+    /// (§5.1.6.4.1).
+    pub fn complete_together(&mut self, ram: &GuestRam, chains: &[(u16, u32)]) -> Result<(), RingError> {
+        let Some(((head, written), earlier)) = chains.split_last() else { return Ok(()) };
+        let mut next = self.ring.next_used();
+        for (head, written) in earlier {
+            let slot = next.checked_rem(self.ring.size()).unwrap_or(0);
+            let at = self.ring.used_ring().saturating_add(4).saturating_add(u64::from(slot).saturating_mul(8));
+            let element = u64::from(*head) | (u64::from(*written) << 32);
+            ram.write_obj(element.to_le(), GuestAddress(at)).map_err(RingError::of)?;
+            next = next.wrapping_add(1);
+        }
+        // The last one goes the usual way, which publishes the index past all of them.
+        self.ring.set_next_used(next);
+        self.complete(ram, *head, *written)
+    }
+
     /// Interrupts the driver if something was completed since the last call and it wants to hear of it. Call once per batch.
     pub fn notify(&mut self, ram: &GuestRam, irq: &dyn VirtioIrq) -> Result<(), RingError> {
         if !std::mem::take(&mut self.unannounced) {
             return Ok(());
         }
+        // The used index must be visible before the driver's wish is read, or both sides may go to sleep (§2.7.10).
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let new = self.ring.next_used();
+        let old = std::mem::replace(&mut self.announced, new);
         let wanted = if self.ring.event_idx_enabled() {
-            self.ring.needs_notification(ram).map_err(RingError::of)?
+            // used_event follows the ring's entries: interrupt if it was passed (§2.7.10.1).
+            let at =
+                self.ring.avail_ring().saturating_add(4).saturating_add(u64::from(self.ring.size()).saturating_mul(2));
+            let event: u16 = ram.load(GuestAddress(at), Ordering::Relaxed).map_err(RingError::of)?;
+            new.wrapping_sub(u16::from_le(event)).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
-            // The used index must be visible before the flag is read, or both sides may go to sleep (§2.7.10).
-            std::sync::atomic::fence(Ordering::SeqCst);
             let flags: u16 =
                 ram.load(GuestAddress(self.ring.avail_ring()), Ordering::Relaxed).map_err(RingError::of)?;
             u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0

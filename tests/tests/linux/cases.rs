@@ -5,7 +5,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 6] = [
+pub(crate) const CASES: [(&str, &[&str]); 7] = [
+    (
+        "05-readme",
+        &[
+            "readme-no-refusal",
+            "readme-boot",
+            "readme-vcpus",
+            "readme-disk",
+            "readme-network",
+            "readme-ping",
+            "readme-pause",
+            "readme-resume",
+            "readme-swap",
+            "readme-end",
+        ],
+    ),
     (
         "10-bzimage",
         &[

@@ -54,6 +54,7 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     archive.file("bin/mayfly", 0o755, &fs::read(mayfly)?)?;
     add_program(&mut archive, "curl")?;
     archive.file("scenario.sh", 0o644, SCENARIO.as_bytes())?;
+    archive.file("readme.sh", 0o644, readme_lines()?.as_bytes())?;
     archive.directory("scenarios")?;
     for (name, script) in SCENARIOS {
         archive.file(&format!("scenarios/{name}.sh"), 0o644, script.as_bytes())?;
@@ -77,8 +78,25 @@ macro_rules! scenarios {
         [$(($name, include_str!(concat!("scripts/scenarios/", $name, ".sh")))),*]
     };
 }
-const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] =
-    scenarios!["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network", "50-panic", "60-triple-fault",];
+const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
+    "05-readme",
+    "10-bzimage",
+    "20-pvh-disks",
+    "30-elf64-pause",
+    "40-root-network",
+    "50-panic",
+    "60-triple-fault",
+];
+
+/// The README's block for booting a kernel by hand, marked there by a comment.
+fn readme_lines() -> Result<String> {
+    let path = binary::workspace().join("README.md");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let after = text.split_once("the Linux tier runs the next block as it stands").map(|(_, after)| after);
+    let block = after.and_then(|after| after.split_once("```sh\n")).map(|(_, block)| block);
+    let lines = block.and_then(|block| block.split_once("```")).map(|(lines, _)| lines.to_owned());
+    lines.context("the README has no block for this tier")
+}
 
 /// The initramfs of the guests under test.
 fn inner(kernel: &Kernel, busybox: &Busybox, dir: &Path) -> Result<PathBuf> {

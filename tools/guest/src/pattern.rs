@@ -16,9 +16,7 @@ impl Random {
     /// Starts a sequence. Zero is a valid seed.
     pub const fn new(seed: u64) -> Self {
         // Spread the seed over the word (the state must not be zero).
-        let mixed = seed
-            .wrapping_add(0x9e37_79b9_7f4a_7c15)
-            .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self(if mixed == 0 { 1 } else { mixed })
     }
 
@@ -47,9 +45,7 @@ pub fn fill(seed: u64, sector: u64, bytes: &mut [u8]) {
 
 /// FNV-1a, 64 bits, continued from `sum`; start with [`CHECKSUM_START`].
 pub fn checksum(sum: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(sum, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    })
+    bytes.iter().fold(sum, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// The checksum of no bytes at all.

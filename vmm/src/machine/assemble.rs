@@ -11,6 +11,7 @@ use devices::legacy::power::{PowerEvent, PowerSink, SleepRegisters};
 use devices::legacy::serial::{Com1, SerialInput, SerialSink};
 use devices::ram::GuestRam;
 use devices::sys::terminal::RawTerminal;
+use devices::virtio::block::UringHub;
 use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -20,7 +21,7 @@ use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
 use crate::arch::{acpi, cpuid, mptable, msr, regs};
 use crate::blueprint::Plan;
 use crate::boot::{self, Entry};
-use crate::config::MachineConfig;
+use crate::config::{IoEngine, MachineConfig};
 use crate::error::{Error, Kind, Subject};
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
@@ -97,7 +98,8 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
         put(&mut mmio, layout::BOOT_TIMER.0, layout::PAGE_SIZE, Arc::new(boot_timer(started)))?;
     }
     line.push_pci_off().map_err(start_error)?;
-    let attached = Attached::attach(plan, &vm, &ram, &ioapic, &mut mmio, &mut line)?;
+    let hub = uring_hub(plan);
+    let attached = Attached::attach(plan, &vm, &ram, &ioapic, hub.as_ref(), &mut mmio, &mut line)?;
 
     // 4. What the guest finds in memory: kernel, initrd, command line, tables.
     let loaded = boot::load(&ram, &source.kernel, source.initrd.as_ref(), &line).map_err(start_error)?;
@@ -124,6 +126,9 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     events.add(serial.clone()).map_err(start_error)?;
     for cell in &attached.cells {
         events.add(cell.clone()).map_err(start_error)?;
+    }
+    if let Some(hub) = hub {
+        events.add(hub).map_err(start_error)?;
     }
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
     Ok(Machine {
@@ -165,6 +170,21 @@ fn boot_timer(started: Instant) -> BootTimer {
             cpu_us / 1000
         );
     })
+}
+
+/// The ring for drives with the Async engine, if there are any and the host allows it.
+fn uring_hub(plan: &Plan) -> Option<Arc<UringHub>> {
+    let drives = plan.drives().iter().filter(|d| d.config.io_engine == IoEngine::Async).count();
+    if drives == 0 {
+        return None;
+    }
+    match UringHub::new(drives) {
+        Ok(hub) => Some(hub),
+        Err(error) => {
+            log::warn!("io_uring is not available ({error}); drives with io_engine Async use the Sync engine instead");
+            None
+        }
+    }
 }
 
 fn make_vcpus(

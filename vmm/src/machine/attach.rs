@@ -6,7 +6,7 @@ use devices::bus::BusBuilder;
 use devices::legacy::ioapic::IoApic;
 use devices::ram::GuestRam;
 use devices::virtio::any::AnyDevice;
-use devices::virtio::block::{Block, BlockSpec, Engine};
+use devices::virtio::block::{Block, BlockSpec, Engine, UringHub};
 use devices::virtio::cell::VirtioCell;
 use devices::virtio::net::{Net, NetSpec};
 use devices::virtio::transport::mmio::{MmioIrq, MmioWindow, WINDOW_LEN};
@@ -19,7 +19,7 @@ use crate::arch::acpi::VirtioNode;
 use crate::blueprint::{Drive, Plan};
 use crate::boot::CommandLine;
 use crate::boot::cmdline::Root;
-use crate::config::{CacheType, ResourceId};
+use crate::config::{CacheType, IoEngine, ResourceId};
 use crate::error::{Error, Subject};
 use crate::kvm::Doorbell;
 
@@ -63,8 +63,11 @@ impl Board<'_> {
     }
 }
 
-fn block(drive: &Drive) -> std::io::Result<Block> {
-    let engine = Engine::Sync;
+fn block(drive: &Drive, hub: Option<&Arc<UringHub>>) -> std::io::Result<Block> {
+    let engine = match (drive.config.io_engine, hub) {
+        (IoEngine::Async, Some(hub)) => Engine::Async(hub.clone()),
+        _ => Engine::Sync,
+    };
     Block::new(BlockSpec {
         // A copy: if the start fails later, the plan still has its own.
         file: drive.file.try_clone()?,
@@ -81,6 +84,7 @@ impl Attached {
         vm: &Arc<VmFd>,
         ram: &GuestRam,
         ioapic: &Arc<IoApic>,
+        hub: Option<&Arc<UringHub>>,
         mmio: &mut BusBuilder,
         line: &mut CommandLine,
     ) -> Result<Self, Error> {
@@ -89,7 +93,7 @@ impl Attached {
         for drive in plan.drives() {
             let config = &drive.config;
             let name = format!("drive {}", config.id);
-            let device = block(drive).map_err(|e| Error::host(Subject::Start, format!("{name}: {e}")))?;
+            let device = block(drive, hub).map_err(|e| Error::host(Subject::Start, format!("{name}: {e}")))?;
             if config.is_root_device {
                 let root = match &config.partuuid {
                     Some(uuid) => Root::PartUuid(uuid.clone()),
@@ -97,7 +101,11 @@ impl Attached {
                 };
                 board.line.push_root(&root, config.is_read_only).map_err(|e| Error::invalid(Subject::Start, e))?;
             }
+            let seat = device.uring_seat();
             let cell = board.put(name, AnyDevice::Block(Box::new(device)))?;
+            if let (Some(hub), Some(seat)) = (hub, seat) {
+                hub.attach(seat, &cell);
+            }
             attached.drives.push((config.id.clone(), cell.clone()));
             attached.cells.push(cell);
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::config_space::{ConfigSpace, SECTOR_LEN};
-use super::engine::{self, Disk, Finished, Submitted, Work};
+use super::engine::{self, Disk, Finished, Submitted, UringHub, Work};
 use super::metrics::BlockMetrics;
 use super::request::{self, Ask, ID_LEN, Limits, Reply, S_IOERR, S_OK};
 use crate::ram::GuestRam;
@@ -25,6 +25,9 @@ pub(super) const F_TOPOLOGY: u64 = 1 << 10;
 pub(super) const F_DISCARD: u64 = 1 << 13;
 pub(super) const F_WRITE_ZEROES: u64 = 1 << 14;
 
+/// Token by which the Async engine's pump says that work has completed.
+pub(super) const COMPLETIONS: u32 = 0;
+
 /// One visit moves about so much, then others have their turn.
 const VISIT_BYTES: u64 = 8 << 20;
 
@@ -33,6 +36,8 @@ const VISIT_BYTES: u64 = 8 << 20;
 pub enum Engine {
     /// At once, one system call per request.
     Sync,
+    /// By the machine's io_uring, one system call per batch.
+    Async(Arc<UringHub>),
 }
 
 /// What a drive is made of.
@@ -102,6 +107,7 @@ impl Block {
         let backing = Backing::of(&file)?;
         let disk: Box<dyn Disk> = match engine {
             Engine::Sync => Box::new(engine::Sync::new(file)),
+            Engine::Async(hub) => Box::new(engine::Uring::new(hub, file)?),
         };
         Ok(Self {
             disk,
@@ -115,6 +121,11 @@ impl Block {
             finished: Vec::with_capacity(MAX_SIZE.into()),
             ram: None,
         })
+    }
+
+    /// The drive's place on the io_uring, if it has the Async engine.
+    pub fn uring_seat(&self) -> Option<usize> {
+        self.disk.seat()
     }
 
     /// The drive's counters.
@@ -323,6 +334,10 @@ impl VirtioDevice for Block {
         }
         self.metrics.queue_event_count.inc();
         self.visit(rings).inspect_err(|_| self.metrics.event_fails.inc())
+    }
+
+    fn on_source(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
+        if token == COMPLETIONS { self.finish(rings) } else { Ok(()) }
     }
 
     fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {

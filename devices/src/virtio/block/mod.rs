@@ -11,6 +11,7 @@ mod metrics;
 mod request;
 
 pub use device::{Block, BlockSpec, Engine};
+pub use engine::UringHub;
 pub use metrics::BlockMetrics;
 
 #[cfg(test)]

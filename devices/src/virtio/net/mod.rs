@@ -1,59 +1,227 @@
-//! Network card (virtio 1.3 §5.1).
+//! Network card on a tap (virtio 1.3 §5.1).
+//!
+//! Frames go between tap and guest memory without a copy, each with its virtio-net header, so that checksums and segmentation are left
+//! to whoever does them best. `rx` and `tx` are the two directions, `features` what is negotiated, `header` what a guest may ask of the
+//! host's kernel.
 
+mod features;
+mod header;
+mod metrics;
+mod rx;
+#[cfg(test)]
+mod tests;
+mod tx;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use vm_memory::VolatileSlice;
+use vmm_sys_util::eventfd::EventFd;
+
+pub use self::metrics::NetMetrics;
+use self::rx::{Place, Rx};
+use self::tx::Tx;
 use super::device::{Kind, Rings, VirtioDevice};
-use super::queue::{RingError, Visit};
+use super::queue::{self, RingError, Visit};
+use crate::event::{Interest, Source};
+use crate::sys::iovec::GuestIoVec;
+use crate::sys::tap::{HEADER_LEN, Offloads};
+pub use crate::sys::tap::{Tap, TapError};
 
-/// A tap.
+/// Bytes of an Ethernet header.
+const ETHERNET_LEN: usize = 14;
+/// Largest frame with its header: 64 KiB of IP in an Ethernet frame with a VLAN tag.
+const MAX_FRAME_LEN: usize = HEADER_LEN + ETHERNET_LEN + 4 + 65535;
+/// MTU of a card that was not given one.
+const USUAL_MTU: u16 = 1500;
+
+/// After so many frames, other devices have their turn.
+const MAX_FRAMES_PER_VISIT: u32 = 128;
+/// After so many bytes, too.
+const MAX_BYTES_PER_VISIT: usize = 1 << 20;
+
+const RX: u16 = 0;
+const TX: u16 = 1;
+const QUEUE_SIZES: [u16; 2] = [queue::MAX_SIZE; 2];
+
+/// Frames came in on the tap.
+const TAP: u32 = 0;
+/// The last visit left frames on the tap.
+const AGAIN: u32 = 1;
+
+/// Frames of an earlier driver that are thrown away at most; more than a tap holds.
+const MAX_STALE_FRAMES: u32 = 4096;
+
+/// What a card is made of.
 #[derive(Debug)]
-pub struct Tap;
-
-impl Tap {
-    /// Opens a tap.
-    pub fn open(_name: &str) -> Result<Self, std::io::Error> {
-        Err(std::io::Error::other("not written yet"))
-    }
+pub struct NetSpec {
+    /// Its cable.
+    pub tap: Tap,
+    /// Its address; `None` lets the guest choose.
+    pub mac: Option<[u8; 6]>,
+    /// The MTU it recommends.
+    pub mtu: Option<u16>,
 }
 
 /// A network card.
-pub struct Net;
+#[derive(Debug)]
+pub struct Net {
+    tap: Tap,
+    mac: Option<[u8; 6]>,
+    mtu: Option<u16>,
+    rx: Rx,
+    tx: Tx,
+    /// What the tap was last allowed to hand over unfinished.
+    offloads: Offloads,
+    /// Frames on the tap may still be of that kind.
+    stale: Offloads,
+    again: EventFd,
+    metrics: Arc<NetMetrics>,
+}
+
+impl Net {
+    /// A card on a tap. Fails if the process is out of descriptors.
+    pub fn new(spec: NetSpec) -> io::Result<Self> {
+        let NetSpec { tap, mac, mtu } = spec;
+        Ok(Self {
+            tap,
+            mac,
+            mtu,
+            rx: Rx::default(),
+            tx: Tx::default(),
+            offloads: Offloads::empty(),
+            stale: Offloads::empty(),
+            again: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            metrics: Arc::default(),
+        })
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> Arc<NetMetrics> {
+        self.metrics.clone()
+    }
+
+    /// Throws away frames that the tap took in for an earlier driver, which could do more than this one.
+    fn drop_stale_frames(&mut self) {
+        if !self.offloads.contains(self.stale) {
+            // Reading a frame in part takes all of it off the tap.
+            let mut byte = [0u8; 1];
+            let piece = GuestIoVec::new(&VolatileSlice::from(&mut byte[..]));
+            for _ in 0..MAX_STALE_FRAMES {
+                if self.tap.read(&[piece]).is_err() {
+                    break;
+                }
+            }
+        }
+        self.stale = self.offloads;
+    }
+
+    fn receive(&mut self, rings: &mut Rings) -> Result<Visit, RingError> {
+        match place(&self.tap, &self.metrics, rings, RX) {
+            Some(mut place) => self.rx.visit(&mut place),
+            None => Ok(Visit::Idle),
+        }
+    }
+}
+
+fn place<'a>(tap: &'a Tap, metrics: &'a NetMetrics, rings: &'a mut Rings, queue: u16) -> Option<Place<'a>> {
+    let Rings { ram, irq, queues } = rings;
+    Some(Place { tap, ram, irq: &**irq, queue: queues.get_mut(usize::from(queue))?, metrics })
+}
 
 impl VirtioDevice for Net {
     fn kind(&self) -> Kind {
         Kind::Net
     }
+
     fn queue_max_sizes(&self) -> &'static [u16] {
-        &[256, 256]
+        &QUEUE_SIZES
     }
+
     fn features(&self) -> u64 {
-        super::registers::F_VERSION_1
+        features::offered(self.tap.supported(), self.mac.is_some(), self.mtu.is_some())
     }
-    fn read_config(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let space = features::config_space(self.mac, self.mtu);
+        let mut from = space.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
+        data.fill_with(|| from.next().copied().unwrap_or(0));
     }
-    fn activate(&mut self, _accepted: u64, _rings: &mut Rings) -> Result<(), String> {
+
+    /// Nothing can be written: a legacy driver's way to change the address is gone.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {
+        self.metrics.cfg_fails.inc();
+    }
+
+    fn activate(&mut self, accepted: u64, _rings: &mut Rings) -> Result<(), String> {
+        let offloads = features::offloads(accepted);
+        self.tap.set_offloads(offloads).map_err(|error| {
+            self.metrics.activate_fails.inc();
+            format!("{}: the tap does not take offloads {offloads:?}: {error}", self.tap.name())
+        })?;
+        self.offloads = offloads;
+        self.drop_stale_frames();
+        let large = Offloads::all() - Offloads::CSUM;
+        let usual_len = if offloads.intersects(large) {
+            MAX_FRAME_LEN
+        } else {
+            let mtu = usize::from(self.mtu.unwrap_or(USUAL_MTU).max(USUAL_MTU));
+            mtu.saturating_add(HEADER_LEN + ETHERNET_LEN)
+        };
+        self.rx = Rx::new(accepted & features::MRG_RXBUF != 0, usual_len);
+        self.tx = Tx::new(accepted, self.mac);
         Ok(())
     }
-    fn on_doorbell(&mut self, _queue: u16, _rings: &mut Rings) -> Result<Visit, RingError> {
-        Ok(Visit::Idle)
+
+    fn on_doorbell(&mut self, queue: u16, rings: &mut Rings) -> Result<Visit, RingError> {
+        match queue {
+            RX => {
+                self.metrics.rx_queue_event_count.inc();
+                self.receive(rings)
+            }
+            TX => {
+                self.metrics.tx_queue_event_count.inc();
+                let Some(mut place) = place(&self.tap, &self.metrics, rings, TX) else { return Ok(Visit::Idle) };
+                self.tx.visit(&mut place)
+            }
+            _ => Ok(Visit::Idle),
+        }
     }
-    fn reset(&mut self) {}
-}
-/// x
-#[allow(missing_docs)]
-pub struct NetSpec {
-    pub tap: Tap,
-    pub mac: Option<[u8; 6]>,
-    pub mtu: Option<u16>,
-}
-impl Net {
-    /// x
-    pub fn new(_s: NetSpec) -> std::io::Result<Self> {
-        Ok(Self)
+
+    fn sources(&self) -> Vec<Source> {
+        let readable = |fd, token| Source { fd, interest: Interest::Readable, token };
+        vec![readable(self.tap.as_raw_fd(), TAP), readable(self.again.as_raw_fd(), AGAIN)]
     }
-}
-impl Tap {
-    /// x
-    pub fn try_clone(&self) -> std::io::Result<Self> {
-        Ok(Self)
+
+    fn on_source(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
+        if token == TAP {
+            self.metrics.rx_tap_event_count.inc();
+        }
+        let visit = self.receive(rings)?;
+        if token == TAP && self.rx.is_starved() {
+            self.metrics.no_rx_avail_buffer.inc();
+        }
+        if visit == Visit::More {
+            // Never read, watched by edge; fails after 2^64 rings.
+            let _ = self.again.write(1);
+        }
+        Ok(())
+    }
+
+    /// Frames are sent when they are taken from the ring; only receive buffers are held.
+    fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {
+        match place(&self.tap, &self.metrics, rings, RX) {
+            Some(mut place) => self.rx.release(&mut place),
+            None => Ok(()),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.rx = Rx::default();
+        self.tx = Tx::default();
+        self.offloads = Offloads::empty();
+        // A tap that is gone refuses; then there is nothing left to turn off.
+        let _ = self.tap.set_offloads(Offloads::empty());
     }
 }

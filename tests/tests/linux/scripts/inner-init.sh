@@ -98,8 +98,17 @@ do_reboot() { reboot -f; }
 do_poweroff() { poweroff -f; }
 do_panic() { echo c >/proc/sysrq-trigger; }
 
+# What the README's machine has: a disk and a network.
+do_readme() {
+    say vda-md5 "$(md5 </dev/vda)"
+    say eth0 "$(cat /sys/class/net/eth0/address)"
+    ip addr add 172.16.0.2/24 dev eth0
+    ip link set eth0 up
+}
+
 cases=$(sed -n 's/.*mayfly\.case=\([^ ]*\).*/\1/p' /proc/cmdline)
 say started "$cases"
+[ -n "$cases" ] || cases=base,readme
 for name in $(echo "$cases" | tr , ' '); do
     "do_$name"
 done

@@ -7,6 +7,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs -o size=80% tmp /run
 mkdir -p /dev/net /run/vm
+mount -t tmpfs tmp /tmp
 for module in irqbypass kvm kvm-amd tun; do
     insmod "/modules/$module.ko" || echo "rig: the module $module does not load"
 done

@@ -58,14 +58,12 @@ pub fn run(machine: &mut Machine) {
         }
     };
     let units = block.capacity * 512 / load.bytes.max(512);
-    if units == 0 || load.bytes % 512 != 0 {
+    if units == 0 || !load.bytes.is_multiple_of(512) {
         say!("error=bad-block-size");
         return;
     }
 
-    let buffers = machine
-        .arena
-        .take(load.bytes * u64::from(block.depth), 4096);
+    let buffers = machine.arena.take(load.bytes * u64::from(block.depth), 4096);
     let samples = machine.arena.take(4 * load.ops.min(SAMPLES_MAX), 64);
     // Touch every page first: the first touch of guest RAM is the host's work.
     buffers.fill(0x5a);
@@ -83,7 +81,7 @@ pub fn run(machine: &mut Machine) {
     let outcome = drive(&mut block, &mut feeder, clock, samples);
 
     let kept = outcome.completed.min(samples.len() / 4);
-    let kept_samples = samples.part(0, kept * 4);
+    let mut kept_samples = samples.part(0, kept * 4);
     let sorted = kept_samples.words_mut();
     sorted.sort_unstable();
     let at = |permille: u64| {
@@ -137,39 +135,19 @@ impl Feeder<'_> {
         if self.submitted == self.load.ops {
             return;
         }
-        let unit = if self.load.random {
-            self.random.below(self.units)
-        } else {
-            self.submitted % self.units
-        };
+        let unit = if self.load.random { self.random.below(self.units) } else { self.submitted % self.units };
         self.submitted += 1;
         let bytes = self.load.bytes;
         let buffer = self.buffers.part(bytes * u64::from(slot), bytes);
         let mut list = [Piece::readable(buffer); PIECES_MAX];
         let each = bytes / self.pieces;
         for (i, piece) in (0..self.pieces).zip(&mut list) {
-            let len = if i + 1 == self.pieces {
-                bytes - i * each
-            } else {
-                each
-            };
-            *piece = Piece {
-                writable: !self.load.writing,
-                ..Piece::readable(buffer.part(i * each, len))
-            };
+            let len = if i + 1 == self.pieces { bytes - i * each } else { each };
+            *piece = Piece { writable: !self.load.writing, ..Piece::readable(buffer.part(i * each, len)) };
         }
-        let kind = if self.load.writing {
-            request::OUT
-        } else {
-            request::IN
-        };
+        let kind = if self.load.writing { request::OUT } else { request::IN };
         self.submitted_at[usize::from(slot)] = cpu::cycles();
-        block.submit(
-            slot,
-            kind,
-            unit * (bytes / 512),
-            &list[..self.pieces as usize],
-        );
+        block.submit(slot, kind, unit * (bytes / 512), &list[..self.pieces as usize]);
     }
 }
 

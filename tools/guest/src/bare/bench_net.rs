@@ -22,10 +22,7 @@ struct Outcome {
 /// Runs the mode.
 pub fn run(machine: &mut Machine) {
     let line = machine.command_line;
-    let (size, packets) = (
-        line.number("size", 64).clamp(14, 1514),
-        line.number("packets", 100_000),
-    );
+    let (size, packets) = (line.number("size", 64).clamp(14, 1514), line.number("packets", 100_000));
     let dir = line.text("dir").unwrap_or("tx");
     let Some(window) = net::chosen_window(machine) else {
         say!("error=no-interface");
@@ -38,21 +35,14 @@ pub fn run(machine: &mut Machine) {
             return;
         }
     };
-    let outcome = if dir == "rx" {
-        receive(machine, &mut net, packets)
-    } else {
-        transmit(machine, &mut net, packets, size)
-    };
+    let outcome =
+        if dir == "rx" { receive(machine, &mut net, packets) } else { transmit(machine, &mut net, packets, size) };
     let clock = machine.clock;
     say!(
         "dir={dir} size={size} packets={} bytes={} kicks={} stalled={}",
         outcome.packets,
         outcome.bytes,
-        if dir == "rx" {
-            net.rx.kicks
-        } else {
-            net.tx.kicks
-        },
+        if dir == "rx" { net.rx.kicks } else { net.tx.kicks },
         u8::from(outcome.stalled)
     );
     say!(
@@ -110,9 +100,7 @@ fn receive(machine: &Machine, net: &mut Net, packets: u64) -> Outcome {
     say!("net=listening");
     let mut outcome = Outcome::default();
     let (mut first, mut last) = (0, 0);
-    let mut deadline = machine
-        .clock
-        .deadline_ms(machine.command_line.number("ms", 20_000));
+    let mut deadline = machine.clock.deadline_ms(machine.command_line.number("ms", 20_000));
     while outcome.packets < packets {
         let mut any = false;
         while let Some(frame) = net.receive() {

@@ -45,12 +45,7 @@ pub struct Options {
 
 impl Options {
     /// One request at a time, nothing fancy.
-    pub const PLAIN: Self = Self {
-        depth: 4,
-        data_pieces: 1,
-        indirect: false,
-        event_idx: false,
-    };
+    pub const PLAIN: Self = Self { depth: 4, data_pieces: 1, indirect: false, event_idx: false };
 }
 
 /// A started block device.
@@ -77,9 +72,7 @@ pub struct Answer {
 
 /// The window of the drive the command line names.
 pub fn chosen_window(machine: &Machine) -> Option<Window> {
-    machine
-        .bus
-        .find(kind::BLOCK, machine.command_line.number("drive", 0))
+    machine.bus.find(kind::BLOCK, machine.command_line.number("drive", 0))
 }
 
 impl Block {
@@ -91,11 +84,14 @@ impl Block {
     }
 
     /// Everything up to, but without, DRIVER_OK.
-    pub fn prepare(
-        machine: &mut Machine,
-        window: Window,
-        options: Options,
-    ) -> Result<Self, Refusal> {
+    pub fn prepare(machine: &mut Machine, window: Window, options: Options) -> Result<Self, Refusal> {
+        let block = Self::lay_out(machine, window, options)?;
+        block.queue.announce();
+        Ok(block)
+    }
+
+    /// Features agreed and the queue in RAM, but the device not told where.
+    pub fn lay_out(machine: &mut Machine, window: Window, options: Options) -> Result<Self, Refusal> {
         let mut wanted = RO | FLUSH | DISCARD | WRITE_ZEROES;
         if options.indirect {
             wanted |= feature::INDIRECT_DESC;
@@ -107,28 +103,13 @@ impl Block {
         let size = window.queue_max(0).min(256) as u16;
         let event_idx = features & feature::EVENT_IDX != 0;
         let queue = Queue::allocate(window, 0, size, event_idx, &mut machine.arena);
-        queue.announce();
-
         let pieces = options.data_pieces + 2;
         let indirect = features & feature::INDIRECT_DESC != 0;
         let stride = if indirect { 1 } else { pieces };
         let depth = options.depth.min(size / stride).max(1);
-        let tables = indirect.then(|| {
-            machine
-                .arena
-                .take(DESCRIPTOR * u64::from(pieces) * u64::from(depth), 16)
-        });
+        let tables = indirect.then(|| machine.arena.take(DESCRIPTOR * u64::from(pieces) * u64::from(depth), 16));
         let slots = machine.arena.take(SLOT * u64::from(depth), 64);
-        Ok(Self {
-            window,
-            queue,
-            features,
-            capacity: window.config64(0),
-            depth,
-            slots,
-            tables,
-            stride,
-        })
+        Ok(Self { window, queue, features, capacity: window.config64(0), depth, slots, tables, stride })
     }
 
     /// Header of a slot's request (16 bytes).
@@ -162,8 +143,7 @@ impl Block {
         match self.tables {
             Some(tables) => {
                 let len = tables.len() / u64::from(self.depth);
-                self.queue
-                    .chain_indirect(head, tables.part(len * u64::from(slot), len), pieces);
+                self.queue.chain_indirect(head, tables.part(len * u64::from(slot), len), pieces);
             }
             None => self.queue.chain(head, pieces),
         }
@@ -174,20 +154,14 @@ impl Block {
     pub fn poll(&mut self) -> Option<(u16, Answer)> {
         let used = self.queue.poll()?;
         let slot = used.head / self.stride;
-        Some((
-            slot,
-            Answer {
-                status: self.status_byte(slot).read8(0),
-            },
-        ))
+        Some((slot, Answer { status: self.status_byte(slot).read8(0) }))
     }
 
     /// Runs one request to its end; `None` when the device does not answer.
     pub fn run(&mut self, clock: Clock, kind: u32, sector: u64, data: &[Piece]) -> Option<Answer> {
         self.submit(0, kind, sector, data);
         self.queue.kick();
-        self.wait(clock, bring_up::PATIENCE_MS)
-            .map(|(_, answer)| answer)
+        self.wait(clock, bring_up::PATIENCE_MS).map(|(_, answer)| answer)
     }
 
     /// Polls until something completes or `ms` are over.

@@ -77,13 +77,7 @@ pub fn word(refusal: Refusal) -> &'static str {
 }
 
 impl Tally {
-    const EMPTY: Self = Self {
-        requests: 0,
-        errors: 0,
-        status: 0,
-        checksum: CHECKSUM_START,
-        mismatches: 0,
-    };
+    const EMPTY: Self = Self { requests: 0, errors: 0, status: 0, checksum: CHECKSUM_START, mismatches: 0 };
 
     fn count(&mut self, answer: Option<block::Answer>) {
         let status = answer.map_or(block::UNTOUCHED, |a| a.status);
@@ -114,11 +108,7 @@ fn transfer(machine: &mut Machine, block: &mut Block, op: &str, pieces: u16) -> 
         let data = buffer.part(0, sectors * SECTOR_BYTES);
         if writing {
             for i in 0..sectors {
-                pattern::fill(
-                    seed,
-                    sector + i,
-                    data.part(i * SECTOR_BYTES, SECTOR_BYTES).bytes_mut(),
-                );
+                pattern::fill(seed, sector + i, data.part(i * SECTOR_BYTES, SECTOR_BYTES).bytes_mut());
             }
         } else {
             data.fill(0xee);
@@ -152,16 +142,9 @@ fn split(data: Dma, pieces: u16, writable: bool, list: &mut [Piece; PIECES_MAX])
     for i in 0..pieces {
         let rest = data.len() - at;
         // Odd pieces are one byte longer, so that boundaries are unaligned.
-        let len = if i + 1 == pieces {
-            rest
-        } else {
-            (even + u64::from(i % 2 == 1)).min(rest)
-        };
+        let len = if i + 1 == pieces { rest } else { (even + u64::from(i % 2 == 1)).min(rest) };
         if len != 0 {
-            list[count] = Piece {
-                writable,
-                ..Piece::readable(data.part(at, len))
-            };
+            list[count] = Piece { writable, ..Piece::readable(data.part(at, len)) };
             count += 1;
             at += len;
         }

@@ -40,11 +40,7 @@ pub struct BootInfo {
 impl BootInfo {
     /// Reads the structure at `info`; `kind` as in [`crate::entry`].
     pub fn read(kind: u64, info: u64) -> Self {
-        if kind == BOOTED_BY_PVH {
-            Self::from_start_info(info)
-        } else {
-            Self::from_zero_page(info)
-        }
+        if kind == BOOTED_BY_PVH { Self::from_start_info(info) } else { Self::from_zero_page(info) }
     }
 
     fn from_zero_page(info: u64) -> Self {
@@ -64,37 +60,18 @@ impl BootInfo {
         let head = Dma::left_by_loader(info, 56);
         assert!(head.read32(0) == PVH_MAGIC, "not a PVH start_info");
         // The memory map came with version 1.
-        let entries = if head.read32(4) >= 1 {
-            u64::from(head.read32(48)).min(128)
-        } else {
-            0
-        };
-        let map = if entries == 0 {
-            head.part(0, 0)
-        } else {
-            Dma::left_by_loader(head.read64(40), entries * 24)
-        };
-        Self {
-            protocol: "pvh",
-            command_line: text_at(head.read64(24)),
-            map,
-            entries,
-            entry_len: 24,
-        }
+        let entries = if head.read32(4) >= 1 { u64::from(head.read32(48)).min(128) } else { 0 };
+        let map = if entries == 0 { head.part(0, 0) } else { Dma::left_by_loader(head.read64(40), entries * 24) };
+        Self { protocol: "pvh", command_line: text_at(head.read64(24)), map, entries, entry_len: 24 }
     }
 
     /// The memory map in the loader's order.
     pub fn ranges(&self) -> impl Iterator<Item = Range> + '_ {
         (0..self.entries).map(|i| {
             let entry = self.map.part(i * self.entry_len, self.entry_len).bytes();
-            let word =
-                |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().unwrap_or_default());
+            let word = |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().unwrap_or_default());
             let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-            Range {
-                start: long(0),
-                len: long(8),
-                is_ram: word(16) == RAM,
-            }
+            Range { start: long(0), len: long(8), is_ram: word(16) == RAM }
         })
     }
 

@@ -44,10 +44,7 @@ pub fn negotiate(window: Window, wanted: u64, clock: Clock) -> Result<u64, Refus
     set_status(window, status::ACKNOWLEDGE | status::DRIVER);
     let features = window.offered() & (wanted | feature::VERSION_1);
     window.want(features);
-    set_status(
-        window,
-        status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK,
-    );
+    set_status(window, status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK);
     if window.status() & status::FEATURES_OK == 0 {
         return Err(Refusal::Features);
     }
@@ -58,11 +55,7 @@ pub fn negotiate(window: Window, wanted: u64, clock: Clock) -> Result<u64, Refus
 pub fn start(window: Window) -> Result<(), Refusal> {
     let up = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
     set_status(window, up);
-    if window.status() == up {
-        Ok(())
-    } else {
-        Err(Refusal::Start)
-    }
+    if window.status() == up { Ok(()) } else { Err(Refusal::Start) }
 }
 
 fn set_status(window: Window, value: u32) {

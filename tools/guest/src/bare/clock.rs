@@ -33,9 +33,7 @@ impl Clock {
 
     /// Cycles as nanoseconds; zero when the frequency is unknown.
     pub fn nanoseconds(self, cycles: u64) -> u64 {
-        self.khz.map_or(0, |khz| {
-            (u128::from(cycles) * 1_000_000 / u128::from(khz)) as u64
-        })
+        self.khz.map_or(0, |khz| (u128::from(cycles) * 1_000_000 / u128::from(khz)) as u64)
     }
 
     /// Events per second; zero when the frequency is unknown.

@@ -10,11 +10,10 @@ pub struct CommandLine(pub &'static str);
 impl CommandLine {
     /// The value of `mayfly.<key>=`.
     pub fn text(self, key: &str) -> Option<&'static str> {
-        self.0.split_ascii_whitespace().rev().find_map(|word| {
-            word.strip_prefix("mayfly.")?
-                .strip_prefix(key)?
-                .strip_prefix('=')
-        })
+        self.0
+            .split_ascii_whitespace()
+            .rev()
+            .find_map(|word| word.strip_prefix("mayfly.")?.strip_prefix(key)?.strip_prefix('='))
     }
 
     /// A number, decimal or `0x` hexadecimal. Panics (and so ends the run

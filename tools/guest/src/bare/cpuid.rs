@@ -35,7 +35,7 @@ global_asm!(
 /// The answers from ring 0; empty if the stub was not asked to collect them.
 pub fn collected() -> &'static [Entry] {
     // SAFETY: the stub wrote the table before Rust code started; nobody since.
-    let table: &'static [Entry; LEAVES] = unsafe { &*(&raw const cpuid_table) };
+    let table: &'static [Entry; LEAVES] = unsafe { &cpuid_table };
     // Leaf 0 names at least one basic leaf on every 64-bit processor.
     if table[0][2] == 0 { &[] } else { table }
 }

@@ -60,10 +60,7 @@ impl Dma {
     /// A part of this stretch; panics when it does not fit.
     pub fn part(self, offset: u64, len: u64) -> Self {
         assert!(offset <= self.len && len <= self.len - offset);
-        Self {
-            address: self.address + offset,
-            len,
-        }
+        Self { address: self.address + offset, len }
     }
 
     access!(read8, write8, u8);
@@ -91,13 +88,13 @@ impl Dma {
     }
 
     /// The bytes, writable. Only for memory no device is using.
-    pub fn bytes_mut(&self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: in bounds; callers do not hold two views at a time.
         unsafe { slice::from_raw_parts_mut(self.address as *mut u8, self.len as usize) }
     }
 
     /// The same as whole 32-bit words.
-    pub fn words_mut(&self) -> &mut [u32] {
+    pub fn words_mut(&mut self) -> &mut [u32] {
         let first = self.address as *mut u32;
         assert!(first.is_aligned());
         // SAFETY: as above, and aligned.
@@ -114,10 +111,7 @@ pub struct Arena {
 impl Arena {
     /// The RAM from the end of the image to `ram_end`.
     pub fn behind_image(ram_end: u64) -> Self {
-        Self {
-            next: (&raw const image_end).addr() as u64,
-            end: ram_end.min(DEVICE_SPACE),
-        }
+        Self { next: (&raw const image_end).addr() as u64, end: ram_end.min(DEVICE_SPACE) }
     }
 
     /// `len` bytes at a multiple of `align` (a power of two). Panics when RAM
@@ -138,16 +132,7 @@ impl Arena {
     /// Forgets everything taken since `mark`, and zeroes it again.
     pub fn rewind(&mut self, mark: u64) {
         assert!(mark <= self.next);
-        Dma {
-            address: mark,
-            len: self.next - mark,
-        }
-        .fill(0);
+        Dma { address: mark, len: self.next - mark }.fill(0);
         self.next = mark;
-    }
-
-    /// Bytes left.
-    pub fn left(&self) -> u64 {
-        self.end.saturating_sub(self.next)
     }
 }

@@ -12,15 +12,17 @@ pub fn run(machine: &mut Machine) {
     say!("");
     say!("  Hello from inside a Mayfly microVM.");
     say!("");
-    say!("  processor  {}", brand(&mut text));
+    let mut vendor_text = [0; 12];
+    // Some hosts present no brand string.
+    let processor = match brand(&mut text) {
+        "" => vendor(&mut vendor_text),
+        brand => brand,
+    };
+    say!("  processor  {processor}");
     say!("  memory     {} MiB", machine.boot.ram_bytes() >> 20);
     match machine.clock.khz() {
         0 => {}
-        khz => say!(
-            "  clock      {}.{:03} GHz time-stamp counter",
-            khz / 1_000_000,
-            khz / 1000 % 1000
-        ),
+        khz => say!("  clock      {}.{:03} GHz time-stamp counter", khz / 1_000_000, khz / 1000 % 1000),
     }
     for window in machine.bus.scan() {
         let (queues, size) = queues(window);
@@ -32,10 +34,7 @@ pub fn run(machine: &mut Machine) {
         );
     }
     if let Some((capacity, first)) = first_drive(machine) {
-        say!(
-            "  disk       {} KiB, begins with {first:02x?}",
-            capacity / 2
-        );
+        say!("  disk       {} KiB, begins with {first:02x?}", capacity / 2);
     }
     say!("");
 }
@@ -51,12 +50,7 @@ pub fn probe(machine: &mut Machine) {
         vendor(&mut text)
     );
     for range in machine.boot.ranges() {
-        say!(
-            "range_start={:#x} range_len={:#x} range_ram={}",
-            range.start,
-            range.len,
-            u8::from(range.is_ram)
-        );
+        say!("range_start={:#x} range_len={:#x} range_ram={}", range.start, range.len, u8::from(range.is_ram));
     }
     for window in machine.bus.scan() {
         let (queues, size) = queues(window);
@@ -100,12 +94,7 @@ fn first_drive(machine: &mut Machine) -> Option<(u64, [u8; 8])> {
     let window = machine.bus.find(kind::BLOCK, 0)?;
     let mut block = Block::start(machine, window, Options::PLAIN).ok()?;
     let buffer = machine.arena.take(512, 512);
-    let answer = block.run(
-        machine.clock,
-        crate::block::request::IN,
-        0,
-        &[Piece::writable(buffer)],
-    )?;
+    let answer = block.run(machine.clock, crate::block::request::IN, 0, &[Piece::writable(buffer)])?;
     (answer.status == 0).then(|| (block.capacity, buffer.read64(0).to_le_bytes()))
 }
 
@@ -125,7 +114,5 @@ fn brand(text: &mut [u8; 48]) -> &str {
             word.copy_from_slice(&value.to_le_bytes());
         }
     }
-    str::from_utf8(text)
-        .unwrap_or("?")
-        .trim_matches(['\0', ' '])
+    str::from_utf8(text).unwrap_or("?").trim_matches(['\0', ' '])
 }

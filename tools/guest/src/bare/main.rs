@@ -73,13 +73,8 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         power::spin();
     }
     let arena = Arena::behind_image(boot.ram_end_above(IMAGE));
-    let mut machine = Machine {
-        clock: Clock::new(command_line),
-        bus: Bus::new(command_line),
-        boot,
-        command_line,
-        arena,
-    };
+    let mut machine =
+        Machine { clock: Clock::new(command_line), bus: Bus::new(command_line), boot, command_line, arena };
     match mode {
         "hello" => hello::run(&mut machine),
         "probe" => hello::probe(&mut machine),

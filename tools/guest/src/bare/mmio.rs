@@ -70,25 +70,16 @@ pub struct Window {
 impl Bus {
     /// The bus of this machine.
     pub fn new(command_line: CommandLine) -> Self {
-        Self {
-            first: command_line.number("mmio", FIRST_WINDOW),
-            step: command_line.number("mmio_step", WINDOW),
-        }
+        Self { first: command_line.number("mmio", FIRST_WINDOW), step: command_line.number("mmio_step", WINDOW) }
     }
 
     /// All devices in address order. The scan stops at the first window without
     /// the magic number: windows are handed out without gaps.
     pub fn scan(self) -> impl Iterator<Item = Window> {
         (0..WINDOWS_MAX)
-            .map(move |i| Window {
-                address: self.first + i * self.step,
-                kind: 0,
-            })
+            .map(move |i| Window { address: self.first + i * self.step, kind: 0 })
             .take_while(|w| w.read(reg::MAGIC) == MAGIC)
-            .map(|w| Window {
-                kind: w.read(reg::DEVICE_ID),
-                ..w
-            })
+            .map(|w| Window { kind: w.read(reg::DEVICE_ID), ..w })
             .filter(|w| w.kind != 0 && w.read(reg::VERSION) == 2)
     }
 

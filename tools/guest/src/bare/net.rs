@@ -44,9 +44,7 @@ pub struct Frame {
 
 /// The window of the interface the command line names.
 pub fn chosen_window(machine: &Machine) -> Option<Window> {
-    machine
-        .bus
-        .find(kind::NET, machine.command_line.number("net", 0))
+    machine.bus.find(kind::NET, machine.command_line.number("net", 0))
 }
 
 impl Net {
@@ -109,10 +107,7 @@ impl Net {
             return None;
         }
         let len = u64::from(used.len).clamp(HEADER, BUFFER);
-        Some(Frame {
-            slot: used.head,
-            bytes: buffer.part(HEADER, len - HEADER).bytes(),
-        })
+        Some(Frame { slot: used.head, bytes: buffer.part(HEADER, len - HEADER).bytes() })
     }
 
     /// Posts a receive buffer again; takes effect at the next `rx.kick`.
@@ -152,8 +147,7 @@ impl Net {
 
     /// Where a slot's frame goes; the header before it stays zero.
     pub fn frame(&self, slot: u16) -> Dma {
-        self.tx_buffers
-            .part(BUFFER * u64::from(slot) + HEADER, BUFFER - HEADER)
+        self.tx_buffers.part(BUFFER * u64::from(slot) + HEADER, BUFFER - HEADER)
     }
 
     /// Offers a claimed slot with a frame of `len` bytes, without a kick.

@@ -45,10 +45,7 @@ pub fn run(machine: &mut Machine) {
         }
     };
     let [a, b, c, d, e, f] = net.mac;
-    say!(
-        "mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} features={:#x}",
-        net.features
-    );
+    say!("mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} features={:#x}", net.features);
     say!("net=listening");
 
     let deadline = machine.clock.deadline_ms(line.number("ms", 60_000));
@@ -63,7 +60,7 @@ pub fn run(machine: &mut Machine) {
             let out = net.frame(slot);
             let len = frame.bytes.len();
             out.put(0, frame.bytes);
-            let reply = out.part(0, len as u64);
+            let mut reply = out.part(0, len as u64);
             if answer(reply.bytes_mut(), net.mac, ip, &mut counts) {
                 net.transmit(slot, len.max(60) as u64);
                 net.tx.kick();

@@ -29,19 +29,12 @@ pub struct Piece {
 impl Piece {
     /// Memory the device reads.
     pub fn readable(memory: Dma) -> Self {
-        Self {
-            address: memory.address(),
-            len: memory.len() as u32,
-            writable: false,
-        }
+        Self { address: memory.address(), len: memory.len() as u32, writable: false }
     }
 
     /// Memory the device writes.
     pub fn writable(memory: Dma) -> Self {
-        Self {
-            writable: true,
-            ..Self::readable(memory)
-        }
+        Self { writable: true, ..Self::readable(memory) }
     }
 }
 
@@ -73,13 +66,7 @@ pub struct Queue {
 
 impl Queue {
     /// Allocates the three areas without telling the device.
-    pub fn allocate(
-        window: Window,
-        index: u32,
-        size: u16,
-        event_idx: bool,
-        arena: &mut Arena,
-    ) -> Self {
+    pub fn allocate(window: Window, index: u32, size: u16, event_idx: bool, arena: &mut Arena) -> Self {
         let slots = u64::from(size);
         let queue = Self {
             window,
@@ -181,13 +168,9 @@ impl Queue {
         self.last_used = self.last_used.wrapping_add(1);
         if self.event_idx {
             // Keep the interrupt threshold out of the device's reach.
-            self.avail
-                .write16(4 + 2 * u64::from(self.size), self.last_used.wrapping_sub(1));
+            self.avail.write16(4 + 2 * u64::from(self.size), self.last_used.wrapping_sub(1));
         }
-        Some(Used {
-            head: self.used.read32(at) as u16,
-            len: self.used.read32(at + 4),
-        })
+        Some(Used { head: self.used.read32(at) as u16, len: self.used.read32(at + 4) })
     }
 }
 

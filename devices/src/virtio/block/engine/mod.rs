@@ -2,13 +2,16 @@
 //!
 //! An engine gets work that was checked (inside the capacity, allowed on this drive) and knows nothing of rings, headers or statuses.
 
+mod hub;
 mod sync;
+mod uring;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
 
+pub use hub::UringHub;
 pub(super) use sync::Sync;
+pub(super) use uring::Uring;
 
 use crate::sys::iovec::GuestIoVec;
 
@@ -54,14 +57,16 @@ pub(super) trait Disk: Send {
     /// Hands what was submitted to the kernel, in one system call, and appends what is finished to `finished`. Does not wait.
     fn reap(&mut self, finished: &mut Vec<Finished>);
 
-    /// Becomes readable when there is something to reap; `None` if nothing is ever in flight.
-    fn completion_fd(&self) -> Option<RawFd>;
-
     /// Waits until nothing is in flight and appends what is finished to `finished`.
     fn drain(&mut self, finished: &mut Vec<Finished>);
 
     /// Goes on with another file. Nothing is in flight. After an error the old file is still in use.
     fn replace(&mut self, file: File) -> io::Result<()>;
+
+    /// The drive's place on the machine's ring, if it is on one.
+    fn seat(&self) -> Option<usize> {
+        None
+    }
 
     /// Makes what was written durable, now.
     fn sync_now(&mut self) -> io::Result<()>;

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
 
 use super::{Disk, Finished, Submitted, Work};
 use crate::sys::disk;
@@ -26,10 +25,6 @@ impl Disk for Sync {
     }
 
     fn reap(&mut self, _finished: &mut Vec<Finished>) {}
-
-    fn completion_fd(&self) -> Option<RawFd> {
-        None
-    }
 
     fn drain(&mut self, _finished: &mut Vec<Finished>) {}
 

@@ -174,8 +174,8 @@ fn loops_and_bad_tables_come_back_empty() {
         write(&rig, 205, inner, 16, 4, 0);
         write(&rig, 206, inner, 17, 4, 0);
         write(&rig, 207, inner, 0, 4, 0);
-        write(&rig, 208, inner, u32::MAX & !15, 4, 0);
-        write(&rig, 209, u64::MAX & !15, 16, 4, 0);
+        write(&rig, 208, inner, !15, 4, 0);
+        write(&rig, 209, !15, 16, 4, 0);
         write(&rig, 210, u64::MAX - 8, 16, 0, 0);
         write(&rig, 211, inner, 16, 5, 212);
         for head in 200..=211 {

@@ -4,9 +4,11 @@ mod bad_input;
 pub(crate) mod rig;
 mod work;
 
-use super::Engine;
+use super::{Engine, UringHub};
 
 /// Runs `test` with every engine there is on this host.
 fn with_engines(test: impl Fn(&dyn Fn() -> Engine)) {
     test(&|| Engine::Sync);
+    // A host without io_uring must fail here and not pass for half.
+    test(&|| Engine::Async(UringHub::new(1).expect("the Async engine needs io_uring; see kernel.io_uring_disabled")));
 }

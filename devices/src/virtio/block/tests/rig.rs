@@ -281,9 +281,13 @@ impl Rig {
     }
 }
 
-fn attach(engine: &Engine, _cell: &Arc<VirtioCell>, _events: &mut Loop) {
+fn attach(engine: &Engine, cell: &Arc<VirtioCell>, events: &mut Loop) {
     match engine {
         Engine::Sync => {}
+        Engine::Async(hub) => {
+            hub.attach(0, cell);
+            events.add(hub.clone());
+        }
     }
 }
 

@@ -36,5 +36,5 @@ else
     pass resume-quiet
 fi
 kill -TERM "$pid"
-ends end-sigterm 0 "exit_code=0"
+ends end-sigterm 143 "exit_code=143"
 check sigterm-unlinks-socket "the socket is still there" [ ! -e "$sock" ]

@@ -9,66 +9,28 @@ use crate::virtqueue::Piece;
 pub const CASES: &[Case] = &[
     ("g1-size-zero", |lab| bring_up_with(lab, |g| g.size = 0)),
     ("g1-size-three", |lab| bring_up_with(lab, |g| g.size = 3)),
-    ("g1-size-over-max", |lab| {
-        bring_up_with(lab, |g| g.size *= 2)
-    }),
-    ("g1-size-65535", |lab| {
-        bring_up_with(lab, |g| g.size = 65535)
-    }),
-    ("g2-rewrite-size", |lab| {
-        rewrite(lab, |w, _| w.write(reg::QUEUE_NUM, 2))
-    }),
-    ("g2-rewrite-desc", |lab| {
-        rewrite(lab, |w, elsewhere| {
-            w.write_address(reg::QUEUE_DESC, elsewhere)
-        })
-    }),
-    ("g2-rewrite-avail", |lab| {
-        rewrite(lab, |w, elsewhere| {
-            w.write_address(reg::QUEUE_DRIVER, elsewhere)
-        })
-    }),
-    ("g2-rewrite-used", |lab| {
-        rewrite(lab, |w, elsewhere| {
-            w.write_address(reg::QUEUE_DEVICE, elsewhere)
-        })
-    }),
-    ("g2-rewrite-ready", |lab| {
-        rewrite(lab, |w, _| w.write(reg::QUEUE_READY, 0))
-    }),
-    ("g3-desc-misaligned", |lab| {
-        bring_up_with(lab, |g| g.desc += 8)
-    }),
-    ("g3-avail-misaligned", |lab| {
-        bring_up_with(lab, |g| g.avail += 1)
-    }),
-    ("g3-used-misaligned", |lab| {
-        bring_up_with(lab, |g| g.used += 2)
-    }),
+    ("g1-size-over-max", |lab| bring_up_with(lab, |g| g.size *= 2)),
+    ("g1-size-65535", |lab| bring_up_with(lab, |g| g.size = 65535)),
+    ("g2-rewrite-size", |lab| rewrite(lab, |w, _| w.write(reg::QUEUE_NUM, 2))),
+    ("g2-rewrite-desc", |lab| rewrite(lab, |w, elsewhere| w.write_address(reg::QUEUE_DESC, elsewhere))),
+    ("g2-rewrite-avail", |lab| rewrite(lab, |w, elsewhere| w.write_address(reg::QUEUE_DRIVER, elsewhere))),
+    ("g2-rewrite-used", |lab| rewrite(lab, |w, elsewhere| w.write_address(reg::QUEUE_DEVICE, elsewhere))),
+    ("g2-rewrite-ready", |lab| rewrite(lab, |w, _| w.write(reg::QUEUE_READY, 0))),
+    ("g3-desc-misaligned", |lab| bring_up_with(lab, |g| g.desc += 8)),
+    ("g3-avail-misaligned", |lab| bring_up_with(lab, |g| g.avail += 1)),
+    ("g3-used-misaligned", |lab| bring_up_with(lab, |g| g.used += 2)),
     ("g3-overlap", |lab| {
         bring_up_with(lab, |g| {
             g.avail = g.desc;
             g.used = g.desc;
         })
     }),
-    ("g3-past-ram", |lab| {
-        bring_up_with(lab, |g| g.desc = g.ram_end - 16)
-    }),
-    ("g3-used-past-ram", |lab| {
-        bring_up_with(lab, |g| g.used = g.ram_end - 16)
-    }),
-    ("g3-wrap", |lab| {
-        bring_up_with(lab, |g| g.desc = 0xffff_ffff_ffff_f000)
-    }),
-    ("g3-used-wrap", |lab| {
-        bring_up_with(lab, |g| g.used = 0xffff_ffff_ffff_f000)
-    }),
-    ("g3-device-window", |lab| {
-        bring_up_with(lab, |g| g.avail = 0xc000_1000)
-    }),
-    ("g3-hole", |lab| {
-        bring_up_with(lab, |g| g.used = 0xd000_0000)
-    }),
+    ("g3-past-ram", |lab| bring_up_with(lab, |g| g.desc = g.ram_end - 16)),
+    ("g3-used-past-ram", |lab| bring_up_with(lab, |g| g.used = g.ram_end - 16)),
+    ("g3-wrap", |lab| bring_up_with(lab, |g| g.desc = 0xffff_ffff_ffff_f000)),
+    ("g3-used-wrap", |lab| bring_up_with(lab, |g| g.used = 0xffff_ffff_ffff_f000)),
+    ("g3-device-window", |lab| bring_up_with(lab, |g| g.avail = 0xc000_1000)),
+    ("g3-hole", |lab| bring_up_with(lab, |g| g.used = 0xd000_0000)),
 ];
 
 /// What is written to the queue registers.
@@ -86,7 +48,7 @@ fn bring_up_with(lab: &mut Lab<'_>, spoil: fn(&mut Geometry)) -> Outcome {
         return "skipped-no-drive";
     };
     let ram_end = lab.machine.boot.ram_end_above(crate::IMAGE);
-    let mut block = match Block::prepare(lab.machine, window, Options::PLAIN) {
+    let mut block = match Block::lay_out(lab.machine, window, Options::PLAIN) {
         Ok(block) => block,
         Err(refusal) => return super::refusal(refusal),
     };
@@ -99,9 +61,7 @@ fn bring_up_with(lab: &mut Lab<'_>, spoil: fn(&mut Geometry)) -> Outcome {
         ram_end,
     };
     spoil(&mut geometry);
-    // The proper geometry is in the registers already; withdraw it first.
     window.write(reg::QUEUE_SEL, 0);
-    window.write(reg::QUEUE_READY, 0);
     window.write(reg::QUEUE_NUM, geometry.size);
     window.write_address(reg::QUEUE_DESC, geometry.desc);
     window.write_address(reg::QUEUE_DRIVER, geometry.avail);

@@ -32,15 +32,8 @@ type Case = (&'static str, fn(&mut Lab<'_>) -> Outcome);
 const ENDINGS: &[Case] = platform::ENDINGS;
 
 /// All other cases, in the order `all` runs them.
-const GROUPS: &[&[Case]] = &[
-    geometry::CASES,
-    status::CASES,
-    chains::CASES,
-    requests::CASES,
-    network::CASES,
-    storms::CASES,
-    platform::CASES,
-];
+const GROUPS: &[&[Case]] =
+    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, storms::CASES, platform::CASES];
 
 /// What cases work with.
 struct Lab<'a> {
@@ -53,14 +46,10 @@ struct Lab<'a> {
 /// group for a prefix ending in a dash (`g9-`).
 pub fn run(machine: &mut Machine) {
     let wanted = machine.command_line.text("case").unwrap_or("all");
-    let mut lab = Lab {
-        machine,
-        facts: [("", 0); 2],
-    };
+    let mut lab = Lab { machine, facts: [("", 0); 2] };
     let mut found = false;
     for (name, stimulus) in GROUPS.iter().copied().flatten() {
-        if wanted == "all" || wanted == *name || (wanted.ends_with('-') && name.starts_with(wanted))
-        {
+        if wanted == "all" || wanted == *name || (wanted.ends_with('-') && name.starts_with(wanted)) {
             found = true;
             lab.examine(name, *stimulus);
         }
@@ -89,10 +78,7 @@ impl Lab<'_> {
         self.machine.arena.rewind(mark);
         use core::fmt::Write as _;
         let mut console = crate::console::Console;
-        let _ = write!(
-            console,
-            "case={name} outcome={outcome} status={status:#x} recovered={recovered}"
-        );
+        let _ = write!(console, "case={name} outcome={outcome} status={status:#x} recovered={recovered}");
         for (key, value) in facts.iter().filter(|(key, _)| !key.is_empty()) {
             let _ = write!(console, " {key}={value}");
         }
@@ -101,11 +87,7 @@ impl Lab<'_> {
 
     /// The device a case is about: G13 and its like are about the network.
     fn window(&self, name: &str) -> Option<Window> {
-        if name.starts_with("g13-") {
-            crate::net::chosen_window(self.machine)
-        } else {
-            self.drive()
-        }
+        if name.starts_with("g13-") { crate::net::chosen_window(self.machine) } else { self.drive() }
     }
 
     fn drive(&self) -> Option<Window> {
@@ -157,10 +139,7 @@ impl Lab<'_> {
     /// Waits for the device's reaction to a kicked chain: a used element, or
     /// DEVICE_NEEDS_RESET, or nothing for a while.
     fn observe(&mut self, block: &mut Block, status_byte: Dma) -> Outcome {
-        let deadline = self
-            .machine
-            .clock
-            .deadline_ms(self.machine.command_line.number("patience_ms", 500));
+        let deadline = self.machine.clock.deadline_ms(self.machine.command_line.number("patience_ms", 500));
         loop {
             // Reading the status is an exit; look at the ring often, at it rarely.
             for _ in 0..2000 {

@@ -8,34 +8,14 @@ use crate::net::{HEADER, Net};
 use crate::virtqueue::Piece;
 
 pub const CASES: &[Case] = &[
-    ("g13-total-4g", |lab| {
-        pieces(lab, 16, |data| Piece {
-            len: 0x1000_0000,
-            ..Piece::readable(data)
-        })
-    }),
-    ("g13-many-64k", |lab| {
-        pieces(lab, 255, |data| Piece {
-            len: 0x1_0000,
-            ..Piece::readable(data)
-        })
-    }),
-    ("g13-one-byte", |lab| {
-        single(lab, |data| Piece::readable(data.part(0, 1)))
-    }),
-    ("g13-header-only", |lab| {
-        single(lab, |data| Piece::readable(data.part(0, HEADER)))
-    }),
-    ("g13-empty", |lab| {
-        single(lab, |data| Piece::readable(data.part(0, 0)))
-    }),
-    ("g13-writable", |lab| {
-        single(lab, |data| Piece::writable(data.part(0, HEADER + 60)))
-    }),
+    ("g13-total-4g", |lab| pieces(lab, 16, |data| Piece { len: 0x1000_0000, ..Piece::readable(data) })),
+    ("g13-many-64k", |lab| pieces(lab, 255, |data| Piece { len: 0x1_0000, ..Piece::readable(data) })),
+    ("g13-one-byte", |lab| single(lab, |data| Piece::readable(data.part(0, 1)))),
+    ("g13-header-only", |lab| single(lab, |data| Piece::readable(data.part(0, HEADER)))),
+    ("g13-empty", |lab| single(lab, |data| Piece::readable(data.part(0, 0)))),
+    ("g13-writable", |lab| single(lab, |data| Piece::writable(data.part(0, HEADER + 60)))),
     ("g13-header-split", header_split),
-    ("g13-gso-hdr-len", |lab| {
-        offload(lab, |h| h.write16(2, u16::MAX))
-    }),
+    ("g13-gso-hdr-len", |lab| offload(lab, |h| h.write16(2, u16::MAX))),
     ("g13-gso-size-zero", |lab| offload(lab, |h| h.write8(1, 1))),
     ("g13-gso-unknown", |lab| {
         offload(lab, |h| {
@@ -70,10 +50,7 @@ fn put_frame(at: Dma) {
 fn send(lab: &mut Lab<'_>, net: &mut Net, offer: impl FnOnce(&mut Net)) -> Outcome {
     offer(net);
     net.tx.kick();
-    let deadline = lab
-        .machine
-        .clock
-        .deadline_ms(lab.machine.command_line.number("patience_ms", 500));
+    let deadline = lab.machine.clock.deadline_ms(lab.machine.command_line.number("patience_ms", 500));
     loop {
         for _ in 0..2000 {
             if let Some(used) = net.tx.poll() {

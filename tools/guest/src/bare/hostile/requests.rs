@@ -7,78 +7,23 @@ use crate::virtqueue::Piece;
 
 pub const CASES: &[Case] = &[
     ("g9-write-read-only", |lab| to_read_only(lab, request::OUT)),
-    ("g9-discard-read-only", |lab| {
-        to_read_only(lab, request::DISCARD)
-    }),
+    ("g9-discard-read-only", |lab| to_read_only(lab, request::DISCARD)),
     ("g9-sector-overflow", |lab| read_at(lab, |_| u64::MAX, 512)),
-    ("g9-sector-byte-overflow", |lab| {
-        read_at(lab, |_| u64::MAX / 512 + 1, 512)
-    }),
-    ("g9-beyond-capacity", |lab| {
-        read_at(lab, |capacity| capacity, 512)
-    }),
-    ("g9-straddles-end", |lab| {
-        read_at(lab, |capacity| capacity.wrapping_sub(1), 1024)
-    }),
+    ("g9-sector-byte-overflow", |lab| read_at(lab, |_| u64::MAX / 512 + 1, 512)),
+    ("g9-beyond-capacity", |lab| read_at(lab, |capacity| capacity, 512)),
+    ("g9-straddles-end", |lab| read_at(lab, |capacity| capacity.wrapping_sub(1), 1024)),
     ("g9-write-straddles-end", write_straddles_end),
     ("g9-unaligned-length", |lab| read_at(lab, |_| 0, 511)),
     ("g9-zero-length", |lab| read_at(lab, |_| 0, 0)),
-    ("g9-no-data", |lab| {
-        shaped(lab, |h, _, s| [Some(h), None, Some(s)])
-    }),
+    ("g9-no-data", |lab| shaped(lab, |h, _, s| [Some(h), None, Some(s)])),
     ("g9-unknown-type", unknown_type),
-    ("g9-status-not-writable", |lab| {
-        shaped(lab, |h, d, s| {
-            [
-                Some(h),
-                Some(d),
-                Some(Piece {
-                    writable: false,
-                    ..s
-                }),
-            ]
-        })
-    }),
-    ("g9-status-empty", |lab| {
-        shaped(lab, |h, d, s| {
-            [Some(h), Some(d), Some(Piece { len: 0, ..s })]
-        })
-    }),
-    ("g9-direction-swapped", |lab| {
-        shaped(lab, |h, d, s| {
-            [
-                Some(h),
-                Some(Piece {
-                    writable: false,
-                    ..d
-                }),
-                Some(s),
-            ]
-        })
-    }),
-    ("g9-header-writable", |lab| {
-        shaped(lab, |h, d, s| {
-            [
-                Some(Piece {
-                    writable: true,
-                    ..h
-                }),
-                Some(d),
-                Some(s),
-            ]
-        })
-    }),
-    ("g9-header-short", |lab| {
-        shaped(lab, |h, d, s| {
-            [Some(Piece { len: 8, ..h }), Some(d), Some(s)]
-        })
-    }),
-    ("g9-header-only", |lab| {
-        shaped(lab, |h, _, _| [Some(h), None, None])
-    }),
-    ("g9-status-only", |lab| {
-        shaped(lab, |_, _, s| [None, None, Some(s)])
-    }),
+    ("g9-status-not-writable", |lab| shaped(lab, |h, d, s| [Some(h), Some(d), Some(Piece { writable: false, ..s })])),
+    ("g9-status-empty", |lab| shaped(lab, |h, d, s| [Some(h), Some(d), Some(Piece { len: 0, ..s })])),
+    ("g9-direction-swapped", |lab| shaped(lab, |h, d, s| [Some(h), Some(Piece { writable: false, ..d }), Some(s)])),
+    ("g9-header-writable", |lab| shaped(lab, |h, d, s| [Some(Piece { writable: true, ..h }), Some(d), Some(s)])),
+    ("g9-header-short", |lab| shaped(lab, |h, d, s| [Some(Piece { len: 8, ..h }), Some(d), Some(s)])),
+    ("g9-header-only", |lab| shaped(lab, |h, _, _| [Some(h), None, None])),
+    ("g9-status-only", |lab| shaped(lab, |_, _, s| [None, None, Some(s)])),
     ("g9-write-from-writable", write_from_writable),
 ];
 
@@ -100,13 +45,7 @@ fn to_read_only(lab: &mut Lab<'_>, kind: u32) -> Outcome {
     if agreed.is_err() {
         return "features-refused";
     }
-    block.queue = crate::virtqueue::Queue::allocate(
-        window,
-        0,
-        block.queue.size,
-        false,
-        &mut lab.machine.arena,
-    );
+    block.queue = crate::virtqueue::Queue::allocate(window, 0, block.queue.size, false, &mut lab.machine.arena);
     block.queue.announce();
     if let Err(refusal) = bring_up::start(window) {
         return super::refusal(refusal);
@@ -177,11 +116,7 @@ fn shaped(lab: &mut Lab<'_>, shape: fn(Piece, Piece, Piece) -> [Option<Piece>; 3
     let (header, status) = (block.header(0), block.status_byte(0));
     header.write32(0, request::IN);
     header.write64(8, 0);
-    let shaped = shape(
-        Piece::readable(header),
-        Piece::writable(data),
-        Piece::writable(status),
-    );
+    let shaped = shape(Piece::readable(header), Piece::writable(data), Piece::writable(status));
     let mut pieces = [Piece::readable(header); 3];
     let mut count = 0;
     for piece in shaped.into_iter().flatten() {

@@ -13,9 +13,7 @@ pub const CASES: &[Case] = &[
     ("g5-no-features-ok", no_features_ok),
     ("g5-no-acknowledge", no_acknowledge),
     ("g5-no-version-1", |lab| negotiate_exactly(lab, |_| 0)),
-    ("g5-feature-not-offered", |lab| {
-        negotiate_exactly(lab, |offered| feature::VERSION_1 | (1 << 50 & !offered))
-    }),
+    ("g5-feature-not-offered", |lab| negotiate_exactly(lab, |offered| feature::VERSION_1 | (1 << 50 & !offered))),
     ("g5-features-late", features_late),
     ("g5-clear-bits", clear_bits),
     ("g5-kick-before-driver-ok", kick_early),
@@ -24,26 +22,12 @@ pub const CASES: &[Case] = &[
 
 /// DRIVER_OK without FEATURES_OK.
 fn no_features_ok(lab: &mut Lab<'_>) -> Outcome {
-    start_by(
-        lab,
-        &[
-            bit::ACKNOWLEDGE,
-            bit::ACKNOWLEDGE | bit::DRIVER,
-            UP & !bit::FEATURES_OK,
-        ],
-    )
+    start_by(lab, &[bit::ACKNOWLEDGE, bit::ACKNOWLEDGE | bit::DRIVER, UP & !bit::FEATURES_OK])
 }
 
 /// Everything without ACKNOWLEDGE.
 fn no_acknowledge(lab: &mut Lab<'_>) -> Outcome {
-    start_by(
-        lab,
-        &[
-            bit::DRIVER,
-            bit::DRIVER | bit::FEATURES_OK,
-            UP & !bit::ACKNOWLEDGE,
-        ],
-    )
+    start_by(lab, &[bit::DRIVER, bit::DRIVER | bit::FEATURES_OK, UP & !bit::ACKNOWLEDGE])
 }
 
 /// Prepares a drive, resets it, and starts it with these status writes.
@@ -79,10 +63,7 @@ fn negotiate_exactly(lab: &mut Lab<'_>, choose: fn(u64) -> u64) -> Outcome {
     window.write(reg::STATUS, bit::ACKNOWLEDGE);
     window.write(reg::STATUS, bit::ACKNOWLEDGE | bit::DRIVER);
     window.want(choose(window.offered()));
-    window.write(
-        reg::STATUS,
-        bit::ACKNOWLEDGE | bit::DRIVER | bit::FEATURES_OK,
-    );
+    window.write(reg::STATUS, bit::ACKNOWLEDGE | bit::DRIVER | bit::FEATURES_OK);
     features_word(window)
 }
 
@@ -150,10 +131,7 @@ fn reset_storm(lab: &mut Lab<'_>) -> Outcome {
     let mut late = 0;
     for round in 0..rounds {
         let mark = lab.machine.arena.mark();
-        let mut block = match lab.block_with(Options {
-            depth: 64,
-            ..Options::PLAIN
-        }) {
+        let mut block = match lab.block_with(Options { depth: 64, ..Options::PLAIN }) {
             Ok(block) => block,
             Err(outcome) => {
                 lab.facts[1] = ("round", round);
@@ -176,11 +154,7 @@ fn reset_storm(lab: &mut Lab<'_>) -> Outcome {
         lab.machine.arena.rewind(mark);
     }
     lab.facts = [("rounds", rounds), ("late", late)];
-    if late == 0 {
-        "alive"
-    } else {
-        "late-completion"
-    }
+    if late == 0 { "alive" } else { "late-completion" }
 }
 
 /// `ignored` if an ordinary read still works.

@@ -39,11 +39,7 @@ fn kick_storm(lab: &mut Lab<'_>) -> Outcome {
         block.queue.ring();
     }
     lab.facts[0] = ("kicks", kicks);
-    if lab.read_ok(&mut block) {
-        "alive"
-    } else {
-        "read-failed"
-    }
+    if lab.read_ok(&mut block) { "alive" } else { "read-failed" }
 }
 
 /// Doorbells of queues that do not exist.
@@ -55,11 +51,7 @@ fn notify_unknown_queue(lab: &mut Lab<'_>) -> Outcome {
     for queue in [1, 2, 15, 255, 256, 65535, 0x1_0000, u32::MAX] {
         block.window.write(reg::QUEUE_NOTIFY, queue);
     }
-    if lab.read_ok(&mut block) {
-        "ignored"
-    } else {
-        "read-failed"
-    }
+    if lab.read_ok(&mut block) { "ignored" } else { "read-failed" }
 }
 
 /// Writes then reads every register offset that means nothing (and the
@@ -69,19 +61,14 @@ fn undefined_registers(lab: &mut Lab<'_>) -> Outcome {
         Ok(block) => block,
         Err(outcome) => return outcome,
     };
-    let meaningful =
-        |offset: u64| (0x10..0xb0).contains(&offset) && (offset < 0x54 || offset > 0x5c);
+    let meaningful = |offset: u64| (0x10..0xb0).contains(&offset) && !(0x54..=0x5c).contains(&offset);
     let mut nonzero = 0;
     for offset in (0..WINDOW).step_by(4).filter(|o| !meaningful(*o)) {
         block.window.write(offset, 0xdead_beef);
         nonzero += u64::from(offset >= 0x200 && block.window.read(offset) != 0);
     }
     lab.facts[0] = ("nonzero", nonzero);
-    if lab.read_ok(&mut block) {
-        "ignored"
-    } else {
-        "read-failed"
-    }
+    if lab.read_ok(&mut block) { "ignored" } else { "read-failed" }
 }
 
 /// One-, two- and eight-byte accesses, aligned and not, to 32-bit registers.
@@ -93,9 +80,7 @@ fn odd_widths(lab: &mut Lab<'_>) -> Outcome {
     let base = block.window.address;
     // Not the driver's live registers themselves: identification, the hole
     // between them, and configuration space.
-    for offset in [
-        0x00, 0x01, 0x02, 0x03, 0x05, 0x0a, 0x55, 0xb1, 0xfe, 0x101, 0x103, 0x10a, 0x1f9, 0xff1,
-    ] {
+    for offset in [0x00, 0x01, 0x02, 0x03, 0x05, 0x0a, 0x55, 0xb1, 0xfe, 0x101, 0x103, 0x10a, 0x1f9, 0xff1] {
         cpu::read8(base + offset);
         cpu::read16(base + offset);
         cpu::read32(base + offset);
@@ -108,23 +93,13 @@ fn odd_widths(lab: &mut Lab<'_>) -> Outcome {
     // Half a status register is not a reset.
     cpu::write8(base + reg::STATUS, 0);
     cpu::write16(base + reg::STATUS, 0);
-    if lab.read_ok(&mut block) {
-        "ignored"
-    } else {
-        "read-failed"
-    }
+    if lab.read_ok(&mut block) { "ignored" } else { "read-failed" }
 }
 
 /// Device space nobody claimed.
 fn unclaimed_memory(lab: &mut Lab<'_>) -> Outcome {
     let mut odd = 0;
-    for address in [
-        0xc008_0000_u64,
-        0xcfff_f000,
-        0xd000_0000,
-        0xe000_0ff8,
-        0xfeb0_0000,
-    ] {
+    for address in [0xc008_0000_u64, 0xcfff_f000, 0xd000_0000, 0xe000_0ff8, 0xfeb0_0000] {
         cpu::write32(address, u32::MAX);
         let value = cpu::read32(address);
         odd += u64::from(value != 0 && value != u32::MAX);
@@ -139,16 +114,10 @@ fn unclaimed_memory(lab: &mut Lab<'_>) -> Outcome {
 /// the ACPI registers, sampled. Reads are all ones.
 fn unclaimed_ports(lab: &mut Lab<'_>) -> Outcome {
     let step = lab.machine.command_line.number("port_step", 61) as usize;
-    let claimed = |port: u16| {
-        (0x60..0x68).contains(&port)
-            || (0x3f8..0x400).contains(&port)
-            || (0x600..0x620).contains(&port)
-    };
+    let claimed =
+        |port: u16| (0x60..0x68).contains(&port) || (0x3f8..0x400).contains(&port) || (0x600..0x620).contains(&port);
     let (mut tried, mut not_ones) = (0, 0);
-    for port in (0..0xffff_u16)
-        .step_by(step.max(1))
-        .filter(|p| !claimed(*p))
-    {
+    for port in (0..0xffff_u16).step_by(step.max(1)).filter(|p| !claimed(*p)) {
         tried += 1;
         not_ones += u64::from(cpu::in8(port) != 0xff);
         cpu::out8(port, 0x5a);
@@ -169,7 +138,7 @@ fn serial_flood(lab: &mut Lab<'_>) -> Outcome {
     for i in 0..bytes {
         cpu::out8(COM1, if i % 64 == 63 { b'\n' } else { b'.' });
     }
-    if bytes % 64 != 0 {
+    if !bytes.is_multiple_of(64) {
         cpu::out8(COM1, b'\n');
     }
     lab.facts[0] = ("bytes", bytes);
@@ -180,10 +149,7 @@ fn serial_flood(lab: &mut Lab<'_>) -> Outcome {
 /// normal: this very line must come out whole.
 fn serial_registers(lab: &mut Lab<'_>) -> Outcome {
     let line = lab.machine.command_line;
-    let (rounds, mut random) = (
-        line.number("rounds", 1000),
-        Random::new(line.number("seed", 1)),
-    );
+    let (rounds, mut random) = (line.number("rounds", 1000), Random::new(line.number("seed", 1)));
     for _ in 0..rounds {
         let word = random.next();
         match word % 5 {

@@ -1,0 +1,234 @@
+//! The malicious cases: names, and which observations are acceptable.
+//!
+//! The guest prints one line per case,
+//! `case=NAME outcome=WORD status=0x… recovered=yes|no|no-device …`, with facts
+//! such as `used_len`. The words, all observations by the guest:
+//!
+//! | word | seen |
+//! |---|---|
+//! | `needs-reset` | DEVICE_NEEDS_RESET in the status |
+//! | `driver-ok-refused`, `ready-refused`, `features-refused`, `start-refused` | the status or ready bit did not stick |
+//! | `features-accepted` | FEATURES_OK stuck |
+//! | `ignored` | no effect: ordinary I/O still works |
+//! | `ok`, `ioerr`, `unsupp` | the request's status byte: 0, 1, 2 |
+//! | `len0`, `untouched` | returned without a status byte, length zero or not |
+//! | `completed` | a transmitted chain came back |
+//! | `alive` | the machine is still there |
+//! | `silent` | nothing within the patience (`patience_ms`, 500) |
+//! | `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
+//! | `ending`, `survived` | before and after something that ends the machine |
+//! | `skipped-…` | the machine has no such device or feature |
+//!
+//! `recovered=yes` means that after a reset the device did ordinary I/O.
+//! G4 and G26 need two vCPUs and are not here.
+
+/// What a case needs from the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Machine,
+    /// A drive. Sector contents may be overwritten.
+    Drive,
+    /// A read-only drive; `mayfly.drive=` selects it.
+    ReadOnlyDrive,
+    /// A network interface.
+    Interface,
+    /// Nothing; the machine is gone afterwards. Not part of `all`.
+    End,
+}
+
+/// A case and what a correct VMM may make of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Name on the command line; the row of the threat catalogue comes first.
+    pub name: &'static str,
+    /// What it takes.
+    pub needs: Needs,
+    /// The acceptable words.
+    pub accept: &'static [&'static str],
+}
+
+impl Case {
+    /// Whether the outcome is acceptable.
+    pub fn accepts(&self, outcome: &str) -> bool {
+        self.accept.contains(&outcome)
+    }
+}
+
+/// Looks a case up by name.
+pub fn case(name: &str) -> Option<&'static Case> {
+    CASES.iter().find(|case| case.name == name)
+}
+
+/// The queue must not come up.
+const REFUSED: &[&str] = &["needs-reset", "driver-ok-refused", "ready-refused", "start-refused"];
+const IGNORED: &[&str] = &["ignored"];
+const IGNORED_OR_RESET: &[&str] = &["ignored", "needs-reset"];
+const FEATURES_REFUSED: &[&str] = &["features-refused", "needs-reset"];
+/// A chain that cannot be walked.
+const BROKEN_CHAIN: &[&str] = &["needs-reset", "len0"];
+/// A chain that can be walked, but whose memory is not RAM.
+const BAD_MEMORY: &[&str] = &["needs-reset", "len0", "ioerr"];
+/// A chain that is no request, but may have a status byte to say so.
+const BAD_REQUEST: &[&str] = &["needs-reset", "len0", "ioerr", "unsupp"];
+const IOERR: &[&str] = &["ioerr"];
+/// Malformed frames are dropped and given back, or stop the device.
+const DROPPED: &[&str] = &["completed", "needs-reset"];
+const COMPLETED: &[&str] = &["completed"];
+const ALIVE: &[&str] = &["alive"];
+const ENDING: &[&str] = &["ending"];
+
+const fn drive(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Drive, accept }
+}
+
+const fn interface(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Interface, accept }
+}
+
+const fn machine(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Machine, accept }
+}
+
+const fn end(name: &'static str) -> Case {
+    Case { name, needs: Needs::End, accept: ENDING }
+}
+
+/// All cases, in the order `all` runs them; those that end the machine last.
+pub const CASES: &[Case] = &[
+    drive("g1-size-zero", REFUSED),
+    drive("g1-size-three", REFUSED),
+    drive("g1-size-over-max", REFUSED),
+    drive("g1-size-65535", REFUSED),
+    drive("g2-rewrite-size", IGNORED),
+    drive("g2-rewrite-desc", IGNORED),
+    drive("g2-rewrite-avail", IGNORED),
+    drive("g2-rewrite-used", IGNORED),
+    drive("g2-rewrite-ready", IGNORED),
+    drive("g3-desc-misaligned", REFUSED),
+    drive("g3-avail-misaligned", REFUSED),
+    drive("g3-used-misaligned", REFUSED),
+    drive("g3-overlap", REFUSED),
+    drive("g3-past-ram", REFUSED),
+    drive("g3-used-past-ram", REFUSED),
+    drive("g3-wrap", REFUSED),
+    drive("g3-used-wrap", REFUSED),
+    drive("g3-device-window", REFUSED),
+    drive("g3-hole", REFUSED),
+    drive("g5-no-features-ok", REFUSED),
+    drive("g5-no-acknowledge", REFUSED),
+    drive("g5-no-version-1", FEATURES_REFUSED),
+    drive("g5-feature-not-offered", FEATURES_REFUSED),
+    drive("g5-features-late", IGNORED),
+    drive("g5-clear-bits", IGNORED_OR_RESET),
+    drive("g5-kick-before-driver-ok", IGNORED_OR_RESET),
+    drive("g5-reset-storm", ALIVE),
+    drive("g6-self-loop", BROKEN_CHAIN),
+    drive("g6-two-cycle", BROKEN_CHAIN),
+    drive("g6-full-cycle", BROKEN_CHAIN),
+    drive("g6-next-out-of-range", BROKEN_CHAIN),
+    drive("g6-next-65535", BROKEN_CHAIN),
+    drive("g7-nested", BROKEN_CHAIN),
+    drive("g7-len-not-16", BROKEN_CHAIN),
+    drive("g7-len-zero", BROKEN_CHAIN),
+    drive("g7-len-4g", BROKEN_CHAIN),
+    drive("g7-loop", BROKEN_CHAIN),
+    drive("g7-longer-than-queue", BROKEN_CHAIN),
+    drive("g7-table-in-device-window", BROKEN_CHAIN),
+    drive("g7-table-in-hole", BROKEN_CHAIN),
+    drive("g7-not-negotiated", BROKEN_CHAIN),
+    drive("g8-avail-ahead", &["needs-reset"]),
+    drive("g8-avail-backwards", &["needs-reset"]),
+    drive("g8-head-out-of-range", BROKEN_CHAIN),
+    drive("g8-head-65535", BROKEN_CHAIN),
+    drive("g8-same-head-twice", &["ok", "needs-reset"]),
+    drive("g8-buffer-in-device-window", BAD_MEMORY),
+    drive("g8-buffer-past-ram", BAD_MEMORY),
+    drive("g8-buffer-wraps", BAD_MEMORY),
+    Case { name: "g9-write-read-only", needs: Needs::ReadOnlyDrive, accept: IOERR },
+    Case { name: "g9-discard-read-only", needs: Needs::ReadOnlyDrive, accept: &["ioerr", "unsupp"] },
+    drive("g9-sector-overflow", IOERR),
+    drive("g9-sector-byte-overflow", IOERR),
+    drive("g9-beyond-capacity", IOERR),
+    drive("g9-straddles-end", IOERR),
+    drive("g9-write-straddles-end", IOERR),
+    drive("g9-unaligned-length", BAD_REQUEST),
+    // Linux never sends a read of nothing; an empty success harms nobody.
+    drive("g9-zero-length", &["ok", "needs-reset", "len0", "ioerr", "unsupp"]),
+    drive("g9-no-data", &["ok", "needs-reset", "len0", "ioerr", "unsupp"]),
+    drive("g9-unknown-type", &["unsupp"]),
+    drive("g9-status-not-writable", BROKEN_CHAIN),
+    drive("g9-status-empty", BROKEN_CHAIN),
+    // With its data not writable, this is a read of nothing.
+    drive("g9-direction-swapped", &["ok", "needs-reset", "len0", "ioerr", "unsupp"]),
+    drive("g9-header-writable", BAD_REQUEST),
+    drive("g9-header-short", BAD_REQUEST),
+    drive("g9-header-only", BROKEN_CHAIN),
+    drive("g9-status-only", BAD_REQUEST),
+    drive("g9-write-from-writable", &["ok", "needs-reset", "len0", "ioerr", "unsupp"]),
+    interface("g13-total-4g", DROPPED),
+    interface("g13-many-64k", DROPPED),
+    interface("g13-one-byte", DROPPED),
+    interface("g13-header-only", DROPPED),
+    interface("g13-empty", DROPPED),
+    interface("g13-writable", DROPPED),
+    interface("g13-header-split", COMPLETED),
+    interface("g13-gso-hdr-len", DROPPED),
+    interface("g13-gso-size-zero", DROPPED),
+    interface("g13-gso-unknown", DROPPED),
+    interface("g13-csum-past-end", DROPPED),
+    drive("g19-kick-storm", ALIVE),
+    drive("g19-notify-unknown-queue", IGNORED),
+    drive("g19-undefined-registers", IGNORED),
+    drive("g19-odd-widths", IGNORED),
+    machine("g19-unclaimed-memory", ALIVE),
+    machine("g19-unclaimed-ports", ALIVE),
+    machine("g23-serial-flood", ALIVE),
+    machine("g23-serial-registers", ALIVE),
+    drive("g27-crossing", IGNORED),
+    drive("g27-string-copy", IGNORED),
+    machine("g27-sleep-garbage", ALIVE),
+    machine("g27-reset-garbage", ALIVE),
+    end("g27-i8042-reset"),
+    end("g27-triple-fault"),
+    end("g27-interrupt-storm"),
+    end("g27-fetch-device"),
+    end("g27-fetch-hole"),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{CASES, case};
+
+    /// The names in the guest's own tables, read from its source.
+    fn names_in_guest() -> BTreeSet<&'static str> {
+        let sources = [
+            include_str!("bare/hostile/geometry.rs"),
+            include_str!("bare/hostile/status.rs"),
+            include_str!("bare/hostile/chains.rs"),
+            include_str!("bare/hostile/requests.rs"),
+            include_str!("bare/hostile/network.rs"),
+            include_str!("bare/hostile/storms.rs"),
+            include_str!("bare/hostile/platform.rs"),
+        ];
+        let quoted = sources.iter().flat_map(|text| text.split('"').skip(1).step_by(2));
+        quoted.filter(|s| s.starts_with('g') && s[1..].starts_with(|c: char| c.is_ascii_digit())).collect()
+    }
+
+    #[test]
+    fn table_and_guest_have_the_same_cases() {
+        let table: BTreeSet<_> = CASES.iter().map(|case| case.name).collect();
+        assert_eq!(table.len(), CASES.len(), "a name twice");
+        assert_eq!(table, names_in_guest());
+    }
+
+    #[test]
+    fn cases_accept_only_their_words() {
+        let overflow = case("g9-sector-overflow").expect("the case exists");
+        assert!(overflow.accepts("ioerr"));
+        assert!(!overflow.accepts("ok") && !overflow.accepts("silent"));
+        assert!(case("g99").is_none());
+    }
+}

@@ -1,0 +1,352 @@
+//! What the guest is told to do: a typed kernel command line.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+/// One run of the guest. `to_string()` (or [`Job::command_line`]) is the kernel
+/// command line; it should come first in `boot_args`, whatever else follows.
+///
+/// ```
+/// use guest::{End, Job, Mode};
+/// let job = Job::new(Mode::Hello).end(End::S5);
+/// assert_eq!(job.command_line(), "mayfly.cpuid=1 mayfly.mode=hello mayfly.end=s5");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    mode: Mode,
+    end: End,
+    boot_timer: bool,
+    tsc_khz: Option<u64>,
+    more: Vec<(String, String)>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Greet a person: processor, memory, devices, the first drive's first bytes.
+    Hello,
+    /// The same for programs. Keys: `boot` (`linux` or `pvh`), `ram_bytes`,
+    /// `tsc_khz`, `vendor`; a line per memory range (`range_start`, `range_len`,
+    /// `range_ram`); a line per device (`device`, `id`, `address`, `vendor_id`,
+    /// `queues`, `queue_max`, `features`); a line per CPUID leaf as the VMM
+    /// presents it (`cpuid`, `sub`, `eax`, `ebx`, `ecx`, `edx`); `command_line_len`.
+    Probe,
+    /// Print [`crate::READY`] and then poll for ever, touching no device.
+    Spin,
+    /// The same without any output.
+    SpinQuiet,
+    /// Functional block requests. Keys: `capacity` (sectors), `features`; then
+    /// `op`, `requests`, `errors`, `status` (the first that was not OK; 170 for a
+    /// request without an answer), `checksum` (of the data, [`crate::pattern`]),
+    /// `mismatches` (sectors), `kicks`; `id` for [`BlockOp::GetId`].
+    Block(Block),
+    /// Block benchmark. Keys: `rw`, `bs`, `qd`, `completed`, `errors`, `kicks`,
+    /// `stalled`, `elapsed_cycles`, `elapsed_ns`, `tsc_khz`, `iops`, `bytes_per_s`,
+    /// `p50_cycles`, `p99_cycles`, `min_ns`, `p50_ns`, `p99_ns`. Without a known
+    /// TSC frequency everything but cycles is zero.
+    BenchBlock(Workload),
+    /// Answer ARP, ping and UDP echo (port 7). Keys: `mac`, `features`;
+    /// `net=listening` when it is ready; at the end `arp`, `echo`, `udp`, `other`,
+    /// `stopped`.
+    Net(Net),
+    /// Network benchmark. `net=listening` when ready to receive; then `dir`,
+    /// `size`, `packets`, `bytes`, `kicks`, `stalled`, `elapsed_cycles`,
+    /// `elapsed_ns`, `tsc_khz`, `pps`, `bytes_per_s`.
+    BenchNet {
+        /// Sending or receiving, as the guest sees it. It counts frames of
+        /// ethertype 0x88B5 only.
+        direction: Direction,
+        /// Bytes per frame without the virtio header, 14 to 1514.
+        size: u16,
+        /// Frames.
+        packets: u64,
+    },
+    /// Malicious behaviour: a case name of [`crate::hostile::CASES`], `all`, or a
+    /// prefix that ends in a dash (`g9-`). One line per case: `case`, `outcome`,
+    /// `status`, `recovered`, and facts.
+    Hostile(String),
+}
+
+/// How the machine ends after the job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// Keyboard controller reset.
+    #[default]
+    Reset,
+    /// ACPI S5 by the sleep control register.
+    S5,
+    /// Triple fault.
+    TripleFault,
+    /// Not at all: poll for ever.
+    Spin,
+}
+
+/// Functional block requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// What to do.
+    pub op: BlockOp,
+    /// Which drive, counting block devices from 0 in address order.
+    pub drive: u32,
+    /// First sector (512 bytes each).
+    pub sector: u64,
+    /// Number of sectors.
+    pub sectors: u64,
+    /// Seed of the pattern written or verified.
+    pub seed: u64,
+    /// How requests look.
+    pub transfer: Transfer,
+}
+
+/// A block operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockOp {
+    /// Read and checksum.
+    Read,
+    /// Write the pattern.
+    Write,
+    /// Read and compare with the pattern.
+    Verify,
+    /// VIRTIO_BLK_T_FLUSH.
+    Flush,
+    /// VIRTIO_BLK_T_DISCARD of the range.
+    Discard,
+    /// VIRTIO_BLK_T_WRITE_ZEROES of the range.
+    WriteZeroes,
+    /// VIRTIO_BLK_T_GET_ID.
+    GetId,
+}
+
+/// How block requests look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Sectors per functional request, at most 2048.
+    pub request_sectors: u64,
+    /// Data descriptors per request, 1 to 32; functional requests cut them unevenly.
+    pub chain: u16,
+    /// Negotiate and use indirect descriptors.
+    pub indirect: bool,
+    /// Negotiate event indices.
+    pub event_idx: bool,
+}
+
+/// A block benchmark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Write instead of read.
+    pub write: bool,
+    /// Random instead of sequential.
+    pub random: bool,
+    /// Bytes per request, a multiple of 512.
+    pub block_bytes: u64,
+    /// Requests in flight, at most 256 and what fits in the queue.
+    pub depth: u16,
+    /// Requests in all.
+    pub ops: u64,
+    /// Which drive.
+    pub drive: u32,
+    /// How requests look (`request_sectors` does not apply).
+    pub transfer: Transfer,
+}
+
+/// The network responder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// The address it answers for.
+    pub ip: Ipv4Addr,
+    /// End after this many answers.
+    pub packets: Option<u64>,
+    /// End after this many milliseconds. A UDP datagram to port 9 that begins
+    /// with `stop` ends it earlier.
+    pub limit_ms: u64,
+}
+
+/// A direction of network traffic, as the guest sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Guest to host.
+    Tx,
+    /// Host to guest.
+    Rx,
+}
+
+impl Default for Transfer {
+    /// One 4 KiB descriptor, direct, no event indices.
+    fn default() -> Self {
+        Self { request_sectors: 8, chain: 1, indirect: false, event_idx: false }
+    }
+}
+
+impl Block {
+    /// `op` on the first 8 sectors of the first drive, seed 1.
+    pub fn new(op: BlockOp) -> Self {
+        Self { op, drive: 0, sector: 0, sectors: 8, seed: 1, transfer: Transfer::default() }
+    }
+}
+
+impl Job {
+    /// A job that ends with a keyboard controller reset.
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, end: End::default(), boot_timer: false, tsc_khz: None, more: Vec::new() }
+    }
+
+    /// Ends the machine another way.
+    pub fn end(mut self, end: End) -> Self {
+        self.end = end;
+        self
+    }
+
+    /// Writes the boot-timer byte before anything else.
+    pub fn boot_timer(mut self) -> Self {
+        self.boot_timer = true;
+        self
+    }
+
+    /// Tells the TSC's frequency, for hosts whose CPUID does not.
+    pub fn tsc_khz(mut self, khz: u64) -> Self {
+        self.tsc_khz = Some(khz);
+        self
+    }
+
+    /// Adds another `mayfly.key=value` word; the last one with a key wins.
+    /// Useful ones: `net`/`drive` (which device), `batch` (frames per doorbell),
+    /// `idle_ms`, `ms`, `bytes`, `kicks`, `rounds`, `patience_ms`.
+    pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.more.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// The kernel command line.
+    pub fn command_line(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The entry stub looks for this at the very start of the line only.
+        if matches!(self.mode, Mode::Hello | Mode::Probe | Mode::BenchBlock(_) | Mode::BenchNet { .. }) {
+            write!(f, "mayfly.cpuid=1 ")?;
+        }
+        self.mode.fmt(f)?;
+        let end = match self.end {
+            End::Reset => None,
+            End::S5 => Some("s5"),
+            End::TripleFault => Some("triple-fault"),
+            End::Spin => Some("spin"),
+        };
+        if let Some(end) = end {
+            write!(f, " mayfly.end={end}")?;
+        }
+        if self.boot_timer {
+            write!(f, " mayfly.boot_timer=1")?;
+        }
+        if let Some(khz) = self.tsc_khz {
+            write!(f, " mayfly.tsc_khz={khz}")?;
+        }
+        for (key, value) in &self.more {
+            write!(f, " mayfly.{key}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hello => write!(f, "mayfly.mode=hello"),
+            Self::Probe => write!(f, "mayfly.mode=probe"),
+            Self::Spin => write!(f, "mayfly.mode=spin"),
+            Self::SpinQuiet => write!(f, "mayfly.mode=spin-quiet"),
+            Self::Block(block) => {
+                write!(f, "mayfly.mode=block mayfly.op={} mayfly.drive={}", block.op.word(), block.drive)?;
+                write!(f, " mayfly.sector={} mayfly.sectors={}", block.sector, block.sectors)?;
+                write!(f, " mayfly.seed={} mayfly.request={}", block.seed, block.transfer.request_sectors)?;
+                block.transfer.fmt(f)
+            }
+            Self::BenchBlock(load) => {
+                let order = if load.random { "rand" } else { "seq" };
+                let what = if load.write { "write" } else { "read" };
+                write!(f, "mayfly.mode=bench-block mayfly.rw={order}{what} mayfly.bs={}", load.block_bytes)?;
+                write!(f, " mayfly.qd={} mayfly.ops={} mayfly.drive={}", load.depth, load.ops, load.drive)?;
+                load.transfer.fmt(f)
+            }
+            Self::Net(net) => {
+                write!(f, "mayfly.mode=net mayfly.ip={} mayfly.ms={}", net.ip, net.limit_ms)?;
+                match net.packets {
+                    Some(packets) => write!(f, " mayfly.packets={packets}"),
+                    None => Ok(()),
+                }
+            }
+            Self::BenchNet { direction, size, packets } => {
+                let dir = match direction {
+                    Direction::Tx => "tx",
+                    Direction::Rx => "rx",
+                };
+                write!(f, "mayfly.mode=bench-net mayfly.dir={dir} mayfly.size={size} mayfly.packets={packets}")
+            }
+            Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),
+        }
+    }
+}
+
+impl BlockOp {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Verify => "verify",
+            Self::Flush => "flush",
+            Self::Discard => "discard",
+            Self::WriteZeroes => "zeroes",
+            Self::GetId => "getid",
+        }
+    }
+}
+
+impl fmt::Display for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (indirect, event_idx) = (u8::from(self.indirect), u8::from(self.event_idx));
+        write!(f, " mayfly.chain={} mayfly.indirect={indirect} mayfly.event_idx={event_idx}", self.chain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Block, BlockOp, Direction, Job, Mode, Transfer, Workload};
+
+    #[test]
+    fn every_option_reaches_the_line() {
+        let block = Block { drive: 1, sector: 7, seed: 9, ..Block::new(BlockOp::Verify) };
+        assert_eq!(
+            Job::new(Mode::Block(block)).boot_timer().with("patience_ms", 20).command_line(),
+            "mayfly.mode=block mayfly.op=verify mayfly.drive=1 mayfly.sector=7 mayfly.sectors=8 \
+             mayfly.seed=9 mayfly.request=8 mayfly.chain=1 mayfly.indirect=0 mayfly.event_idx=0 \
+             mayfly.boot_timer=1 mayfly.patience_ms=20"
+        );
+    }
+
+    #[test]
+    fn benchmarks_ask_for_cpuid_first() {
+        let load = Workload {
+            write: true,
+            random: true,
+            block_bytes: 4096,
+            depth: 32,
+            ops: 10,
+            drive: 0,
+            transfer: Transfer::default(),
+        };
+        let line = Job::new(Mode::BenchBlock(load)).tsc_khz(5).command_line();
+        assert!(line.starts_with("mayfly.cpuid=1 mayfly.mode=bench-block mayfly.rw=randwrite "), "{line}");
+        assert!(line.ends_with(" mayfly.tsc_khz=5"), "{line}");
+        let net = Mode::BenchNet { direction: Direction::Rx, size: 64, packets: 3 };
+        assert!(Job::new(net).command_line().starts_with("mayfly.cpuid=1 "));
+    }
+
+    #[test]
+    fn a_long_job_fits_the_kernel_command_line() {
+        let block = Block { sector: u64::MAX, sectors: u64::MAX, seed: u64::MAX, ..Block::new(BlockOp::Write) };
+        assert!(Job::new(Mode::Block(block)).command_line().len() < 1024);
+    }
+}

@@ -1,0 +1,318 @@
+//! One VMM binary under measurement, and one process of it, driven through the v1 API alone.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use mayfly_tests::Client;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::console::{Console, tail};
+use super::sys::{self, CpuMask, Sleeps};
+
+/// What every process of a run shares.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    /// In memory when the host has a tmpfs, so that no disk is measured by accident.
+    pub(crate) dir: TempDir,
+    /// The bare-metal guest.
+    pub(crate) kernel: PathBuf,
+    /// Where the bench may run.
+    pub(crate) cpus: CpuMask,
+    /// For guests that cannot read it from CPUID.
+    pub(crate) tsc_khz: Option<u64>,
+    /// Few samples and short ones: only to see that the bench works.
+    pub(crate) quick: bool,
+}
+
+/// Guest memory of every VM, in MiB.
+pub(crate) const GUEST_MIB: u64 = 128;
+/// For what normally takes milliseconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two attempts to connect to a socket that does not exist yet.
+const CONNECT_AGAIN: Duration = Duration::from_micros(50);
+
+impl Rig {
+    pub(crate) fn new(quick: bool) -> Result<Self> {
+        let shm = Path::new("/dev/shm");
+        let place = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
+        let dir = tempfile::Builder::new().prefix("mayfly-bench-").tempdir_in(place)?;
+        let kernel = dir.path().join("guest.elf");
+        std::fs::write(&kernel, guest::ELF)?;
+        Ok(Self {
+            dir,
+            kernel,
+            cpus: CpuMask::of_this_thread()?,
+            tsc_khz: sys::tsc_khz(Duration::from_millis(100)),
+            quick,
+        })
+    }
+
+    /// The CPU of the latency driver, and of the vCPU when throughput is measured.
+    pub(crate) fn first_cpu(&self) -> CpuMask {
+        self.cpus.nth(0).unwrap_or(self.cpus)
+    }
+
+    /// The CPU of the VMM's own threads; the same as the first when there is only one.
+    pub(crate) fn second_cpu(&self) -> CpuMask {
+        self.cpus.nth(1).unwrap_or(self.first_cpu())
+    }
+
+    /// A new file of `mib` MiB in memory, every page of it present.
+    pub(crate) fn disk(&self, name: &str, mib: usize) -> Result<PathBuf> {
+        let path = self.dir.path().join(name);
+        if !path.exists() {
+            let mut file = File::create(&path)?;
+            for n in 0..mib {
+                io::Write::write_all(&mut file, &vec![n as u8 | 1; 1 << 20])?;
+            }
+        }
+        Ok(path)
+    }
+}
+
+/// A binary and what the table calls it.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) label: String,
+    pub(crate) binary: PathBuf,
+}
+
+/// Where the VMM may run from its first instruction on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On the second CPU, with the driver on the first: for what happens without a guest.
+    Apart,
+    /// Where the scheduler likes: a spinning vCPU needs a CPU for itself.
+    Anywhere,
+}
+
+/// One process. Killed, reaped and its directory removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    child: Child,
+    client: Client,
+    pub(crate) console: Console,
+    dir: TempDir,
+    /// From before fork and exec to an accepted connection.
+    pub(crate) exec_to_connect: Duration,
+    /// Kept open: a VMM may take the end of its input for a wish.
+    _stdin: Option<ChildStdin>,
+}
+
+/// What starting the guest took, from before the request was sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Started {
+    /// To the last byte of the reply.
+    pub(crate) call: Duration,
+    /// To the arrival of the guest's first byte.
+    pub(crate) first_output: Duration,
+}
+
+impl Subject {
+    /// Starts a process and returns as soon as its socket accepts.
+    pub(crate) fn spawn(&self, rig: &Rig, place: Place) -> Result<Vm> {
+        let dir = TempDir::new_in(rig.dir.path())?;
+        let socket = dir.path().join("api.sock");
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("--api-sock")
+            .arg(&socket)
+            .args(["--id", "bench"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(dir.path().join("stderr"))?);
+        // The child inherits CPUs and timer slack; setting them this way keeps the cheap spawn.
+        let (mine, its) = match place {
+            Place::Apart => (rig.first_cpu(), rig.second_cpu()),
+            Place::Anywhere => (rig.cpus, rig.cpus),
+        };
+        sys::pin(0, its)?;
+        let spawned = Instant::now();
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))?;
+        sys::pin(0, mine)?;
+        sys::set_sleeps(Sleeps::Exact);
+        let connected = connect(&socket, &mut child, spawned);
+        sys::set_sleeps(Sleeps::Usual);
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        match connected {
+            Ok((client, exec_to_connect)) => {
+                Ok(Vm { child, client, console: Console::new(stdout), dir, exec_to_connect, _stdin: stdin })
+            }
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let stderr = std::fs::read_to_string(dir.path().join("stderr"));
+                let stdout = io::read_to_string(stdout);
+                let said = stdout.unwrap_or_default() + &stderr.unwrap_or_default();
+                Err(anyhow!("{error}{}", tail(&said)))
+            }
+        }
+    }
+
+    /// [`spawn`](Self::spawn) and the least a bootable VM needs: 1 vCPU, [`GUEST_MIB`], the guest with `words`.
+    pub(crate) fn spawn_configured(&self, rig: &Rig, words: &str) -> Result<Vm> {
+        let mut vm = self.spawn(rig, Place::Anywhere)?;
+        vm.put("/machine-config", &machine())?;
+        let khz = rig.tsc_khz.map(|khz| format!(" mayfly.tsc_khz={khz}")).unwrap_or_default();
+        let args = format!("{words}{khz}");
+        vm.put("/boot-source", &json!({"kernel_image_path": rig.kernel, "boot_args": args}))?;
+        Ok(vm)
+    }
+}
+
+/// The body of `PUT /machine-config`.
+pub(crate) fn machine() -> Value {
+    json!({"vcpu_count": 1, "mem_size_mib": GUEST_MIB})
+}
+
+fn connect(socket: &Path, child: &mut Child, since: Instant) -> Result<(Client, Duration)> {
+    let mut attempts: u32 = 0;
+    loop {
+        match Client::connect(socket) {
+            Ok(client) => return Ok((client, since.elapsed())),
+            Err(error) if since.elapsed() > PATIENCE => {
+                bail!("the API socket did not accept in {PATIENCE:?}: {error}");
+            }
+            Err(_) => {}
+        }
+        attempts += 1;
+        // Rarely, because it is a system call on the measured path.
+        if attempts.is_multiple_of(200)
+            && let Some(status) = child.try_wait()?
+        {
+            bail!("the process ended ({status}) before its API answered");
+        }
+        std::thread::sleep(CONNECT_AGAIN);
+    }
+}
+
+impl Vm {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// One request on the kept connection, and how long until the last byte of its reply.
+    ///
+    /// # Errors
+    /// Without a reply, and with one that is not 2xx: its `fault_message` is in the error.
+    pub(crate) fn request(&mut self, method: &str, path: &str, body: Option<&str>) -> Result<Duration> {
+        let start = Instant::now();
+        let reply = self.client.request(method, path, body);
+        let took = start.elapsed();
+        let reply = reply.with_context(|| format!("{method} {path}{}", self.said()))?;
+        if !(200..300).contains(&reply.status) {
+            bail!("{method} {path}: {} {}", reply.status, reply.text());
+        }
+        Ok(took)
+    }
+
+    pub(crate) fn put(&mut self, path: &str, body: &Value) -> Result<Duration> {
+        self.request("PUT", path, Some(&body.to_string()))
+    }
+
+    /// A writable drive that is not the root device.
+    pub(crate) fn drive(&mut self, id: &str, path: &Path, engine: &str) -> Result<Duration> {
+        let body = json!({
+            "drive_id": id, "path_on_host": path, "is_root_device": false,
+            "is_read_only": false, "io_engine": engine,
+        });
+        self.put(&format!("/drives/{id}"), &body)
+    }
+
+    /// `InstanceStart`, and the wait for the guest's first words.
+    pub(crate) fn start(&mut self) -> Result<Started> {
+        let body = json!({"action_type": "InstanceStart"}).to_string();
+        let start = Instant::now();
+        self.client.send("PUT", "/actions", Some(&body))?;
+        let socket = self.client.stream().as_raw_fd();
+        let (mut call, mut first_output) = (None, None);
+        // Either may come first, and neither may be dated by the arrival of the other.
+        while call.is_none() || first_output.is_none() {
+            let waiting = call.is_none().then_some(socket);
+            let [reply, output] = sys::readable([waiting, self.console.descriptor()], PATIENCE)?;
+            if reply {
+                let reply = self.client.read_response();
+                call = Some(start.elapsed());
+                let reply = reply.with_context(|| format!("InstanceStart{}", self.said()))?;
+                if reply.status != 204 {
+                    bail!("InstanceStart: {} {}", reply.status, reply.text());
+                }
+            }
+            if output {
+                self.console.take()?;
+                let seen = self.console.seen("mayfly-guest ready");
+                first_output = seen.map(|at| at.duration_since(start));
+            }
+            if !reply && !output || (self.console.descriptor().is_none() && first_output.is_none()) {
+                bail!("the guest said nothing{}", self.said());
+            }
+        }
+        Ok(Started { call: call.unwrap_or_default(), first_output: first_output.unwrap_or_default() })
+    }
+
+    /// Every thread: its id and name.
+    pub(crate) fn threads(&self) -> Result<Vec<(u32, String)>> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()))?;
+        let mut threads = Vec::new();
+        for task in tasks {
+            let task = task?;
+            // A thread may end between the two looks.
+            let Ok(name) = std::fs::read_to_string(task.path().join("comm")) else {
+                continue;
+            };
+            if let Ok(tid) = task.file_name().to_string_lossy().parse() {
+                threads.push((tid, name.trim_end().to_owned()));
+            }
+        }
+        Ok(threads)
+    }
+
+    /// vCPU threads to the first CPU, everything else to the second.
+    pub(crate) fn split_threads(&self, rig: &Rig) -> Result<()> {
+        for (tid, name) in self.threads()? {
+            let cpu = if is_vcpu(&name) { rig.first_cpu() } else { rig.second_cpu() };
+            // Kernel threads that live in the process may refuse, and do not matter.
+            let _ = sys::pin(tid, cpu);
+        }
+        Ok(())
+    }
+
+    /// SIGKILL to reaped.
+    pub(crate) fn kill(mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(start.elapsed())
+    }
+
+    /// What the process printed last, for an error message.
+    pub(crate) fn said(&self) -> String {
+        let stderr = std::fs::read_to_string(self.dir.path().join("stderr"));
+        tail(&(self.console.text() + &stderr.unwrap_or_default()))
+    }
+}
+
+/// Whether a thread of that name runs guest code, in every VMM seen so far.
+pub(crate) fn is_vcpu(name: &str) -> bool {
+    name.contains("vcpu")
+}
+
+/// Whether a thread of that name is the kernel's own, put into the process by KVM.
+pub(crate) fn is_kernels(name: &str) -> bool {
+    name.starts_with("kvm-") || name.starts_with("vhost-")
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Errors mean that it is gone already, which is what we want.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
