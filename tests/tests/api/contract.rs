@@ -1,0 +1,220 @@
+//! `openapi.yaml` against the binary: every example is sent, every answer is validated, and what a schema forbids is refused.
+
+use std::path::Path;
+
+use mayfly_tests::{Response, Tap, Vmm, VmmBuilder, binary};
+use serde_json::{Value, json};
+
+use crate::{SPIN, guest_kernel};
+
+/// Examples name files in these directories and this tap; the test puts its own in their place.
+const PLACES: [&str; 3] = ["/boot/", "/images/", "/tmp/"];
+const TAP: &str = "tap0";
+
+struct Contract(Value);
+
+impl Contract {
+    fn read() -> Self {
+        let text = std::fs::read_to_string(binary::workspace().join("openapi.yaml")).expect("openapi.yaml");
+        Self(serde_norway::from_str(&text).expect("openapi.yaml is YAML"))
+    }
+
+    /// Follows a `$ref` within the document.
+    fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
+        match value.get("$ref").and_then(Value::as_str) {
+            Some(at) => self.0.pointer(at.trim_start_matches('#')).unwrap_or_else(|| panic!("{at} leads nowhere")),
+            None => value,
+        }
+    }
+
+    /// What `schema` finds wrong with `value`.
+    fn errors(&self, schema: &Value, value: &Value) -> Vec<String> {
+        // References in the schema are relative to the document, so it takes the components along.
+        let mut root = schema.as_object().expect("a schema").clone();
+        root.insert("components".to_owned(), self.0["components"].clone());
+        let validator = jsonschema::validator_for(&Value::Object(root)).expect("a valid schema");
+        validator.iter_errors(value).map(|error| format!("{error} at {}", error.instance_path())).collect()
+    }
+
+    fn operation(&self, method: &str, path: &str) -> &Value {
+        let item = &self.0["paths"][path];
+        let operation = &item[method.to_lowercase()];
+        assert!(operation.is_object(), "{method} {path} is not in openapi.yaml");
+        operation
+    }
+
+    /// Checks a reply against the documented response of its status.
+    #[track_caller]
+    fn check_reply(&self, method: &str, path: &str, reply: &Response) {
+        let responses = &self.operation(method, path)["responses"];
+        let status = reply.status.to_string();
+        let documented = responses.get(&status).unwrap_or_else(|| {
+            assert_eq!(reply.status, 400, "{method} {path} answers {status}: {}", reply.text());
+            &responses["default"]
+        });
+        match self.resolve(documented).get("content") {
+            Some(content) => {
+                let errors = self.errors(&content["application/json"]["schema"], &reply.json());
+                assert!(errors.is_empty(), "{method} {path} {status}: {errors:?} in {}", reply.text());
+            }
+            None => assert!(reply.body.is_empty(), "{method} {path} {status} has a body"),
+        }
+    }
+
+    fn request_schema(&self, method: &str, path: &str) -> &Value {
+        &self.operation(method, path)["requestBody"]["content"]["application/json"]["schema"]
+    }
+
+    /// Method, path and body of every example request.
+    fn examples(&self) -> Vec<(String, String, String, Value)> {
+        let mut examples = Vec::new();
+        for (path, item) in self.0["paths"].as_object().expect("paths") {
+            for method in ["put", "patch"] {
+                let content = &item[method]["requestBody"]["content"]["application/json"];
+                for (name, example) in content["examples"].as_object().into_iter().flatten() {
+                    examples.push((name.clone(), method.to_uppercase(), path.clone(), example["value"].clone()));
+                }
+            }
+        }
+        assert!(examples.len() >= 15, "only {} examples", examples.len());
+        examples
+    }
+}
+
+/// The request path for a body: ids are what the body says.
+fn fill(path: &str, body: &Value) -> String {
+    let id = |key: &str| body[key].as_str().unwrap_or("data").to_owned();
+    path.replace("{drive_id}", &id("drive_id")).replace("{iface_id}", &id("iface_id"))
+}
+
+/// Puts the test's files and tap in the place of the example's.
+fn at_home(value: &Value, dir: &Path, tap: &str) -> Value {
+    match value {
+        Value::String(text) if text == TAP => json!(tap),
+        Value::String(text) => match PLACES.iter().find_map(|place| text.strip_prefix(place)) {
+            Some(name) => json!(dir.join(name)),
+            None => value.clone(),
+        },
+        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), at_home(v, dir, tap))).collect(),
+        _ => value.clone(),
+    }
+}
+
+/// Everything sent is in the echo, as sent.
+#[track_caller]
+fn assert_echoed(vmm: &Vmm, path: &str, sent: &Value) {
+    let config = vmm.get("/vm/config").expect_200();
+    let item = |list: &str, key: &str| {
+        config[list].as_array().and_then(|l| l.iter().find(|i| i[key] == sent[key])).cloned().unwrap_or_default()
+    };
+    let echo = match path {
+        "/boot-source" => config["boot-source"].clone(),
+        "/machine-config" => config["machine-config"].clone(),
+        "/drives/{drive_id}" => item("drives", "drive_id"),
+        "/network-interfaces/{iface_id}" => item("network-interfaces", "iface_id"),
+        _ => return,
+    };
+    for (key, value) in sent.as_object().expect("an object") {
+        if key == "cpu_template" && value == "None" {
+            assert!(echo.get(key).is_none(), "the template None is not echoed");
+        } else {
+            assert_eq!(&echo[key], value, "{key} of {path}");
+        }
+    }
+}
+
+#[test]
+fn every_example_is_accepted_answered_as_documented_and_echoed() {
+    binary::require_kvm();
+    let contract = Contract::read();
+    let tap = Tap::create("mflycontract").expect("a tap");
+    let builder = VmmBuilder::new();
+    let kernel = guest_kernel(&builder);
+    for name in ["vmlinuz", "initrd.img", "root.ext4", "data.img", "other.img"] {
+        builder.file(name, if name == "vmlinuz" { guest::ELF } else { &[0; 4096] });
+    }
+    let vmm = builder.start();
+    let (after, before): (Vec<_>, Vec<_>) = contract
+        .examples()
+        .into_iter()
+        .partition(|(_, method, path, _)| path == "/actions" || (method == "PATCH" && path != "/machine-config"));
+    let send = |(name, method, path, value): &(String, String, String, Value)| {
+        let errors = contract.errors(contract.request_schema(method, path), value);
+        assert!(errors.is_empty(), "example {name} of {method} {path}: {errors:?}");
+        let body = at_home(value, vmm.dir(), tap.name());
+        let reply = vmm.request(method, &fill(path, &body), Some(&body.to_string()));
+        assert_eq!(reply.status, 204, "example {name} of {method} {path}: {}\n{}", reply.text(), vmm.said());
+        contract.check_reply(method, path, &reply);
+        assert_echoed(&vmm, path, &body);
+    };
+    before.iter().for_each(send);
+    let get_all = || {
+        for path in ["/", "/version", "/vm/config", "/machine-config"] {
+            let reply = vmm.get(path);
+            assert_eq!(reply.status, 200, "{path}");
+            contract.check_reply("GET", path, &reply);
+        }
+    };
+    get_all();
+    // The examples' own kernel arguments and memory are a real system's; what is started is small and stays.
+    vmm.boot_source(&kernel, SPIN);
+    vmm.machine(1, 64);
+    let (starts, others): (Vec<_>, Vec<_>) =
+        after.into_iter().partition(|(_, _, _, v)| v["action_type"] == "InstanceStart");
+    assert_eq!(starts.len(), 1);
+    starts.iter().for_each(send);
+    others.iter().for_each(send);
+    get_all();
+    for (_, method, path, value) in &before {
+        let body = at_home(value, vmm.dir(), tap.name());
+        let reply = vmm.request(method, &fill(path, &body), Some(&body.to_string()));
+        reply.expect_fault("not supported after starting");
+        contract.check_reply(method, path, &reply);
+    }
+}
+
+#[test]
+fn what_a_schema_forbids_is_refused() {
+    let contract = Contract::read();
+    let vmm = Vmm::start();
+    let fresh = vmm.get("/vm/config").expect_200();
+    for (_, method, path, value) in contract.examples() {
+        let schema = contract.resolve(contract.request_schema(&method, &path)).clone();
+        let send = |body: &Value| {
+            assert!(!contract.errors(&schema, body).is_empty(), "{method} {path} allows {body}");
+            let reply = vmm.request(&method, &fill(&path, &value), Some(&body.to_string()));
+            contract.check_reply(&method, &path, &reply);
+            reply
+        };
+        let mut with_unknown = value.clone();
+        with_unknown["bogus"] = json!(1);
+        send(&with_unknown).expect_fault("unknown field `bogus`");
+        for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let mut without = value.clone();
+            without.as_object_mut().expect("an object").remove(key);
+            // One of two alternatives in v1, so its absence is not serde's business.
+            let said = if key == "path_on_host" { "path_on_host is missing" } else { "missing field" };
+            send(&without).expect_fault(said);
+        }
+        for (key, property) in schema["properties"].as_object().expect("properties") {
+            let mut mistyped = value.clone();
+            // No field takes a list.
+            mistyped[key] = json!([]);
+            assert!(property.is_object());
+            send(&mistyped).expect_fault("An error occurred when deserializing the json body");
+        }
+    }
+    assert_eq!(vmm.get("/vm/config").expect_200(), fresh, "a refused request left a trace");
+}
+
+#[test]
+fn the_gets_examples_are_what_a_fresh_monitor_says() {
+    let contract = Contract::read();
+    let vmm = Vmm::start();
+    for path in ["/", "/version", "/vm/config", "/machine-config"] {
+        let content = &contract.operation("GET", path)["responses"]["200"]["content"]["application/json"];
+        for (name, example) in content["examples"].as_object().expect("examples") {
+            assert_eq!(vmm.get(path).expect_200(), example["value"], "example {name} of GET {path}");
+        }
+    }
+}
