@@ -24,15 +24,10 @@ pub fn target_dir() -> PathBuf {
 pub fn mayfly() -> PathBuf {
     if let Some(path) = std::env::var_os("MAYFLY_BIN") {
         let path = PathBuf::from(path);
-        assert!(
-            path.is_file(),
-            "MAYFLY_BIN={} is not a file",
-            path.display()
-        );
+        assert!(path.is_file(), "MAYFLY_BIN={} is not a file", path.display());
         return path;
     }
-    let built =
-        ["release", "debug"].map(|profile| target_dir().join(TARGET).join(profile).join("mayfly"));
+    let built = ["release", "debug"].map(|profile| target_dir().join(TARGET).join(profile).join("mayfly"));
     let newest = built
         .iter()
         .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
@@ -54,11 +49,7 @@ pub fn mayfly() -> PathBuf {
 /// When `/dev/kvm` cannot be opened for reading and writing.
 #[track_caller]
 pub fn require_kvm() {
-    if let Err(error) = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-    {
+    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         panic!("this test needs /dev/kvm, and opening it failed: {error}");
     }
 }
@@ -69,8 +60,5 @@ pub fn require_kvm() {
 /// When the effective user is not root.
 #[track_caller]
 pub fn require_root() {
-    assert!(
-        crate::sys::is_root(),
-        "this test needs root: run it with sudo"
-    );
+    assert!(crate::sys::is_root(), "this test needs root: run it with sudo");
 }

@@ -32,8 +32,7 @@ impl Disk {
         let mut block = vec![0; 1 << 16];
         let mut at = 0;
         while at < len_bytes {
-            let n =
-                usize::try_from(len_bytes - at).map_or(block.len(), |left| left.min(block.len()));
+            let n = usize::try_from(len_bytes - at).map_or(block.len(), |left| left.min(block.len()));
             pattern(seed, at, &mut block[..n]);
             file.write_all_at(&block[..n], at)?;
             at += n as u64;
@@ -61,10 +60,7 @@ impl Disk {
     /// # Errors
     /// What the file system says.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        File::options()
-            .write(true)
-            .open(&self.path)?
-            .write_all_at(bytes, offset)
+        File::options().write(true).open(&self.path)?.write_all_at(bytes, offset)
     }
 }
 
@@ -93,11 +89,7 @@ mod tests {
         pattern(7, 70_003, &mut expected);
         assert_eq!(disk.read(70_003, 1001).unwrap(), expected);
         pattern(8, 70_003, &mut expected);
-        assert_ne!(
-            disk.read(70_003, 1001).unwrap(),
-            expected,
-            "the seed matters"
-        );
+        assert_ne!(disk.read(70_003, 1001).unwrap(), expected, "the seed matters");
         disk.write(200_000, b"x").unwrap();
         assert_eq!(disk.read(200_000, 1).unwrap(), b"x");
         assert!(disk.read(200_000, 2).is_err());

@@ -45,10 +45,7 @@ impl Client {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
         stream.set_write_timeout(Some(READ_TIMEOUT))?;
-        Ok(Self {
-            stream,
-            pending: Vec::new(),
-        })
+        Ok(Self { stream, pending: Vec::new() })
     }
 
     /// The socket itself, for tests that half-close, time out or send by the byte.
@@ -83,12 +80,7 @@ impl Client {
     ///
     /// # Errors
     /// What the socket says, or `InvalidData` for a reply that is not HTTP.
-    pub fn request(
-        &mut self,
-        method: &str,
-        path: &str,
-        body: Option<&str>,
-    ) -> io::Result<Response> {
+    pub fn request(&mut self, method: &str, path: &str, body: Option<&str>) -> io::Result<Response> {
         self.send(method, path, body)?;
         self.read_response()
     }
@@ -108,9 +100,9 @@ impl Client {
         let head = String::from_utf8_lossy(&self.pending[..head_end]).into_owned();
         let (status, status_line, headers) = parse_head(&head)?;
         let length = match header_of(&headers, "content-length") {
-            Some(text) if status >= 200 && status != 204 => text
-                .parse()
-                .map_err(|_| invalid(&format!("Content-Length {text:?}")))?,
+            Some(text) if status >= 200 && status != 204 => {
+                text.parse().map_err(|_| invalid(&format!("Content-Length {text:?}")))?
+            }
             _ => 0usize,
         };
         let body_start = head_end + 4;
@@ -119,12 +111,7 @@ impl Client {
         }
         let body = self.pending[body_start..body_start + length].to_vec();
         self.pending.drain(..body_start + length);
-        Ok(Response {
-            status,
-            status_line,
-            headers,
-            body,
-        })
+        Ok(Response { status, status_line, headers, body })
     }
 
     /// Whether the server has closed the connection; waits for it up to the read timeout.
@@ -169,9 +156,7 @@ fn parse_head(head: &str) -> io::Result<Head> {
         .ok_or_else(|| invalid(&format!("status line {status_line:?}")))?;
     let headers = lines
         .map(|line| {
-            let (name, value) = line
-                .split_once(':')
-                .ok_or_else(|| invalid(&format!("header {line:?}")))?;
+            let (name, value) = line.split_once(':').ok_or_else(|| invalid(&format!("header {line:?}")))?;
             Ok((name.to_owned(), value.trim().to_owned()))
         })
         .collect::<io::Result<_>>()?;
@@ -179,23 +164,15 @@ fn parse_head(head: &str) -> io::Result<Head> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 fn header_of<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    headers
-        .iter()
-        .find(|(n, _)| n.eq_ignore_ascii_case(name))
-        .map(|(_, v)| v.as_str())
+    headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
 }
 
 fn invalid(what: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("not an HTTP reply: {what}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("not an HTTP reply: {what}"))
 }
 
 impl Response {
@@ -217,11 +194,7 @@ impl Response {
     pub fn json(&self) -> Value {
         match serde_json::from_slice(&self.body) {
             Ok(value) => value,
-            Err(error) => panic!(
-                "{} with a body that is not JSON ({error}): {}",
-                self.status,
-                self.text()
-            ),
+            Err(error) => panic!("{} with a body that is not JSON ({error}): {}", self.status, self.text()),
         }
     }
 
@@ -239,11 +212,7 @@ impl Response {
     pub fn expect_204(&self) {
         assert_eq!(self.status, 204, "body: {}", self.text());
         assert!(self.body.is_empty(), "204 with a body");
-        assert_eq!(
-            self.header("content-length"),
-            None,
-            "204 with a Content-Length"
-        );
+        assert_eq!(self.header("content-length"), None, "204 with a Content-Length");
         assert_eq!(self.header("content-type"), None, "204 with a Content-Type");
     }
 
@@ -274,13 +243,8 @@ impl Response {
     pub fn expect_fault_status(&self, status: u16, text: &str) -> String {
         assert_eq!(self.status, status, "body: {}", self.text());
         let fault = self.fault();
-        let Some(message) = fault else {
-            panic!("no fault_message in {}", self.text())
-        };
-        assert!(
-            message.contains(text),
-            "expected {text:?} in the fault {message:?}"
-        );
+        let Some(message) = fault else { panic!("no fault_message in {}", self.text()) };
+        assert!(message.contains(text), "expected {text:?} in the fault {message:?}");
         message
     }
 }
@@ -291,13 +255,7 @@ mod tests {
 
     fn pair() -> (Client, UnixStream) {
         let (stream, server) = UnixStream::pair().unwrap();
-        (
-            Client {
-                stream,
-                pending: Vec::new(),
-            },
-            server,
-        )
+        (Client { stream, pending: Vec::new() }, server)
     }
 
     #[test]
@@ -318,11 +276,7 @@ mod tests {
     #[test]
     fn a_fault_is_found_by_its_text() {
         let (mut client, mut server) = pair();
-        server
-            .write_all(
-                b"HTTP/1.1 400 \r\ncontent-length: 29\r\n\r\n{\"fault_message\":\"bad input\"}",
-            )
-            .unwrap();
+        server.write_all(b"HTTP/1.1 400 \r\ncontent-length: 29\r\n\r\n{\"fault_message\":\"bad input\"}").unwrap();
         let reply = client.read_response().unwrap();
         assert_eq!(reply.expect_fault("bad"), "bad input");
         assert_eq!(reply.header("Content-Length"), Some("29"));
@@ -332,15 +286,9 @@ mod tests {
     fn a_closed_connection_and_a_reply_that_is_not_http_are_errors() {
         let (mut client, server) = pair();
         drop(server);
-        assert_eq!(
-            client.read_response().unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(client.read_response().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let (mut client, mut server) = pair();
         server.write_all(b"SMTP hello\r\n\r\n").unwrap();
-        assert_eq!(
-            client.read_response().unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(client.read_response().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

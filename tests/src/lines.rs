@@ -63,12 +63,7 @@ impl Lines {
 
     /// Like [`find`](Self::find), looking from line index `from` on; also returns the index just
     /// after the hit, to continue from.
-    pub fn find_from(
-        &self,
-        from: usize,
-        pattern: &str,
-        patience: Duration,
-    ) -> Option<(usize, String)> {
+    pub fn find_from(&self, from: usize, pattern: &str, patience: Duration) -> Option<(usize, String)> {
         let deadline = Instant::now() + patience;
         let mut next = from;
         let mut captured = self.locked();
@@ -83,12 +78,7 @@ impl Lines {
             if captured.ended {
                 return None;
             }
-            captured = self
-                .shared
-                .1
-                .wait_timeout(captured, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            captured = self.shared.1.wait_timeout(captured, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -118,16 +108,9 @@ mod tests {
         assert_eq!(lines.find_from(1, "o", patience).unwrap().0, 2);
         std::io::Write::write_all(&mut writer, b"no newline").unwrap();
         drop(writer);
-        assert_eq!(
-            lines.find("no newline", patience).as_deref(),
-            Some("no newline")
-        );
+        assert_eq!(lines.find("no newline", patience).as_deref(), Some("no newline"));
         assert!(lines.wait_end(patience));
-        assert_eq!(
-            lines.find("three", patience),
-            None,
-            "an ended stream must not wait"
-        );
+        assert_eq!(lines.find("three", patience), None, "an ended stream must not wait");
     }
 
     #[test]

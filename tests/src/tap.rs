@@ -30,9 +30,7 @@ impl Tap {
     /// What the kernel says.
     pub fn create(name: &str) -> io::Result<Self> {
         sys::set_tap_persistence(name, true)?;
-        Ok(Self {
-            name: name.to_owned(),
-        })
+        Ok(Self { name: name.to_owned() })
     }
 
     /// The interface's name.

@@ -71,8 +71,7 @@ impl VmmBuilder {
     /// Adds command-line arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        self.args
-            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
@@ -150,10 +149,7 @@ impl VmmBuilder {
             command.arg("--log-path").arg(&log);
         }
         command.args(&self.args);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => panic!("cannot start {}: {error}", self.binary.display()),
@@ -162,10 +158,7 @@ impl VmmBuilder {
         let stderr = Lines::capture(child.stderr.take().expect("stderr is piped"));
         let stdin = child.stdin.take();
         Vmm {
-            child: Mutex::new(Running {
-                child,
-                status: None,
-            }),
+            child: Mutex::new(Running { child, status: None }),
             stdin: Mutex::new(stdin),
             client: Mutex::new(None),
             stdout,
@@ -244,9 +237,7 @@ impl Vmm {
 
     /// The log file's text so far.
     pub fn log(&self) -> String {
-        std::fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// Waits for a console line that contains `pattern` and returns it.
@@ -257,10 +248,7 @@ impl Vmm {
     pub fn wait_for_line(&self, pattern: &str, patience: Duration) -> String {
         match self.stdout.find(pattern, patience) {
             Some(line) => line,
-            None => panic!(
-                "no console line with {pattern:?} in {patience:?}\n{}",
-                self.said()
-            ),
+            None => panic!("no console line with {pattern:?} in {patience:?}\n{}", self.said()),
         }
     }
 
@@ -276,10 +264,7 @@ impl Vmm {
                 return line.to_owned();
             }
             if Instant::now() >= deadline {
-                panic!(
-                    "no log line with {pattern:?} in {patience:?}\n{}",
-                    self.said()
-                );
+                panic!("no log line with {pattern:?} in {patience:?}\n{}", self.said());
             }
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -293,17 +278,12 @@ impl Vmm {
     pub fn type_text(&self, text: &str) {
         let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
         let stdin = stdin.as_mut().expect("stdin is open");
-        stdin
-            .write_all(text.as_bytes())
-            .expect("the process reads its stdin");
+        stdin.write_all(text.as_bytes()).expect("the process reads its stdin");
     }
 
     /// Closes the process's stdin.
     pub fn close_stdin(&self) {
-        self.stdin
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// A new connection of its own.
@@ -405,8 +385,7 @@ impl Vmm {
     #[track_caller]
     pub fn network(&self, id: &str, tap: &str, guest_mac: &str) {
         let body = json!({"iface_id": id, "host_dev_name": tap, "guest_mac": guest_mac});
-        self.put(&format!("/network-interfaces/{id}"), &body)
-            .expect_204();
+        self.put(&format!("/network-interfaces/{id}"), &body).expect_204();
     }
 
     /// `PUT /actions` `InstanceStart`, expecting 204.
@@ -415,8 +394,7 @@ impl Vmm {
     /// On any other reply.
     #[track_caller]
     pub fn instance_start(&self) {
-        self.put("/actions", &json!({"action_type": "InstanceStart"}))
-            .expect_204();
+        self.put("/actions", &json!({"action_type": "InstanceStart"})).expect_204();
     }
 
     /// Sends `signal` (a `libc::SIG*` number) to the process.
@@ -437,9 +415,7 @@ impl Vmm {
     #[track_caller]
     pub fn wait_exit(&self, patience: Duration) -> i32 {
         match self.exited(patience) {
-            Some(status) => status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            Some(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
             None => panic!("still running after {patience:?}\n{}", self.said()),
         }
     }
@@ -451,12 +427,7 @@ impl Vmm {
 
     /// Everything the process said, for a failure message.
     pub fn said(&self) -> String {
-        format!(
-            "--- stdout\n{}\n--- stderr\n{}\n--- log\n{}",
-            self.stdout.text(),
-            self.stderr.text(),
-            self.log()
-        )
+        format!("--- stdout\n{}\n--- stderr\n{}\n--- log\n{}", self.stdout.text(), self.stderr.text(), self.log())
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Running> {
@@ -479,16 +450,10 @@ impl Vmm {
         let deadline = Instant::now() + patience;
         while Client::connect(&self.socket).is_err() {
             if let Some(status) = self.exited(Duration::ZERO) {
-                panic!(
-                    "the process ended ({status}) before its API answered\n{}",
-                    self.said()
-                );
+                panic!("the process ended ({status}) before its API answered\n{}", self.said());
             }
             if Instant::now() >= deadline {
-                panic!(
-                    "the API socket did not answer in {patience:?}\n{}",
-                    self.said()
-                );
+                panic!("the API socket did not answer in {patience:?}\n{}", self.said());
             }
             std::thread::sleep(LOOK_AGAIN);
         }

@@ -36,12 +36,19 @@ fn compile(image: &Path) {
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .args(["--crate-name", "mayfly_guest", "--crate-type", "bin", "--edition", "2024"])
         .args(["--target", "x86_64-unknown-linux-gnu"])
-        .args(["-C", "panic=abort", "-C", "opt-level=3", "-C", "codegen-units=1", "-C", "lto=fat"])
+        .args(["-C", "panic=abort", "-C", "opt-level=2", "-C", "codegen-units=1", "-C", "lto=fat"])
         .args(["-C", "relocation-model=static", "-C", "code-model=small", "-C", "strip=symbols"])
         .args(["-C", "linker=rust-lld", "-C", "linker-flavor=ld.lld"])
         .arg("-C")
         .arg(format!("link-arg=-T{}", script.display()))
-        .args(["-C", "link-arg=--build-id=none", "-C", "link-arg=--no-eh-frame-hdr", "-C", "link-arg=--orphan-handling=error"])
+        .args([
+            "-C",
+            "link-arg=--build-id=none",
+            "-C",
+            "link-arg=--no-eh-frame-hdr",
+            "-C",
+            "link-arg=--orphan-handling=error",
+        ])
         .arg(format!("--remap-path-prefix={}=.", env::current_dir().expect("a current directory").display()))
         .arg("-o")
         .arg(image)

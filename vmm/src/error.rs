@@ -31,8 +31,6 @@ pub enum Subject {
     Machine,
     /// `/drives`.
     Drive,
-    /// `PATCH /drives`.
-    DrivePatch,
     /// `/network-interfaces`.
     Network,
     /// `/serial`.
@@ -51,7 +49,6 @@ impl Subject {
             Subject::BootSource => "Boot source error: ",
             Subject::Machine => "Machine config error: ",
             Subject::Drive => "Drive config error: ",
-            Subject::DrivePatch => "Internal VMM error: Unable to patch the block device: ",
             Subject::Network => "Network config error: ",
             Subject::Serial => "Serial config error: ",
             Subject::Start => "Start microvm error: ",

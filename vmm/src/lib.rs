@@ -4,12 +4,20 @@
 //! knows KVM, memory, vCPUs, boot and the life cycle; it knows nothing of HTTP, JSON, tokio or command lines.
 
 pub mod actor;
+pub mod arch;
 pub mod blueprint;
+pub mod boot;
 pub mod config;
 pub mod error;
+pub mod event_loop;
 pub mod exit;
+pub mod kvm;
 pub mod lifecycle;
+pub mod machine;
+pub mod memory;
 pub mod requests;
+pub mod sys;
+pub mod vcpu;
 
 pub use actor::{Handle, Settings, launch};
 pub use error::{Error, Kind, Subject};

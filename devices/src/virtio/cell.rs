@@ -177,6 +177,9 @@ impl VirtioCell {
     }
 
     fn activate(&self, inner: &mut Inner) {
+        if !matches!(inner.state, State::Activating(_)) {
+            return;
+        }
         let State::Activating(mut rings) = std::mem::replace(&mut inner.state, State::Idle) else { return };
         if let Err(why) = inner.device.get_mut().activate(inner.registers.accepted(), &mut rings) {
             return self.give_up(inner, &why);

@@ -54,6 +54,11 @@ pub enum BadQueue {
 pub struct RingError(String);
 
 impl RingError {
+    /// For what only a device can notice.
+    pub(super) fn new(what: &str) -> Self {
+        Self(what.to_owned())
+    }
+
     fn of(error: impl std::fmt::Display) -> Self {
         Self(error.to_string())
     }
@@ -261,6 +266,8 @@ impl VirtQueue {
             while budget > 0 {
                 if !self.pop(ram, &mut chain)? {
                     if self.arm(ram)? {
+                        // Costs budget too: a driver that moves its index back and forth must not keep us here.
+                        budget = budget.saturating_sub(1);
                         continue;
                     }
                     visit = Visit::Idle;

@@ -63,29 +63,20 @@ impl<W: Write> Archive<W> {
         Ok(self.out)
     }
 
-    fn entry(
-        &mut self,
-        path: &str,
-        mode: u32,
-        (major, minor): (u32, u32),
-        content: &[u8],
-    ) -> io::Result<()> {
+    fn entry(&mut self, path: &str, mode: u32, (major, minor): (u32, u32), content: &[u8]) -> io::Result<()> {
         self.inode += 1;
         let name = path.trim_start_matches('/');
         let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
         let name_size = u32::try_from(name.len() + 1).map_err(too_large)?;
         let size = u32::try_from(content.len()).map_err(too_large)?;
-        let fields = [
-            self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name_size, 0,
-        ];
+        let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name_size, 0];
         self.out.write_all(b"070701")?;
         for field in fields {
             write!(self.out, "{field:08x}")?;
         }
         self.out.write_all(name.as_bytes())?;
         // The header is 110 bytes; name and content are each padded to a multiple of four.
-        self.out
-            .write_all(&[0; 4][..1 + padding(110 + name.len() + 1)])?;
+        self.out.write_all(&[0; 4][..1 + padding(110 + name.len() + 1)])?;
         self.out.write_all(content)?;
         self.out.write_all(&[0; 4][..padding(content.len())])
     }
@@ -109,18 +100,14 @@ mod tests {
         let text = String::from_utf8(bytes).unwrap();
         // magic, inode, mode (040755), uid, gid, links, time, size, 4 device numbers, name size, 0
         let first = concat!(
-            "070701", "00000001", "000041ed", "00000000", "00000000", "00000001", "00000000",
-            "00000000", "00000000", "00000000", "00000000", "00000000", "00000004", "00000000",
-            "bin\0"
+            "070701", "00000001", "000041ed", "00000000", "00000000", "00000001", "00000000", "00000000", "00000000",
+            "00000000", "00000000", "00000000", "00000004", "00000000", "bin\0"
         );
         assert!(text.starts_with(first), "{text:?}");
         let second = text.find("bin/sh\0").unwrap();
         assert_eq!(&text[second - 110..second - 110 + 6], "070701");
         assert_eq!(&text[second - 110 + 6 + 6 * 8..][..8], "00000005");
-        assert!(
-            text.contains("hello\0\0\x00070701"),
-            "the content is padded"
-        );
+        assert!(text.contains("hello\0\0\x00070701"), "the content is padded");
         assert!(text.contains("TRAILER!!!\0"));
     }
 }

@@ -17,10 +17,7 @@ const PT_NOTE: u32 = 4;
 /// # Errors
 /// When it is not a bzImage, or not compressed with LZ4 as Debian's are.
 pub fn vmlinux(bzimage: &[u8]) -> Result<Vec<u8>> {
-    ensure!(
-        bzimage.get(0x202..0x206) == Some(b"HdrS"),
-        "not a bzImage: no setup header"
-    );
+    ensure!(bzimage.get(0x202..0x206) == Some(b"HdrS"), "not a bzImage: no setup header");
     let setup_sectors = match byte(bzimage, 0x1f1)? {
         // Zero means four, for images from before the field.
         0 => 4,
@@ -30,9 +27,7 @@ pub fn vmlinux(bzimage: &[u8]) -> Result<Vec<u8>> {
     let length = u64::from(word(bzimage, 0x24c)?);
     let payload = slice(bzimage, start, length).context("the payload")?;
     // The kernel's build appends the decompressed size.
-    let (frame, size) = payload
-        .split_last_chunk::<4>()
-        .context("an empty payload")?;
+    let (frame, size) = payload.split_last_chunk::<4>().context("an empty payload")?;
     let image = lz4::decompress(frame).context("the payload is not LZ4, or damaged")?;
     ensure!(
         image.len() == u32::from_le_bytes(*size) as usize,
@@ -49,10 +44,7 @@ pub fn vmlinux(bzimage: &[u8]) -> Result<Vec<u8>> {
 /// # Errors
 /// When the image is not ELF-64 or has no such note.
 pub fn deface_pvh_note(vmlinux: &mut [u8]) -> Result<()> {
-    ensure!(
-        vmlinux.starts_with(b"\x7fELF\x02\x01"),
-        "not a little-endian ELF-64"
-    );
+    ensure!(vmlinux.starts_with(b"\x7fELF\x02\x01"), "not a little-endian ELF-64");
     let headers = long(vmlinux, 0x20)?;
     let header_size = u64::from(half(vmlinux, 0x36)?);
     for n in 0..u64::from(half(vmlinux, 0x38)?) {
@@ -80,9 +72,7 @@ pub fn deface_pvh_note(vmlinux: &mut [u8]) -> Result<()> {
 fn slice(image: &[u8], at: u64, len: u64) -> Result<&[u8]> {
     let start = usize::try_from(at)?;
     let end = usize::try_from(at.saturating_add(len))?;
-    image
-        .get(start..end)
-        .with_context(|| format!("the image ends before {end:#x}"))
+    image.get(start..end).with_context(|| format!("the image ends before {end:#x}"))
 }
 
 fn array<const N: usize>(image: &[u8], at: u64) -> Result<[u8; N]> {
@@ -123,14 +113,7 @@ mod tests {
     }
 
     fn note(name: &[u8; 4], kind: u32) -> Vec<u8> {
-        [
-            &4_u32.to_le_bytes()[..],
-            &6_u32.to_le_bytes(),
-            &kind.to_le_bytes(),
-            name,
-            &[7; 8],
-        ]
-        .concat()
+        [&4_u32.to_le_bytes()[..], &6_u32.to_le_bytes(), &kind.to_le_bytes(), name, &[7; 8]].concat()
     }
 
     #[test]
@@ -140,10 +123,7 @@ mod tests {
         deface_pvh_note(&mut image).unwrap();
         let expected = [note(b"GNU\0", 18), note(b"Xen\0", 5), note(b"Not\0", 18)].concat();
         assert_eq!(image, elf_with_notes(&expected));
-        assert!(
-            deface_pvh_note(&mut image).is_err(),
-            "there is no second one"
-        );
+        assert!(deface_pvh_note(&mut image).is_err(), "there is no second one");
     }
 
     #[test]

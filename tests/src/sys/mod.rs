@@ -7,20 +7,12 @@ use std::time::Duration;
 
 /// Turns the -1 of a libc call into its errno.
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn milliseconds(patience: Duration) -> libc::c_int {
     // Rounded up, so that a short patience does not become a busy loop.
-    patience
-        .as_millis()
-        .saturating_add(1)
-        .try_into()
-        .unwrap_or(libc::c_int::MAX)
+    patience.as_millis().saturating_add(1).try_into().unwrap_or(libc::c_int::MAX)
 }
 
 pub(crate) fn is_root() -> bool {
@@ -29,9 +21,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
-    let pid = pid
-        .try_into()
-        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let pid = pid.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: kill takes two integers; the caller still owns (has not reaped) the child.
     checked(unsafe { libc::kill(pid, signal) }).map(|_| ())
 }
@@ -49,11 +39,7 @@ pub(crate) fn wait_for_process(pid: u32, patience: Duration) -> bool {
     // SAFETY: the kernel just gave us this descriptor and nobody else has it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(fd) };
     // A zero patience means a look, not a wait.
-    let timeout = if patience.is_zero() {
-        0
-    } else {
-        milliseconds(patience)
-    };
+    let timeout = if patience.is_zero() { 0 } else { milliseconds(patience) };
     poll_in(pidfd.as_raw_fd(), timeout).unwrap_or(false)
 }
 
@@ -62,11 +48,7 @@ pub(crate) fn wait_readable(file: &File, patience: Duration) -> io::Result<bool>
 }
 
 fn poll_in(fd: RawFd, timeout_ms: libc::c_int) -> io::Result<bool> {
-    let mut entry = libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     loop {
         // SAFETY: `entry` is one valid pollfd for the length of the call.
         match checked(unsafe { libc::poll(&raw mut entry, 1, timeout_ms) }) {
@@ -96,24 +78,14 @@ fn interface_request(name: &str) -> io::Result<libc::ifreq> {
 }
 
 pub(crate) fn set_tap_persistence(name: &str, persist: bool) -> io::Result<()> {
-    let tun = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")?;
+    let tun = File::options().read(true).write(true).open("/dev/net/tun")?;
     let mut request = interface_request(name)?;
     // Both sides must agree on the header flag when they attach to a persistent tap.
-    request.ifr_ifru.ifru_flags =
-        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
     checked(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     // SAFETY: TUNSETPERSIST takes an integer.
-    checked(unsafe {
-        libc::ioctl(
-            tun.as_raw_fd(),
-            libc::TUNSETPERSIST,
-            libc::c_ulong::from(persist),
-        )
-    })?;
+    checked(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(persist)) })?;
     Ok(())
 }
 

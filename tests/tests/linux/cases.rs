@@ -64,6 +64,7 @@ pub(crate) const CASES: [(&str, &[&str]); 6] = [
     (
         "40-root-network",
         &[
+            "root-boot",
             "root-ext4",
             "root-ext4-written",
             "net-mac",
@@ -77,21 +78,14 @@ pub(crate) const CASES: [(&str, &[&str]); 6] = [
             "end-ctrl-alt-del",
         ],
     ),
-    ("50-panic", &["panic-shown", "end-panic"]),
-    (
-        "60-triple-fault",
-        &["config-file-boot", "no-api-no-socket", "end-triple-fault"],
-    ),
+    ("50-panic", &["panic-boot", "panic-shown", "end-panic"]),
+    ("60-triple-fault", &["config-file-boot", "no-api-no-socket", "end-triple-fault"]),
 ];
 
 /// The cases of the scenarios whose name contains `filter`, in order.
 pub(crate) fn of_scenarios(filter: &str) -> Vec<&'static str> {
-    let chosen = CASES
-        .iter()
-        .filter(|(scenario, _)| scenario.contains(filter));
-    chosen
-        .flat_map(|(_, cases)| cases.iter().copied())
-        .collect()
+    let chosen = CASES.iter().filter(|(scenario, _)| scenario.contains(filter));
+    chosen.flat_map(|(_, cases)| cases.iter().copied()).collect()
 }
 
 /// What became of the expected cases so far.
@@ -104,32 +98,22 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(expected: Vec<&'static str>) -> Self {
-        Self {
-            expected,
-            results: BTreeMap::new(),
-        }
+        Self { expected, results: BTreeMap::new() }
     }
 
     /// Takes one line of the outer console: reports a case, shows anything else as it is.
     pub(crate) fn outer_line(&mut self, line: &str) {
-        let Some((name, result)) = line
-            .strip_prefix("case ")
-            .and_then(|rest| rest.split_once(' '))
-        else {
+        let Some((name, result)) = line.strip_prefix("case ").and_then(|rest| rest.split_once(' ')) else {
             println!("{line}");
             return;
         };
         if let Some(reason) = result.strip_prefix("FAIL") {
             println!("test {name} ... FAILED:{reason}");
-            self.results
-                .insert(name.to_owned(), Some(reason.trim().to_owned()));
+            self.results.insert(name.to_owned(), Some(reason.trim().to_owned()));
         } else {
             // A case reported twice has passed only if it passed twice.
             self.results.entry(name.to_owned()).or_insert(None);
-            println!(
-                "test {name} ... ok {}",
-                result.trim_start_matches("ok").trim()
-            );
+            println!("test {name} ... ok {}", result.trim_start_matches("ok").trim());
         }
     }
 
@@ -138,8 +122,7 @@ impl Report {
         for name in &self.expected {
             if !self.results.contains_key(*name) {
                 println!("test {name} ... FAILED: never reported");
-                self.results
-                    .insert((*name).to_owned(), Some("never reported".into()));
+                self.results.insert((*name).to_owned(), Some("never reported".into()));
             }
         }
         for (name, result) in &mut self.results {

@@ -42,9 +42,7 @@ impl Kernel {
 /// The cached kernel, or a fresh one.
 pub(crate) fn kernel() -> Result<Kernel> {
     let cache = binary::target_dir().join("linux-tier");
-    let kernel = Kernel {
-        dir: cache.join("kernel"),
-    };
+    let kernel = Kernel { dir: cache.join("kernel") };
     if kernel.dir.is_dir() {
         println!("kernel: cached in {}", kernel.dir.display());
         return Ok(kernel);
@@ -76,8 +74,8 @@ fn unpack(dir: &Path) -> Result<()> {
     let deb = find(dir, &|name| name.ends_with(".deb"))?.context("apt-get left no package")?;
     tool("dpkg", &["-x", &deb.to_string_lossy(), "tree"], dir)?;
     let tree = dir.join("tree");
-    let image = find(&tree.join("boot"), &|name| name.starts_with("vmlinuz-"))?
-        .context("the package has no kernel image")?;
+    let image =
+        find(&tree.join("boot"), &|name| name.starts_with("vmlinuz-"))?.context("the package has no kernel image")?;
     let bzimage = fs::read(image)?;
     let mut vmlinux = stock::kernel::vmlinux(&bzimage)?;
     fs::write(dir.join("bzImage"), bzimage)?;
@@ -98,32 +96,20 @@ fn current_package() -> Result<String> {
         .output()
         .context("cannot run apt-cache: this tier needs a Debian system")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let names = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     let mut kernels = names.filter(|name| name.starts_with("linux-image-"));
-    kernels
-        .next()
-        .map(str::to_owned)
-        .with_context(|| format!("apt does not know {META_PACKAGE}"))
+    kernels.next().map(str::to_owned).with_context(|| format!("apt does not know {META_PACKAGE}"))
 }
 
 fn tool(program: &str, args: &[&str], dir: &Path) -> Result<()> {
     let status = Command::new(program).args(args).current_dir(dir).status();
     let status = status.with_context(|| format!("cannot run {program}"))?;
-    ensure!(
-        status.success(),
-        "{program} {} failed ({status})",
-        args.join(" ")
-    );
+    ensure!(status.success(), "{program} {} failed ({status})", args.join(" "));
     Ok(())
 }
 
 fn find(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Option<PathBuf>> {
-    for entry in dir
-        .read_dir()
-        .with_context(|| format!("cannot read {}", dir.display()))?
-    {
+    for entry in dir.read_dir().with_context(|| format!("cannot read {}", dir.display()))? {
         let entry = entry?;
         if wanted(&entry.file_name().to_string_lossy()) {
             return Ok(Some(entry.path()));
@@ -134,10 +120,7 @@ fn find(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<Option<PathBuf>> {
 
 /// Every module of the package, without its directories.
 fn copy_modules(from: &Path, to: &Path) -> Result<()> {
-    for entry in from
-        .read_dir()
-        .with_context(|| format!("cannot read {}", from.display()))?
-    {
+    for entry in from.read_dir().with_context(|| format!("cannot read {}", from.display()))? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default();
         if path.is_dir() {
@@ -145,10 +128,7 @@ fn copy_modules(from: &Path, to: &Path) -> Result<()> {
         } else if path.extension().is_some_and(|extension| extension == "ko") {
             fs::copy(&path, to.join(name))?;
         } else if path.extension().is_some_and(|extension| extension == "xz") {
-            bail!(
-                "{} is compressed; this tier expects plain modules",
-                path.display()
-            );
+            bail!("{} is compressed; this tier expects plain modules", path.display());
         }
     }
     Ok(())

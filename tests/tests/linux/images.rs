@@ -20,15 +20,8 @@ const ROOT_INIT: &str = include_str!("scripts/root-init.sh");
 
 /// In the order of their dependencies.
 const OUTER_MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "tun"];
-const INNER_MODULES: [&str; 7] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_mmio",
-    "virtio_blk",
-    "failover",
-    "net_failover",
-    "virtio_net",
-];
+const INNER_MODULES: [&str; 7] =
+    ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net"];
 /// Mount points and homes that every root needs.
 const DIRECTORIES: [&str; 8] = ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "modules"];
 
@@ -43,19 +36,18 @@ pub(crate) struct Images {
 /// booted by hand.
 pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     let busybox = Busybox::find()?;
-    let dir = tempfile::Builder::new()
-        .prefix("mayfly-linux-tier-")
-        .tempdir()?;
-    let root_disk = root_disk(dir.path(), &busybox)?;
-    let outer = dir.path().join("outer.cpio");
+    let dir = binary::target_dir().join("linux-tier").join("images");
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+    let root_disk = root_disk(&dir, &busybox)?;
+    let inner = inner(kernel, &busybox, &dir)?;
+    let outer = dir.join("outer.cpio");
     let mut archive = Archive::new(BufWriter::new(File::create(&outer)?));
     busybox.add_to(&mut archive, OUTER_INIT)?;
     for module in OUTER_MODULES {
-        archive.file(
-            &format!("modules/{module}.ko"),
-            0o644,
-            &kernel.module(module)?,
-        )?;
+        archive.file(&format!("modules/{module}.ko"), 0o644, &kernel.module(module)?)?;
     }
     let mayfly = binary::mayfly();
     println!("binary under test: {}", mayfly.display());
@@ -85,14 +77,8 @@ macro_rules! scenarios {
         [$(($name, include_str!(concat!("scripts/scenarios/", $name, ".sh")))),*]
     };
 }
-const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
-    "10-bzimage",
-    "20-pvh-disks",
-    "30-elf64-pause",
-    "40-root-network",
-    "50-panic",
-    "60-triple-fault",
-];
+const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] =
+    scenarios!["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network", "50-panic", "60-triple-fault",];
 
 /// The initramfs of the guests under test.
 fn inner(kernel: &Kernel, busybox: &Busybox, dir: &Path) -> Result<PathBuf> {
@@ -100,11 +86,7 @@ fn inner(kernel: &Kernel, busybox: &Busybox, dir: &Path) -> Result<PathBuf> {
     let mut archive = Archive::new(BufWriter::new(File::create(&path)?));
     busybox.add_to(&mut archive, INNER_INIT)?;
     for module in INNER_MODULES {
-        archive.file(
-            &format!("modules/{module}.ko"),
-            0o644,
-            &kernel.module(module)?,
-        )?;
+        archive.file(&format!("modules/{module}.ko"), 0o644, &kernel.module(module)?)?;
     }
     archive.finish()?.flush()?;
     Ok(path)
@@ -148,11 +130,7 @@ impl Busybox {
         let output = Command::new(&path).arg("--list").output();
         let output = output.context("cannot run /bin/busybox: install busybox-static")?;
         let names = String::from_utf8_lossy(&output.stdout);
-        let applets = names
-            .lines()
-            .filter(|name| *name != "busybox")
-            .map(str::to_owned)
-            .collect();
+        let applets = names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect();
         Ok(Self { path, applets })
     }
 
@@ -178,20 +156,10 @@ fn add_program<W: Write>(archive: &mut Archive<W>, name: &str) -> Result<()> {
         0o755,
         &fs::read(&program).with_context(|| format!("there is no {name}: install it"))?,
     )?;
-    let output = Command::new("ldd")
-        .arg(&program)
-        .output()
-        .context("cannot run ldd")?;
+    let output = Command::new("ldd").arg(&program).output().context("cannot run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let libraries: BTreeSet<&str> = text
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .collect();
-    ensure!(
-        !libraries.is_empty(),
-        "ldd names no library of {}",
-        program.display()
-    );
+    let libraries: BTreeSet<&str> = text.split_whitespace().filter(|word| word.starts_with('/')).collect();
+    ensure!(!libraries.is_empty(), "ldd names no library of {}", program.display());
     let mut known = BTreeSet::new();
     for library in libraries {
         let parents: Vec<_> = Path::new(library).ancestors().skip(1).collect();

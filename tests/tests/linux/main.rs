@@ -20,11 +20,7 @@ use anyhow::Result;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let filter = args
-        .iter()
-        .find(|arg| !arg.starts_with('-'))
-        .cloned()
-        .unwrap_or_default();
+    let filter = args.iter().find(|arg| !arg.starts_with('-')).cloned().unwrap_or_default();
     let expected = cases::of_scenarios(&filter);
     if args.iter().any(|arg| arg == "--list") {
         for case in &expected {

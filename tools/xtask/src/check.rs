@@ -13,17 +13,9 @@ const BARE_GUEST: &str = "tools/guest/src/bare";
 pub(crate) fn run() -> Result<()> {
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     format_of_the_bare_guest()?;
-    shell::run(cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
+    shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     let mut docs = cargo();
-    docs.args(["doc", "--workspace", "--no-deps"])
-        .env("RUSTDOCFLAGS", "-D warnings");
+    docs.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
     shell::run(&mut docs)
 }
 
@@ -37,17 +29,12 @@ fn format_of_the_bare_guest() -> Result<()> {
         return Ok(());
     }
     let mut rustfmt = Command::new("rustfmt");
-    rustfmt
-        .args(["--check", "--edition", "2024"])
-        .args(sources)
-        .current_dir(workspace());
+    rustfmt.args(["--check", "--edition", "2024"]).args(sources).current_dir(workspace());
     shell::run(&mut rustfmt)
 }
 
 fn rust_sources(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = dir
-        .read_dir()
-        .with_context(|| format!("cannot read {}", dir.display()))?;
+    let entries = dir.read_dir().with_context(|| format!("cannot read {}", dir.display()))?;
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() {

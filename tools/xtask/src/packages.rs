@@ -22,13 +22,7 @@ pub(crate) fn ensure() -> Result<()> {
     let install = || {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive")
-            .args([
-                "install",
-                "-y",
-                "--no-install-recommends",
-                "-o",
-                "Dpkg::Use-Pty=0",
-            ])
+            .args(["install", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"])
             .args(&missing);
         shell::run(&mut apt)
     };

@@ -11,18 +11,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds the release binaries and returns their paths, `mayfly` first.
 pub(crate) fn build() -> Result<Vec<PathBuf>> {
-    run(cargo().args([
-        "build",
-        "--release",
-        "-p",
-        "api-server",
-        "-p",
-        "jailer",
-        "--bins",
-    ]))?;
-    Ok(["mayfly", "mayfly-jailer"]
-        .map(|name| dir().join(name))
-        .into())
+    run(cargo().args(["build", "--release", "-p", "api-server", "-p", "jailer", "--bins"]))?;
+    Ok(["mayfly", "mayfly-jailer"].map(|name| dir().join(name)).into())
 }
 
 fn dir() -> PathBuf {

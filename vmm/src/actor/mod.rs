@@ -1,5 +1,6 @@
 //! The VMM thread: it owns the machine and does what it is asked, one request at a time.
 
+mod deeds;
 mod handle;
 mod vmm;
 

@@ -1,15 +1,19 @@
 //! The VMM thread's state and its loop.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use super::handle::Mailbox;
 use crate::blueprint::Plan;
-use crate::config::{InstanceId, ResourceId};
-use crate::error::{Error, Kind, Subject};
-use crate::exit::ExitReason;
+use crate::config::InstanceId;
+use crate::error::Error;
+use crate::event_loop::EventLoop;
+use crate::exit::{ExitLatch, ExitReason};
 use crate::lifecycle::{Phase, permit};
+use crate::machine::Machine;
 use crate::requests::Request;
+use crate::sys::signals::TerminationSignals;
 
 /// What a VMM is started with, fixed for its life.
 #[derive(Debug, Clone)]
@@ -20,33 +24,74 @@ pub struct Settings {
     pub boot_timer: bool,
 }
 
+const MAILBOX: u32 = 0;
+const EXIT: u32 = 1;
+const SIGNALS: u32 = 2;
+
 /// The state of the VMM thread. Reached by others only through requests.
 pub struct Vmm {
     settings: Settings,
     mailbox: Mailbox,
-    phase: Phase,
-    plan: Plan,
+    signals: TerminationSignals,
+    exit: Arc<ExitLatch>,
+    pub(super) events: EventLoop,
+    pub(super) phase: Phase,
+    pub(super) plan: Plan,
+    pub(super) machine: Option<Machine>,
 }
 
 impl Vmm {
     pub(super) fn new(settings: Settings, mailbox: Mailbox) -> io::Result<Self> {
-        Ok(Self { settings, mailbox, phase: Phase::Configuring, plan: Plan::default() })
+        let signals = TerminationSignals::take_over()?;
+        let exit = Arc::new(ExitLatch::new()?);
+        let events = EventLoop::new()?;
+        events.watch(mailbox.bell().as_raw_fd(), MAILBOX)?;
+        events.watch(exit.wake().as_raw_fd(), EXIT)?;
+        events.watch(signals.as_raw_fd(), SIGNALS)?;
+        Ok(Self {
+            settings,
+            mailbox,
+            signals,
+            exit,
+            events,
+            phase: Phase::Configuring,
+            plan: Plan::default(),
+            machine: None,
+        })
     }
 
+    /// Serves until there is a reason to end, then ends in good order: vCPUs stop, devices finish and flush.
     pub(super) fn run(mut self) -> ExitReason {
-        loop {
-            let mut fds = [libc::pollfd {
-                fd: std::os::fd::AsRawFd::as_raw_fd(self.mailbox.bell()),
-                events: libc::POLLIN,
-                revents: 0,
-            }];
-            // SAFETY: one valid pollfd.
-            unsafe { libc::poll(fds.as_mut_ptr(), 1, -1) };
-            let _ = self.mailbox.bell().read();
-            while let Some(job) = self.mailbox.next() {
-                job(&mut self);
+        let reason = loop {
+            let (mut mail, mut signalled) = (false, false);
+            let turn = self.events.turn(|token| match token {
+                MAILBOX => mail = true,
+                SIGNALS => signalled = true,
+                _ => {}
+            });
+            if let Err(error) = turn {
+                self.exit.report(ExitReason::Lost(format!("the event loop failed: {error}")));
             }
+            if signalled && let Some(number) = self.signals.next() {
+                self.exit.report(ExitReason::Signal(number));
+            }
+            if let Some(reason) = self.exit.reason() {
+                break reason.clone();
+            }
+            if mail {
+                // Cleared before the jobs are taken: a job that arrives later rings again.
+                let _ = self.mailbox.bell().read();
+                while let Some(job) = self.mailbox.next() {
+                    job(&mut self);
+                }
+            }
+        };
+        self.phase = Phase::Ended;
+        self.events.clear();
+        if let Some(machine) = self.machine.take() {
+            machine.shut_down();
         }
+        reason
     }
 
     /// Judges a request by the phase table and applies it.
@@ -74,31 +119,7 @@ impl Vmm {
         &mut self.plan
     }
 
-    pub(crate) fn start(&mut self) -> Result<(), Error> {
-        Err(Error::new(Kind::Unsupported, Subject::Start, "not written yet"))
-    }
-
-    pub(crate) fn pause(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    pub(crate) fn resume(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    pub(crate) fn flush_metrics(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    pub(crate) fn send_ctrl_alt_del(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-
-    pub(crate) fn patch_drive(&mut self, _id: &ResourceId, _path: Option<PathBuf>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    pub(crate) fn patch_net(&mut self, _id: &ResourceId) -> Result<(), Error> {
-        Ok(())
+    pub(super) fn exit(&self) -> &Arc<ExitLatch> {
+        &self.exit
     }
 }

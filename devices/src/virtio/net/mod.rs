@@ -38,3 +38,22 @@ impl VirtioDevice for Net {
     }
     fn reset(&mut self) {}
 }
+/// x
+#[allow(missing_docs)]
+pub struct NetSpec {
+    pub tap: Tap,
+    pub mac: Option<[u8; 6]>,
+    pub mtu: Option<u16>,
+}
+impl Net {
+    /// x
+    pub fn new(_s: NetSpec) -> std::io::Result<Self> {
+        Ok(Self)
+    }
+}
+impl Tap {
+    /// x
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(Self)
+    }
+}

@@ -2,8 +2,8 @@
 #
 # pass CASE [DETAIL]   fail CASE REASON   check CASE REASON COMMAND...
 # vm_start [ARG...]    vm_run [ARG...] (without the API)
-# api METHOD PATH [JSON]    boot KERNEL VCPUS CASES [BOOT ARG...]
-# said KEY             console TEXT              logged TEXT        vm_exit
+# vm_up                api METHOD PATH [JSON]      boots CASE KERNEL VCPUS WORK [BOOT ARG]
+# said KEY             console TEXT              in_log TEXT        ends CASE CODE TEXT
 #
 # Everything that waits has a deadline of $PATIENCE seconds: the CPU is emulated and shared.
 
@@ -49,7 +49,11 @@ check() {
 
 # equal CASE WHAT IS SHOULD
 equal() {
-    if [ "$3" = "$4" ]; then pass "$1" "$2 $3"; else fail "$1" "$2 is '$3', not '$4'"; fi
+    if [ -n "$4" ] && [ "$3" = "$4" ]; then
+        pass "$1" "($2: $3)"
+    else
+        fail "$1" "$2 is '$3', not '$4'"
+    fi
 }
 
 vm_new() {
@@ -63,6 +67,7 @@ vm_new() {
     : >errors
     mkfifo stdin
     exec 3<>stdin
+    trap vm_done EXIT
 }
 
 vm_start() { vm_run --api-sock "$sock" "$@"; }
@@ -74,7 +79,7 @@ vm_run() {
 
 answers() { [ -S "$sock" ] && api GET /version; }
 answers_or_ended() { answers || ended; }
-vm_up() { until_true answers_or_ended && answers; }
+vm_up() { until_true answers_or_ended && answers || give_up "$1" "no reply on the socket"; }
 
 # The README's way to talk to it. Leaves the reply in $status and the file `body`.
 api() {
@@ -94,18 +99,35 @@ api() {
     esac
 }
 
-# boot KERNEL VCPUS CASES [BOOT ARG...]: what every guest has in common, then InstanceStart.
-boot() {
-    kernel=$1
-    vcpus=$2
-    cases=$3
-    shift 3
+# boots CASE KERNEL VCPUS WORK [BOOT ARG...]: configures what every guest has in common, starts
+# it and waits for its user space. Without that the other cases of the scenario mean nothing,
+# so it ends here and they count as never reported.
+boots() {
+    boot_case=$1
     args="console=ttyS0 reboot=k panic=-1 quiet i8042.noaux i8042.nomux i8042.dumbkbd"
-    args="$args mayfly.case=$cases $*"
-    api PUT /boot-source "{\"kernel_image_path\": \"$FILES/$kernel\",
-        \"initrd_path\": \"$FILES/inner.cpio\", \"boot_args\": \"$args\"}" &&
-        api PUT /machine-config "{\"vcpu_count\": $vcpus, \"mem_size_mib\": 256}" &&
-        api PUT /actions '{"action_type": "InstanceStart"}'
+    boot_source="{\"kernel_image_path\": \"$FILES/$2\", \"initrd_path\": \"$FILES/inner.cpio\",
+        \"boot_args\": \"$args mayfly.case=$4 $5\"}"
+    if api PUT /boot-source "$boot_source" &&
+        api PUT /machine-config "{\"vcpu_count\": $3, \"mem_size_mib\": 256}" &&
+        api PUT /actions '{"action_type": "InstanceStart"}'; then
+        started "$boot_case"
+    else
+        give_up "$boot_case" "$(tail -n 1 errors)"
+    fi
+}
+
+# started CASE: the kernel we gave it has reached user space.
+started() {
+    if said release >release; then
+        equal "$1" "kernel" "$(cat release)" "$(uname -r)"
+    else
+        give_up "$1" "the guest did not reach user space"
+    fi
+}
+
+give_up() {
+    fail "$@"
+    exit 1
 }
 
 # drive ID FILE [MORE JSON MEMBERS]
@@ -119,7 +141,6 @@ in_log() { grep -qF -- "$1" log; }
 # A guest that is gone says nothing more.
 console_or_end() { on_console "$1" || ended; }
 console() { until_true console_or_end "$1" && on_console "$1"; }
-logged() { until_true in_log "$1"; }
 
 # said KEY: what the guest said under that key, as soon as it has said it.
 said() {

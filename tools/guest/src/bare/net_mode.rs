@@ -31,7 +31,7 @@ struct Counts {
 /// Runs the mode.
 pub fn run(machine: &mut Machine) {
     let line = machine.command_line;
-    let ip = line.ipv4("ip").unwrap_or([192, 0, 2, 2]);
+    let ip = line.ipv4("ip").unwrap_or([198, 51, 100, 2]);
     let limit = line.number("packets", u64::MAX);
     let Some(window) = net::chosen_window(machine) else {
         say!("error=no-interface");

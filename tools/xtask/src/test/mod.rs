@@ -26,15 +26,9 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let tiers = if options.tier.is_empty() {
-        Tier::ALL.to_vec()
-    } else {
-        options.tier.clone()
-    };
+    let tiers = if options.tier.is_empty() { Tier::ALL.to_vec() } else { options.tier.clone() };
     let mut report = Report::default();
-    report.step("requirements", || {
-        tiers.iter().try_for_each(|tier| tier.require())
-    });
+    report.step("requirements", || tiers.iter().try_for_each(|tier| tier.require()));
     if report.failed() {
         return report.end();
     }
@@ -88,8 +82,7 @@ impl Report {
         for failure in &tally.failures {
             println!("FAILED: {failure}");
         }
-        self.rows
-            .push((name, started.elapsed().as_secs_f64(), tally));
+        self.rows.push((name, started.elapsed().as_secs_f64(), tally));
     }
 
     fn failed(&self) -> bool {

@@ -39,10 +39,7 @@ impl Tally {
     pub(crate) fn run(&mut self, name: &str, command: &mut Command) {
         let mut own = Self::default();
         match command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() {
-            Err(error) => own.fail(format!(
-                "{name}: cannot run {}: {error}",
-                shell::typed(command)
-            )),
+            Err(error) => own.fail(format!("{name}: cannot run {}: {error}", shell::typed(command))),
             Ok(mut child) => {
                 if let Some(stdout) = child.stdout.take() {
                     own.read(name, stdout, &mut std::io::stdout());
@@ -76,10 +73,7 @@ impl Tally {
             self.passed += number_before(counts, " passed");
             self.failed += number_before(counts, " failed");
             self.skipped += number_before(counts, " ignored");
-        } else if let Some((test, result)) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.split_once(" ... "))
-        {
+        } else if let Some((test, result)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
             if result.starts_with("FAILED") {
                 self.failures.push(format!("{name}: {test}"));
             } else if let Some(reason) = result.strip_prefix("ignored") {
@@ -90,19 +84,13 @@ impl Tally {
 }
 
 fn number_before(counts: &str, word: &str) -> usize {
-    let number = counts
-        .split_once(word)
-        .and_then(|(before, _)| before.rsplit(' ').next());
+    let number = counts.split_once(word).and_then(|(before, _)| before.rsplit(' ').next());
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
 

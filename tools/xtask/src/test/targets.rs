@@ -24,26 +24,14 @@ pub(crate) struct Target {
 /// Builds all of them and lists them in a fixed order.
 pub(crate) fn build() -> Result<Vec<Target>> {
     let mut command = shell::cargo();
-    command.args([
-        "test",
-        "--no-run",
-        "--workspace",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
+    command.args(["test", "--no-run", "--workspace", "--message-format", "json-render-diagnostics"]);
     let typed = shell::typed(&command);
     println!("$ {typed}");
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot run `{typed}`"))?;
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot run `{typed}`"))?;
     if !output.status.success() {
         bail!("`{typed}` failed ({})", output.status);
     }
-    let mut targets: Vec<Target> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(parse)
-        .collect();
+    let mut targets: Vec<Target> = String::from_utf8_lossy(&output.stdout).lines().filter_map(parse).collect();
     if targets.is_empty() {
         bail!("`{typed}` built no test binary");
     }
@@ -62,14 +50,8 @@ fn parse(line: &str) -> Option<Target> {
     let kind = message.pointer("/target/kind/0")?.as_str()?;
     let manifest = Path::new(message.get("manifest_path")?.as_str()?);
     let package_dir = manifest.parent()?;
-    let tier = if kind == "test" {
-        Tier::of_integration_test(target)
-    } else {
-        Tier::Unit
-    };
-    let package = package_dir
-        .strip_prefix(shell::workspace())
-        .unwrap_or(package_dir);
+    let tier = if kind == "test" { Tier::of_integration_test(target) } else { Tier::Unit };
+    let package = package_dir.strip_prefix(shell::workspace()).unwrap_or(package_dir);
     Some(Target {
         tier,
         name: format!("{}: {target} ({kind})", package.display()),
@@ -82,10 +64,7 @@ impl Target {
     /// Runs it with the release binary as the one under test.
     pub(crate) fn run(&self, mayfly: &Path, tally: &mut Tally) {
         let mut command = Command::new(&self.executable);
-        command
-            .current_dir(&self.package_dir)
-            .env("CARGO_MANIFEST_DIR", &self.package_dir)
-            .env("MAYFLY_BIN", mayfly);
+        command.current_dir(&self.package_dir).env("CARGO_MANIFEST_DIR", &self.package_dir).env("MAYFLY_BIN", mayfly);
         tally.run(&self.name, &mut command);
     }
 }

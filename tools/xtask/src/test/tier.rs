@@ -33,14 +33,10 @@ impl Tier {
     /// The tier of one integration test of `tests/tests`, by the start of its name.
     /// A name nobody claims still runs, with the API tests.
     pub(crate) fn of_integration_test(name: &str) -> Self {
-        [
-            (Self::Guest, "guest"),
-            (Self::Fuzz, "fuzz"),
-            (Self::Linux, "linux"),
-        ]
-        .into_iter()
-        .find_map(|(tier, prefix)| name.starts_with(prefix).then_some(tier))
-        .unwrap_or(Self::Api)
+        [(Self::Guest, "guest"), (Self::Fuzz, "fuzz"), (Self::Linux, "linux")]
+            .into_iter()
+            .find_map(|(tier, prefix)| name.starts_with(prefix).then_some(tier))
+            .unwrap_or(Self::Api)
     }
 
     /// Says in one sentence what this machine lacks for the tier.

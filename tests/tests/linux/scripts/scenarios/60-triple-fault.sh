@@ -11,6 +11,6 @@ cat >config.json <<JSON
 }
 JSON
 vm_run --no-api --config-file config.json
-equal config-file-boot "kernel" "$(said release)" "$(uname -r)"
+started config-file-boot
 check no-api-no-socket "there is a socket" [ ! -e "$sock" ]
 ends end-triple-fault 1 "exit_code=1"

@@ -1,0 +1,53 @@
+//! What every request handler has at hand.
+
+use tokio::sync::oneshot;
+use vmm::requests::{GetInstance, Request};
+use vmm::{Ask, Error, Handle};
+
+use crate::error::Fault;
+use crate::identity::Identity;
+
+/// Shared by all requests; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App {
+    handle: Handle,
+    identity: Identity,
+    payload_limit: usize,
+}
+
+impl App {
+    /// `payload_limit` is the largest body in bytes.
+    pub(crate) fn new(handle: Handle, identity: Identity, payload_limit: usize) -> Self {
+        Self { handle, identity, payload_limit }
+    }
+
+    /// Under which name we run.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The largest body in bytes.
+    pub(crate) fn payload_limit(&self) -> usize {
+        self.payload_limit
+    }
+
+    /// Asks the VMM thread and waits without blocking this one.
+    pub(crate) async fn ask<R: Request>(&self, request: R) -> Result<R::Reply, Fault> {
+        let (sender, receiver) = oneshot::channel();
+        self.handle.submit(request, move |reply| {
+            // The client may have gone away meanwhile; the request has been carried out all the same.
+            let _ = sender.send(reply);
+        });
+        match receiver.await {
+            Ok(reply) => Ok(reply?),
+            // Dropped without an answer: the VMM thread is gone.
+            Err(_) => Err(Error::gone().into()),
+        }
+    }
+
+    /// Whether `ask` is allowed now. For requests that are answered here, without the VMM's help.
+    pub(crate) async fn permit(&self, ask: Ask) -> Result<(), Fault> {
+        let phase = self.ask(GetInstance).await?.phase;
+        vmm::lifecycle::permit(phase, ask).map_err(|refusal| Error::from(refusal).into())
+    }
+}

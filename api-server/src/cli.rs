@@ -1,0 +1,342 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use vmm::config::InstanceId;
+
+use crate::identity::Identity;
+use crate::wire::{self, later};
+
+/// Exit code for wrong arguments (v1 contract).
+const BAD_ARGUMENTS: u8 = 153;
+/// Exit code for a wrong configuration; in practice only a wrong log level (v1 contract).
+const BAD_CONFIGURATION: u8 = 152;
+
+/// Run one microVM, controlled by a REST API on a Unix socket.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mayfly",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
+    after_help = EXAMPLES
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Where to create the API socket; nothing may be there yet [default: /run/mayfly.socket]
+    #[arg(long, value_name = "PATH", help_heading = "API", conflicts_with = "no_api")]
+    api_sock: Option<PathBuf>,
+    /// Largest request body in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 51_200, help_heading = "API")]
+    http_api_max_payload_size: usize,
+    /// Open no socket at all; needs --config-file
+    #[arg(long, requires = "config_file", help_heading = "API")]
+    no_api: bool,
+
+    /// Name of the microVM: 1 to 64 letters, digits or '-'
+    #[arg(long, value_name = "ID", default_value = "anonymous-instance", help_heading = "Machine")]
+    id: String,
+    /// Configure and boot at once from a JSON file in the shape of GET /vm/config
+    #[arg(long, value_name = "PATH", help_heading = "Machine")]
+    config_file: Option<PathBuf>,
+    /// Log how long the guest took to boot, when it writes 123 to address 0xC0000000
+    #[arg(long, help_heading = "Machine")]
+    boot_timer: bool,
+
+    /// Write log lines to this file or FIFO instead of standard output
+    #[arg(long, value_name = "PATH", help_heading = "Logging")]
+    log_path: Option<PathBuf>,
+    /// Off, Error, Warn, Info, Debug or Trace [default: Info]
+    #[arg(long, value_name = "LEVEL", help_heading = "Logging")]
+    level: Option<String>,
+    /// Log only what comes from modules whose path begins with this
+    #[arg(long, value_name = "PREFIX", help_heading = "Logging")]
+    module: Option<String>,
+    /// Show the level in each line
+    #[arg(long, help_heading = "Logging")]
+    show_level: bool,
+    /// Show file and line of the source in each line
+    #[arg(long, help_heading = "Logging")]
+    show_log_origin: bool,
+
+    /// Accepted for compatibility: no seccomp filters exist yet, so there is nothing to switch off
+    #[arg(long, conflicts_with = "seccomp_filter")]
+    no_seccomp: bool,
+    /// Print the version and exit
+    #[arg(long)]
+    version: bool,
+
+    // Sent by jailers; there is no metrics file yet to put them in.
+    #[arg(long, hide = true)]
+    start_time_us: Option<u64>,
+    #[arg(long, hide = true)]
+    start_time_cpu_us: Option<u64>,
+    #[arg(long, hide = true)]
+    parent_cpu_time_us: Option<u64>,
+
+    // Known to the v1 command line, but without a meaning yet.
+    #[arg(long, hide = true)]
+    metadata: Option<OsString>,
+    #[arg(long, hide = true)]
+    mmds_size_limit: Option<OsString>,
+    #[arg(long, hide = true)]
+    metrics_path: Option<OsString>,
+    #[arg(long, hide = true)]
+    enable_pci: bool,
+    #[arg(long, hide = true)]
+    snapshot_version: bool,
+    #[arg(long, hide = true)]
+    describe_snapshot: Option<OsString>,
+    #[arg(long, hide = true)]
+    seccomp_filter: Option<OsString>,
+
+    // What comes after `--` was meant for others.
+    #[arg(last = true, hide = true)]
+    rest: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a small built-in guest through the API, show its console, a timeline, and how to do the same by hand
+    Demo(DemoOptions),
+}
+
+/// Arguments of `mayfly demo`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct DemoOptions {
+    /// Leave the machine running to play with; Ctrl-C ends it
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Boot this kernel (ELF or bzImage) instead of the built-in guest
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "ARGS")]
+    pub(crate) boot_args: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  See a guest boot, and the commands that do it:
+    mayfly demo
+
+  Start, then configure and boot with curl:
+    mayfly --api-sock /tmp/api.sock &
+    curl --unix-socket /tmp/api.sock -X PUT http://localhost/boot-source \\
+         -d '{\"kernel_image_path\": \"vmlinuz\", \"boot_args\": \"console=ttyS0 reboot=k panic=1\"}'
+    curl --unix-socket /tmp/api.sock -X PUT http://localhost/drives/root \\
+         -d '{\"drive_id\": \"root\", \"path_on_host\": \"root.ext4\", \"is_root_device\": true}'
+    curl --unix-socket /tmp/api.sock -X PUT http://localhost/actions \\
+         -d '{\"action_type\": \"InstanceStart\"}'
+
+  Boot from a file, without an API:
+    mayfly --no-api --config-file vm.json
+
+Exit codes:
+  0        the guest rebooted or switched itself off
+  1        the machine could not be started, or was lost
+  128 + n  signal n ended it (143: SIGTERM)
+  152      wrong configuration (log level)
+  153      wrong arguments
+
+Known from the v1 command line, but not supported yet by this version:
+  --metadata --mmds-size-limit --metrics-path --enable-pci --snapshot-version
+  --describe-snapshot --seccomp-filter";
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Print a text and exit with 0.
+    Print(String),
+    /// Print a text on standard error and exit with a code.
+    Refuse(String, u8),
+    /// Run the demo.
+    Demo(DemoOptions),
+    /// Run a machine.
+    Run(Box<Options>),
+}
+
+/// How to run a machine.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Where the API is; `None` for no API.
+    pub(crate) api_sock: Option<PathBuf>,
+    /// Largest body, in bytes.
+    pub(crate) payload_limit: usize,
+    /// Name of the machine.
+    pub(crate) id: InstanceId,
+    /// Configuration to boot at once.
+    pub(crate) config_file: Option<PathBuf>,
+    /// Whether the guest has the boot timer.
+    pub(crate) boot_timer: bool,
+    /// Logger options.
+    pub(crate) logger: wire::Logger,
+}
+
+/// Reads the arguments, the first of which is the program's name.
+pub(crate) fn parse(identity: Identity, arguments: Vec<OsString>) -> Task {
+    // Before anything else, so that it also answers beside arguments that are wrong.
+    if arguments.iter().skip(1).take_while(|a| *a != "--").any(|a| a == "--version") {
+        return Task::Print(format!("{} v{}\n", identity.name(), identity.version()));
+    }
+    let parsed = Arguments::command().try_get_matches_from(arguments).and_then(|m| Arguments::from_arg_matches(&m));
+    match parsed {
+        Ok(arguments) => check(identity, arguments),
+        Err(error) if error.use_stderr() => Task::Refuse(error.render().to_string(), BAD_ARGUMENTS),
+        Err(help) => Task::Print(help.render().to_string()),
+    }
+}
+
+fn check(identity: Identity, arguments: Arguments) -> Task {
+    if let Some(flag) = unsupported(&arguments) {
+        return Task::Refuse(format!("error: {}\n", later(flag)), BAD_ARGUMENTS);
+    }
+    if let Some(Command::Demo(options)) = arguments.command {
+        return Task::Demo(options);
+    }
+    let id = match InstanceId::try_from(arguments.id.as_str()) {
+        Ok(id) => id,
+        Err(bad) => return Task::Refuse(format!("error: {bad}\n"), BAD_ARGUMENTS),
+    };
+    let level = match arguments.level.as_deref().map(str::parse).transpose() {
+        Ok(level) => level,
+        Err(bad) => return Task::Refuse(format!("error: {bad}\n"), BAD_CONFIGURATION),
+    };
+    let api_sock = arguments.api_sock.unwrap_or_else(|| PathBuf::from(identity.default_socket()));
+    Task::Run(Box::new(Options {
+        api_sock: (!arguments.no_api).then_some(api_sock),
+        payload_limit: arguments.http_api_max_payload_size,
+        id,
+        config_file: arguments.config_file,
+        boot_timer: arguments.boot_timer,
+        logger: wire::Logger {
+            log_path: arguments.log_path,
+            level,
+            show_level: arguments.show_level.then_some(true),
+            show_log_origin: arguments.show_log_origin.then_some(true),
+            module: arguments.module,
+        },
+    }))
+}
+
+/// The first argument that has no meaning yet.
+fn unsupported(arguments: &Arguments) -> Option<&'static str> {
+    [
+        (arguments.metadata.is_some(), "--metadata"),
+        (arguments.mmds_size_limit.is_some(), "--mmds-size-limit"),
+        (arguments.metrics_path.is_some(), "--metrics-path"),
+        (arguments.enable_pci, "--enable-pci"),
+        (arguments.snapshot_version, "--snapshot-version"),
+        (arguments.describe_snapshot.is_some(), "--describe-snapshot"),
+        (arguments.seccomp_filter.is_some(), "--seccomp-filter"),
+    ]
+    .into_iter()
+    .find_map(|(given, flag)| given.then_some(flag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Task {
+        let arguments = std::iter::once("mayfly").chain(line.split_whitespace()).map(OsString::from).collect();
+        super::parse(Identity::Mayfly, arguments)
+    }
+
+    #[track_caller]
+    fn refused(line: &str) -> (String, u8) {
+        match parse(line) {
+            Task::Refuse(text, code) => (text, code),
+            other => panic!("{line:?} became {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_orchestrators_line_is_understood() {
+        let line = "--id vm-1 --start-time-us 1 --start-time-cpu-us 2 --parent-cpu-time-us 3 --no-seccomp --boot-timer \
+                    --log-path /log --level dEBUG --show-level --api-sock /s --http-api-max-payload-size 99 -- more --words";
+        let Task::Run(options) = parse(line) else { panic!("{line}") };
+        assert_eq!(options.id.as_str(), "vm-1");
+        assert_eq!(options.api_sock, Some(PathBuf::from("/s")));
+        assert_eq!(options.payload_limit, 99);
+        assert!(options.boot_timer && options.logger.show_level == Some(true));
+        assert_eq!(options.logger.level.map(|l| l.0), Some(log::LevelFilter::Debug));
+    }
+
+    #[test]
+    fn wrong_arguments_end_with_153() {
+        for line in [
+            "--bogus",
+            "--id",
+            "--id a --id b",
+            "--id a/b",
+            "--id=",
+            "--no-api",
+            "--no-api --config-file f --api-sock s",
+            "--http-api-max-payload-size -1",
+            "--start-time-us x",
+            "stray",
+            "--no-seccomp --seccomp-filter f",
+        ] {
+            assert_eq!(refused(line).1, 153, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_level_ends_with_152() {
+        assert_eq!(refused("--level loud").1, 152);
+    }
+
+    #[test]
+    fn flags_without_a_meaning_are_refused_by_name() {
+        for line in [
+            "--metadata f",
+            "--mmds-size-limit 1",
+            "--metrics-path f",
+            "--enable-pci",
+            "--snapshot-version",
+            "--describe-snapshot f",
+            "--seccomp-filter f",
+        ] {
+            let (text, code) = refused(line);
+            let flag = line.split(' ').next().unwrap();
+            assert_eq!((text, code), (format!("error: {flag} is not supported yet by this version of Mayfly.\n"), 153));
+        }
+    }
+
+    #[test]
+    fn the_version_answers_beside_anything() {
+        let Task::Print(text) = parse("--bogus --version") else { panic!() };
+        assert_eq!(text, format!("Mayfly v{}\n", env!("CARGO_PKG_VERSION")));
+        let firecracker = super::parse(Identity::Firecracker, vec!["firecracker".into(), "--version".into()]);
+        assert!(matches!(firecracker, Task::Print(text) if text == "Firecracker v1.17.0\n"));
+    }
+
+    #[test]
+    fn help_teaches() {
+        let Task::Print(text) = parse("--help") else { panic!() };
+        for word in ["Examples:", "curl --unix-socket", "Exit codes:", "153", "demo", "--api-sock"] {
+            assert!(text.contains(word), "{word} is missing in {text}");
+        }
+        assert!(matches!(parse("demo --help"), Task::Print(_)));
+    }
+
+    #[test]
+    fn the_default_socket_follows_the_name() {
+        let run = |identity, name: &str| match super::parse(identity, vec![name.into()]) {
+            Task::Run(options) => options.api_sock,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(run(Identity::Mayfly, "mayfly"), Some("/run/mayfly.socket".into()));
+        assert_eq!(run(Identity::Firecracker, "firecracker"), Some("/run/firecracker.socket".into()));
+    }
+}

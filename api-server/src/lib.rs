@@ -1,0 +1,21 @@
+//! The porch of Mayfly: command line, REST API on a Unix socket, demo.
+//!
+//! Everything asynchronous, everything HTTP and everything JSON lives here and goes no deeper: requests become values of
+//! [`vmm::config`] and are sent to the VMM thread through a [`vmm::Handle`]. See `DESIGN.md` for how a request travels.
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod app;
+mod cli;
+mod config_file;
+mod demo;
+mod error;
+mod identity;
+mod logger;
+mod porch;
+mod process;
+mod routes;
+mod server;
+mod wire;
+
+pub use process::main;

@@ -1,0 +1,42 @@
+//! `PUT`, `PATCH`, `DELETE /drives/{id}`.
+
+use vmm::Ask;
+use vmm::config::DriveConfig;
+use vmm::requests::{PatchDrive, PutDrive};
+
+use super::{Call, DONE, Reply};
+use crate::error::Fault;
+use crate::wire::{Drive, DrivePatch};
+
+fn same_id(path: &str, body: &str) -> Result<(), Fault> {
+    if path == body {
+        Ok(())
+    } else {
+        Err(Fault::bad_request("The id from the path does not match the id from the body!"))
+    }
+}
+
+pub(super) async fn put(call: &Call<'_>) -> Result<Reply, Fault> {
+    let id = call.id()?;
+    let drive: Drive = call.json()?;
+    same_id(id.as_str(), &drive.drive_id)?;
+    call.refuse_later(drive.later(), Ask::Configure).await?;
+    call.app.ask(PutDrive(DriveConfig::try_from(drive)?)).await?;
+    DONE
+}
+
+pub(super) async fn patch(call: &Call<'_>) -> Result<Reply, Fault> {
+    let id = call.id()?;
+    let patch: DrivePatch = call.json()?;
+    same_id(id.as_str(), &patch.drive_id)?;
+    call.refuse_later(patch.later(), Ask::Reconfigure).await?;
+    call.app.ask(PatchDrive { id, path_on_host: patch.path_on_host }).await?;
+    DONE
+}
+
+pub(super) async fn delete(call: &Call<'_>) -> Result<Reply, Fault> {
+    call.id()?;
+    call.app.permit(Ask::Reconfigure).await?;
+    // Only PCI devices can be unplugged, and this version has none.
+    Err(Fault::bad_request("PCI is not enabled"))
+}

@@ -1,0 +1,130 @@
+//! From a method, a path and a body to a request of the VMM.
+//!
+//! [`table`] lists every route once; each resource has a file with its handlers. A handler reads the body into a `wire` struct, turns
+//! it into a `vmm` request and says what to answer; it never blocks. Routing goes by path pieces, as v1 clients expect: leading and
+//! trailing slashes and pieces nobody reads do not matter.
+
+mod actions;
+mod boot_source;
+mod drives;
+mod instance;
+mod logger;
+mod machine_config;
+mod network_interfaces;
+mod serial;
+mod table;
+mod vm;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::http::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use vmm::Ask;
+use vmm::config::ResourceId;
+
+use crate::app::App;
+use crate::error::Fault;
+use crate::wire::{Later, later};
+
+/// What a handler answers: nothing (204) or a JSON text (200).
+pub(crate) type Reply = Option<Vec<u8>>;
+
+type Answer<'a> = Pin<Box<dyn Future<Output = Result<Reply, Fault>> + Send + 'a>>;
+
+/// One request on its way through a handler.
+pub(crate) struct Call<'a> {
+    app: &'a App,
+    /// The path piece after the resource, for resources that have ids.
+    id: &'a str,
+    body: &'a [u8],
+    deprecated: AtomicBool,
+}
+
+/// What came of a request.
+pub(crate) struct Served {
+    /// The answer.
+    pub(crate) outcome: Result<Reply, Fault>,
+    /// Whether a deprecated field was used; the answer says so in a header, whether it succeeded or not.
+    pub(crate) deprecated: bool,
+}
+
+impl<'a> Call<'a> {
+    fn deprecate_if(&self, used: bool) {
+        self.deprecated.fetch_or(used, Ordering::Relaxed);
+    }
+
+    fn json<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+        serde_json::from_slice(self.body).map_err(|e| Fault::json(&e))
+    }
+
+    /// The id in the path, well formed.
+    fn id(&self) -> Result<ResourceId, Fault> {
+        ResourceId::try_from(self.id).map_err(|e| Fault::bad_request(e.to_string()))
+    }
+
+    /// Refuses what this version does not do, but only where it would have been allowed.
+    async fn refuse_later(&self, later: Option<Later>, ask: Ask) -> Result<(), Fault> {
+        match later {
+            None => Ok(()),
+            Some(later) => {
+                self.app.permit(ask).await?;
+                Err(later.into())
+            }
+        }
+    }
+}
+
+/// 200 with `value`.
+fn found(value: &impl Serialize) -> Result<Reply, Fault> {
+    serde_json::to_vec(value).map(Some).map_err(|e| Fault::bad_request(format!("The answer cannot be shown: {e}.")))
+}
+
+/// 204.
+const DONE: Result<Reply, Fault> = Ok(None);
+
+/// Finds the handler of a request and runs it.
+pub(crate) async fn serve(app: &App, method: &Method, path: &str, body: &[u8]) -> Served {
+    let refused = |fault| Served { outcome: Err(fault), deprecated: false };
+    if let Err(fault) = check_body(method, body) {
+        return refused(fault);
+    }
+    let pieces: Vec<&str> = path.split('/').filter(|piece| !piece.is_empty()).collect();
+    let Some((route, id)) = table::find(method, &pieces) else {
+        return refused(Fault::bad_request(match table::known_elsewhere(method, &pieces) {
+            Some(endpoint) => later(&format!("{method} {endpoint}")),
+            None => format!("Invalid request method and/or path: {method} {}.", pieces.first().unwrap_or(&"")),
+        }));
+    };
+    let call = Call { app, id, body, deprecated: AtomicBool::new(false) };
+    let outcome = (route.handle)(&call).await;
+    Served { outcome, deprecated: call.deprecated.into_inner() }
+}
+
+/// How the contract writes a method in log lines.
+pub(crate) fn word(method: &Method) -> &str {
+    match method.as_str() {
+        "GET" => "Get",
+        "PUT" => "Put",
+        "PATCH" => "Patch",
+        "DELETE" => "Delete",
+        other => other,
+    }
+}
+
+/// Which methods want a body; judged before the path, so it holds for unknown paths too.
+fn check_body(method: &Method, body: &[u8]) -> Result<(), Fault> {
+    let text = match (method.as_str(), body.is_empty()) {
+        ("GET", false) => "GET request cannot have a body.",
+        ("PUT", true) => "Empty PUT request.",
+        ("PATCH", true) => "Empty PATCH request.",
+        ("DELETE", false) => "Empty Delete request.",
+        _ => return Ok(()),
+    };
+    Err(Fault::bad_request(text))
+}
+
+#[cfg(test)]
+mod tests;

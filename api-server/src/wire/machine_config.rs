@@ -1,0 +1,164 @@
+use serde::{Deserialize, Serialize};
+use vmm::config::{self, BadMachine, MachinePatch};
+
+use super::Later;
+
+/// Named CPU templates; `None` is a template too, the one that does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) enum CpuTemplate {
+    C3,
+    T2,
+    T2S,
+    T2CL,
+    T2A,
+    None,
+}
+
+/// Page size behind guest memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) enum HugePages {
+    #[default]
+    None,
+    Transparent,
+    #[serde(rename = "2M")]
+    Hugetlbfs2M,
+}
+
+/// Body of `PUT /machine-config`, and of its GET.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MachineConfig {
+    pub(crate) vcpu_count: u8,
+    pub(crate) mem_size_mib: u64,
+    #[serde(default)]
+    pub(crate) smt: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_template: Option<CpuTemplate>,
+    #[serde(default)]
+    pub(crate) track_dirty_pages: bool,
+    #[serde(default)]
+    pub(crate) huge_pages: HugePages,
+    #[serde(skip_serializing)]
+    pub(crate) gdb_socket_path: Option<String>,
+}
+
+/// Body of `PATCH /machine-config`.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MachineConfigPatch {
+    pub(crate) vcpu_count: Option<u8>,
+    pub(crate) mem_size_mib: Option<u64>,
+    pub(crate) smt: Option<bool>,
+    pub(crate) cpu_template: Option<CpuTemplate>,
+    pub(crate) track_dirty_pages: Option<bool>,
+    pub(crate) huge_pages: Option<HugePages>,
+    pub(crate) gdb_socket_path: Option<String>,
+}
+
+const GDB: Later = Later("gdb_socket_path");
+
+impl MachineConfig {
+    /// What this version does not do.
+    pub(crate) fn later(&self) -> Option<Later> {
+        self.gdb_socket_path.as_ref().map(|_| GDB)
+    }
+
+    /// Whether a deprecated field was sent.
+    pub(crate) fn deprecated(&self) -> bool {
+        self.cpu_template.is_some()
+    }
+}
+
+impl MachineConfigPatch {
+    /// What this version does not do.
+    pub(crate) fn later(&self) -> Option<Later> {
+        self.gdb_socket_path.as_ref().map(|_| GDB)
+    }
+
+    /// Whether a deprecated field was sent.
+    pub(crate) fn deprecated(&self) -> bool {
+        self.cpu_template.is_some()
+    }
+
+    /// Whether nothing would change.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<CpuTemplate> for config::CpuTemplate {
+    fn from(wire: CpuTemplate) -> Self {
+        match wire {
+            CpuTemplate::C3 => Self::C3,
+            CpuTemplate::T2 => Self::T2,
+            CpuTemplate::T2S => Self::T2S,
+            CpuTemplate::T2CL => Self::T2CL,
+            CpuTemplate::T2A => Self::T2A,
+            CpuTemplate::None => Self::None,
+        }
+    }
+}
+
+impl From<HugePages> for config::HugePages {
+    fn from(wire: HugePages) -> Self {
+        match wire {
+            HugePages::None => Self::None,
+            HugePages::Transparent => Self::Transparent,
+            HugePages::Hugetlbfs2M => Self::Hugetlbfs2M,
+        }
+    }
+}
+
+impl From<MachineConfigPatch> for MachinePatch {
+    fn from(wire: MachineConfigPatch) -> Self {
+        Self {
+            vcpu_count: wire.vcpu_count,
+            mem_size_mib: wire.mem_size_mib,
+            smt: wire.smt,
+            cpu_template: wire.cpu_template.map(Into::into),
+            track_dirty_pages: wire.track_dirty_pages,
+            huge_pages: wire.huge_pages.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<MachineConfig> for config::MachineConfig {
+    type Error = BadMachine;
+
+    fn try_from(wire: MachineConfig) -> Result<Self, BadMachine> {
+        // PUT starts from the defaults: what is not sent is reset.
+        Self::default().patched(&MachinePatch {
+            vcpu_count: Some(wire.vcpu_count),
+            mem_size_mib: Some(wire.mem_size_mib),
+            smt: Some(wire.smt),
+            cpu_template: Some(wire.cpu_template.unwrap_or(CpuTemplate::None).into()),
+            track_dirty_pages: Some(wire.track_dirty_pages),
+            huge_pages: Some(wire.huge_pages.into()),
+        })
+    }
+}
+
+impl From<config::MachineConfig> for MachineConfig {
+    fn from(config: config::MachineConfig) -> Self {
+        Self {
+            vcpu_count: config.vcpu_count(),
+            mem_size_mib: config.mem_size_mib(),
+            smt: config.smt(),
+            cpu_template: match config.cpu_template() {
+                config::CpuTemplate::None => None,
+                config::CpuTemplate::C3 => Some(CpuTemplate::C3),
+                config::CpuTemplate::T2 => Some(CpuTemplate::T2),
+                config::CpuTemplate::T2S => Some(CpuTemplate::T2S),
+                config::CpuTemplate::T2CL => Some(CpuTemplate::T2CL),
+                config::CpuTemplate::T2A => Some(CpuTemplate::T2A),
+            },
+            track_dirty_pages: config.track_dirty_pages(),
+            huge_pages: match config.huge_pages() {
+                config::HugePages::None => HugePages::None,
+                config::HugePages::Transparent => HugePages::Transparent,
+                config::HugePages::Hugetlbfs2M => HugePages::Hugetlbfs2M,
+            },
+            gdb_socket_path: None,
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The JSON shapes of the v1 API: one file per resource.
+//!
+//! These structs say what may be *written*; whether it is meant well is decided by their `TryFrom` into [`vmm::config`]. Field order
+//! and `deny_unknown_fields` are part of the contract: serde's messages list the expected fields in the order of the struct, and
+//! clients compare those messages. Used by `routes` and by `config_file`; nothing here knows HTTP or asks the VMM anything.
+
+mod actions;
+mod boot_source;
+mod drive;
+mod full_config;
+mod instance;
+mod later;
+mod logger;
+mod machine_config;
+mod net;
+mod rate_limiter;
+mod serial;
+mod vm;
+
+pub(crate) use actions::{Action, ActionType};
+pub(crate) use boot_source::BootSource;
+pub(crate) use drive::{Drive, DrivePatch};
+pub(crate) use full_config::FullConfig;
+pub(crate) use instance::{InstanceInfo, Version};
+pub(crate) use later::{Later, later};
+pub(crate) use logger::Logger;
+pub(crate) use machine_config::{MachineConfig, MachineConfigPatch};
+pub(crate) use net::{Net, NetPatch};
+pub(crate) use serial::Serial;
+pub(crate) use vm::{Vm, VmState};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+//! The block device: takes requests from the queue, hands work to the engine, answers.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::config_space::{ConfigSpace, SECTOR_LEN};
+use super::engine::{self, Disk, Finished, Submitted, Work};
+use super::metrics::BlockMetrics;
+use super::request::{self, Ask, ID_LEN, Limits, Reply, S_IOERR, S_OK};
+use crate::ram::GuestRam;
+use crate::sys::disk;
+use crate::sys::iovec::GuestIoVec;
+use crate::virtio::chain::{self, Chain};
+use crate::virtio::device::{Kind, Rings, VirtioDevice};
+use crate::virtio::queue::{MAX_SIZE, RingError, Served, Visit};
+use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+
+/// VIRTIO_BLK_F_* (virtio 1.3 §5.2.3).
+pub(super) const F_SEG_MAX: u64 = 1 << 2;
+pub(super) const F_RO: u64 = 1 << 5;
+pub(super) const F_BLK_SIZE: u64 = 1 << 6;
+pub(super) const F_FLUSH: u64 = 1 << 9;
+pub(super) const F_TOPOLOGY: u64 = 1 << 10;
+pub(super) const F_DISCARD: u64 = 1 << 13;
+pub(super) const F_WRITE_ZEROES: u64 = 1 << 14;
+
+/// One visit moves about so much, then others have their turn.
+const VISIT_BYTES: u64 = 8 << 20;
+
+/// How requests reach the file.
+#[derive(Debug, Clone)]
+pub enum Engine {
+    /// At once, one system call per request.
+    Sync,
+}
+
+/// What a drive is made of.
+#[derive(Debug)]
+pub struct BlockSpec {
+    /// The backing file or block device, opened for writing unless `read_only`. Always raw.
+    pub file: File,
+    /// Refuse to write, whatever the driver negotiates.
+    pub read_only: bool,
+    /// Offer FLUSH and make flushed data durable. Otherwise the host's page cache decides.
+    pub writeback: bool,
+    /// How requests reach the file.
+    pub engine: Engine,
+}
+
+/// A request in flight.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    ask: Ask,
+    reply: Reply,
+}
+
+/// What the drive's file is, read when it is opened or swapped.
+struct Backing {
+    capacity_sectors: u64,
+    id: [u8; ID_LEN],
+}
+
+impl Backing {
+    fn of(file: &File) -> io::Result<Self> {
+        disk::make_blocking(file)?;
+        let len = disk::len_bytes(file)?;
+        if len % SECTOR_LEN != 0 {
+            log::warn!(
+                "drive: the file is {len} bytes long, not a multiple of {SECTOR_LEN}; the guest cannot reach the tail"
+            );
+        }
+        let mut id = [0; ID_LEN];
+        for (to, from) in id.iter_mut().zip(disk::identity(file)?.bytes()) {
+            *to = from;
+        }
+        Ok(Self { capacity_sectors: len / SECTOR_LEN, id })
+    }
+}
+
+/// A block device.
+pub struct Block {
+    disk: Box<dyn Disk>,
+    backing: Backing,
+    config: ConfigSpace,
+    read_only: bool,
+    writeback: bool,
+    metrics: Arc<BlockMetrics>,
+    /// Requests in flight, by the head of their chain, which is what makes duplicates impossible.
+    slots: Box<[Option<Slot>]>,
+    /// Emptied and filled again at every visit; kept for their room.
+    pieces: Vec<GuestIoVec>,
+    finished: Vec<Finished>,
+    /// Keeps guest memory mapped while requests are in flight. After `disk`, which drains when it is dropped.
+    ram: Option<GuestRam>,
+}
+
+impl Block {
+    /// A drive on a file.
+    pub fn new(spec: BlockSpec) -> io::Result<Self> {
+        let BlockSpec { file, read_only, writeback, engine } = spec;
+        let backing = Backing::of(&file)?;
+        let disk: Box<dyn Disk> = match engine {
+            Engine::Sync => Box::new(engine::Sync::new(file)),
+        };
+        Ok(Self {
+            disk,
+            config: ConfigSpace::new(backing.capacity_sectors),
+            backing,
+            read_only,
+            writeback,
+            metrics: Arc::default(),
+            slots: vec![None; MAX_SIZE.into()].into(),
+            pieces: Vec::with_capacity(MAX_SIZE.into()),
+            finished: Vec::with_capacity(MAX_SIZE.into()),
+            ram: None,
+        })
+    }
+
+    /// The drive's counters.
+    pub fn metrics(&self) -> Arc<BlockMetrics> {
+        self.metrics.clone()
+    }
+
+    /// Size as the guest sees it, in bytes.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.backing.capacity_sectors.saturating_mul(SECTOR_LEN)
+    }
+
+    /// Goes on with another file, opened as the first one was. Call it through [`crate::virtio::cell::VirtioCell::reconfigure`], which
+    /// finishes what is in flight first and announces the new capacity. After an error the old file is still in use.
+    pub fn replace_file(&mut self, file: File) -> io::Result<()> {
+        let swapped = Backing::of(&file).and_then(|backing| {
+            if self.writeback {
+                // What the guest was told is durable must not depend on a file that nobody will flush any more.
+                self.disk.sync_now()?;
+            }
+            self.disk.replace(file)?;
+            Ok(backing)
+        });
+        match swapped {
+            Ok(backing) => {
+                self.config = ConfigSpace::new(backing.capacity_sectors);
+                self.backing = backing;
+                self.metrics.update_count.inc();
+                Ok(())
+            }
+            Err(error) => {
+                self.metrics.update_fails.inc();
+                Err(error)
+            }
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { capacity_bytes: self.capacity_bytes(), read_only: self.read_only, flush: self.writeback }
+    }
+
+    /// Serves one chain. `None` if its head is in flight already, which no working driver does.
+    fn serve(&mut self, chain: &Chain) -> Option<Served> {
+        let Some((ask, reply)) = request::read(chain, self.limits(), &mut self.pieces) else {
+            self.metrics.invalid_reqs_count.inc();
+            crate::guest_warn!("drive: a request without a status byte");
+            return Some(Served::Done { written: 0 });
+        };
+        let pieces = self.pieces.as_slice();
+        let work = match ask {
+            Ask::Read { offset, .. } => Work::Read { offset, pieces },
+            Ask::Write { offset, .. } => Work::Write { offset, pieces },
+            Ask::Flush => Work::Flush,
+            Ask::Discard { offset, len } => Work::Discard { offset, len },
+            Ask::Zero { offset, len, unmap } => Work::Zero { offset, len, unmap },
+            Ask::GetId => {
+                // The pieces were cut to this length.
+                let _ = chain::write_bytes(pieces, &self.backing.id);
+                return Some(Served::Done { written: reply.send(S_OK, ID_LEN as u32) });
+            }
+            Ask::Refuse(status) => {
+                self.metrics.invalid_reqs_count.inc();
+                crate::guest_warn!("drive: a request refused with status {status}");
+                return Some(Served::Done { written: reply.send(status, 0) });
+            }
+        };
+        let slot = self.slots.get_mut(usize::from(chain.head())).filter(|slot| slot.is_none())?;
+        Some(match self.disk.submit(chain.head(), work) {
+            Submitted::Done(result) => Served::Done { written: answer(&self.metrics, Slot { ask, reply }, result) },
+            Submitted::Later => {
+                *slot = Some(Slot { ask, reply });
+                Served::Later
+            }
+        })
+    }
+
+    /// Serves the queue, then sends what was submitted on its way.
+    fn visit(&mut self, rings: &mut Rings) -> Result<Visit, RingError> {
+        let Rings { ram, irq, queues } = rings;
+        let Some(queue) = queues.first_mut() else { return Ok(Visit::Idle) };
+        let mut moved = 0u64;
+        let mut served = 0u32;
+        let mut duplicate = false;
+        let mut tired = false;
+        let visit = queue.serve(ram, &**irq, |chain| {
+            if moved >= VISIT_BYTES {
+                tired = true;
+                return Served::PutBack;
+            }
+            served = served.saturating_add(1);
+            match self.serve(chain) {
+                Some(done) => {
+                    moved = moved.saturating_add(GuestIoVec::total(&self.pieces) as u64);
+                    done
+                }
+                None => {
+                    duplicate = true;
+                    Served::PutBack
+                }
+            }
+        });
+        if served == 0 {
+            self.metrics.no_avail_buffer.inc();
+        }
+        let visit = visit?;
+        self.finish(rings)?;
+        if duplicate {
+            return Err(RingError::new("a chain was made available again while it was in flight"));
+        }
+        let visit = if tired { Visit::More } else { visit };
+        if visit == Visit::More {
+            self.metrics.remaining_reqs_count.inc();
+        }
+        Ok(visit)
+    }
+
+    /// Answers what the engine has finished.
+    fn finish(&mut self, rings: &mut Rings) -> Result<(), RingError> {
+        self.disk.reap(&mut self.finished);
+        self.answer_finished(rings)
+    }
+
+    fn answer_finished(&mut self, rings: &mut Rings) -> Result<(), RingError> {
+        if self.finished.is_empty() {
+            return Ok(());
+        }
+        let Rings { ram, irq, queues } = rings;
+        let Some(queue) = queues.first_mut() else { return Ok(()) };
+        for Finished { tag, result } in self.finished.drain(..) {
+            let Some(slot) = self.slots.get_mut(usize::from(tag)).and_then(Option::take) else { continue };
+            queue.complete(ram, tag, answer(&self.metrics, slot, result))?;
+        }
+        queue.notify(ram, &**irq)
+    }
+
+    /// Waits for everything in flight and forgets it.
+    fn abandon(&mut self) {
+        self.disk.drain(&mut self.finished);
+        self.finished.clear();
+        self.slots.fill(None);
+        self.ram = None;
+    }
+}
+
+/// Counts a finished request and tells the driver how it ended; returns how many bytes were written to its buffers.
+fn answer(metrics: &BlockMetrics, slot: Slot, result: io::Result<()>) -> u32 {
+    let Slot { ask, reply } = slot;
+    if let Err(error) = result {
+        metrics.execute_fails.inc();
+        crate::guest_warn!("drive: {ask:?} failed: {error}");
+        return reply.send(S_IOERR, 0);
+    }
+    match ask {
+        Ask::Read { len, .. } => {
+            metrics.read_count.inc();
+            metrics.read_bytes.add(len.into());
+            return reply.send(S_OK, len);
+        }
+        Ask::Write { len, .. } => {
+            metrics.write_count.inc();
+            metrics.write_bytes.add(len.into());
+        }
+        Ask::Flush => metrics.flush_count.inc(),
+        Ask::Discard { .. } => metrics.discard_count.inc(),
+        Ask::Zero { .. } => metrics.write_zeroes_count.inc(),
+        Ask::GetId | Ask::Refuse(_) => {}
+    }
+    reply.send(S_OK, 0)
+}
+
+impl VirtioDevice for Block {
+    fn kind(&self) -> Kind {
+        Kind::Block
+    }
+
+    fn queue_max_sizes(&self) -> &'static [u16] {
+        &[MAX_SIZE]
+    }
+
+    fn features(&self) -> u64 {
+        let mut features = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC | F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY;
+        features |= if self.read_only { F_RO } else { F_DISCARD | F_WRITE_ZEROES };
+        if self.writeback {
+            features |= F_FLUSH;
+        }
+        features
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.config.read(offset, data);
+    }
+
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {
+        // CONFIG_WCE is not offered, so nothing is writable.
+        self.metrics.cfg_fails.inc();
+    }
+
+    fn activate(&mut self, _accepted: u64, rings: &mut Rings) -> Result<(), String> {
+        self.ram = Some(rings.ram.clone());
+        Ok(())
+    }
+
+    fn on_doorbell(&mut self, queue: u16, rings: &mut Rings) -> Result<Visit, RingError> {
+        if queue != 0 {
+            return Ok(Visit::Idle);
+        }
+        self.metrics.queue_event_count.inc();
+        self.visit(rings).inspect_err(|_| self.metrics.event_fails.inc())
+    }
+
+    fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {
+        self.disk.drain(&mut self.finished);
+        self.answer_finished(rings)
+    }
+
+    fn reset(&mut self) {
+        self.abandon();
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.writeback { self.disk.sync_now() } else { Ok(()) }
+    }
+}

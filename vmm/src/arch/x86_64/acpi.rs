@@ -1,0 +1,140 @@
+//! The ACPI tables: how a guest finds its processors, its interrupt controller and its devices, and how
+//! it powers off.
+//!
+//! Hardware-reduced ACPI 6 (§4.1): no fixed hardware but a sleep control register. Tables lie one after
+//! another in the system area, the root pointer at its traditional address. Called by the machine room
+//! when all windows and GSIs are known; it only needs numbers, never devices. A new kind of table is a
+//! builder beside `dsdt` and one line in [`write_tables`]; a new kind of DSDT node is one field of
+//! [`AcpiInput`].
+
+mod dsdt;
+mod fadt;
+mod madt;
+
+#[cfg(test)]
+mod tests;
+
+use acpi_tables::Aml;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::xsdt::XSDT;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
+use super::layout;
+use devices::ram::GuestRam;
+
+/// OEM id in every table: ours, six characters by luck.
+const OEM_ID: [u8; 6] = *b"MAYFLY";
+/// OEM table id in every table, and the hypervisor vendor id in the FADT.
+const OEM_TABLE_ID: [u8; 8] = *b"MAYFLYVM";
+/// Revision of our tables' contents.
+const OEM_REVISION: u32 = 1;
+/// ACPI wants no alignment; 16 bytes keep dumps readable.
+const TABLE_ALIGN: u64 = 16;
+
+/// A virtio-mmio device as the DSDT describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VirtioNode {
+    /// Guest-physical address of its register window, below 4 GiB.
+    pub base: u32,
+    /// Length of the window in bytes.
+    pub len: u32,
+    /// Its interrupt.
+    pub gsi: u32,
+}
+
+/// An ISA device with I/O ports, as the DSDT describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortNode {
+    /// First I/O port.
+    pub port: u16,
+    /// Its interrupt.
+    pub gsi: u32,
+}
+
+impl PortNode {
+    /// COM1 where every machine has it.
+    pub const COM1: Self = Self { port: layout::COM1_PORT, gsi: layout::COM1_GSI };
+    /// The keyboard controller where every machine has it.
+    pub const I8042: Self = Self { port: layout::I8042_PORT, gsi: layout::I8042_GSI };
+}
+
+/// What the tables describe.
+#[derive(Debug, Clone, Copy)]
+pub struct AcpiInput<'a> {
+    /// Number of vCPUs; their APIC ids are 0 and up.
+    pub vcpus: u8,
+    /// virtio-mmio devices in the order of their `_UID`.
+    pub virtio: &'a [VirtioNode],
+    /// COM1, if the machine has one.
+    pub com1: Option<PortNode>,
+    /// The keyboard controller, if the machine has one. Without it there is no ACPI reset register.
+    pub i8042: Option<PortNode>,
+}
+
+/// Why the tables could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// More than the space kept for them.
+    #[error("the ACPI tables need {needed} bytes, {max} are kept for them: use fewer devices", max = layout::ACPI_TABLES_MAX_LEN)]
+    TooLong {
+        /// Bytes needed up to and including the table that did not fit.
+        needed: u64,
+    },
+    /// The device list is longer than its names can count.
+    #[error("{0} virtio devices are more than the DSDT can name (4096)")]
+    TooManyDevices(usize),
+    /// The machine has too little memory.
+    #[error("writing ACPI tables at guest address {address:#x} failed (machine memory too small?): {source}")]
+    GuestMemory {
+        /// Where.
+        address: u64,
+        /// Why it failed.
+        source: GuestMemoryError,
+    },
+}
+
+/// Writes all tables and returns the address of the root pointer, for the boot protocol to pass on.
+pub fn write_tables(ram: &GuestRam, input: &AcpiInput<'_>) -> Result<GuestAddress, Error> {
+    let mut area = Area { ram, next: layout::ACPI_TABLES.0 };
+    let dsdt = area.place(&dsdt::build(input)?)?;
+    let fadt = area.place(&fadt::build(input, dsdt))?;
+    let madt = area.place(&madt::build(input))?;
+
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    for table in [fadt, madt] {
+        xsdt.add_entry(table);
+    }
+    let xsdt = area.place(&xsdt)?;
+    area.write(layout::ACPI_RSDP.0, &Rsdp::new(OEM_ID, xsdt))?;
+    Ok(layout::ACPI_RSDP)
+}
+
+/// The part of the system area that tables are placed in, lowest address first.
+struct Area<'a> {
+    ram: &'a GuestRam,
+    next: u64,
+}
+
+impl Area<'_> {
+    /// Writes a table at the next free address and returns that address.
+    fn place(&mut self, table: &dyn Aml) -> Result<u64, Error> {
+        let address = self.next;
+        let len = self.write(address, table)?;
+        // No overflow: the area ends below 1 MiB.
+        self.next = (address + len).next_multiple_of(TABLE_ALIGN);
+        Ok(address)
+    }
+
+    fn write(&self, address: u64, table: &dyn Aml) -> Result<u64, Error> {
+        let mut bytes = Vec::new();
+        table.to_aml_bytes(&mut bytes);
+        let len = bytes.len() as u64;
+        let start = layout::ACPI_TABLES.0;
+        if address != layout::ACPI_RSDP.0 && address + len > start + layout::ACPI_TABLES_MAX_LEN {
+            return Err(Error::TooLong { needed: address + len - start });
+        }
+        self.ram.write_slice(&bytes, GuestAddress(address)).map_err(|source| Error::GuestMemory { address, source })?;
+        Ok(len)
+    }
+}

@@ -1,0 +1,204 @@
+//! The boot recipe. The order is the point: see the comments.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use devices::bus::BusBuilder;
+use devices::legacy::boot_timer::BootTimer;
+use devices::legacy::i8042::I8042;
+use devices::legacy::ioapic::IoApic;
+use devices::legacy::power::{PowerEvent, PowerSink, SleepRegisters};
+use devices::legacy::serial::{Com1, SerialInput, SerialSink};
+use devices::ram::GuestRam;
+use devices::sys::terminal::RawTerminal;
+use kvm_ioctls::{Kvm, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Machine;
+use super::attach::Attached;
+use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
+use crate::arch::{acpi, cpuid, mptable, msr, regs};
+use crate::blueprint::Plan;
+use crate::boot::{self, Entry};
+use crate::config::MachineConfig;
+use crate::error::{Error, Kind, Subject};
+use crate::event_loop::EventLoop;
+use crate::exit::{ExitLatch, ExitReason};
+use crate::kvm::{self, Routes};
+use crate::memory;
+use crate::sys::clock::process_cpu_time;
+use crate::vcpu::{Buses, Crew, EndOfInterrupt, Vcpu};
+
+/// What a machine needs from those around it.
+pub struct Surroundings {
+    /// Hears why the machine ends.
+    pub exit: Arc<ExitLatch>,
+    /// Give the guest the boot-timer byte.
+    pub boot_timer: bool,
+}
+
+fn start_error(what: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Host, Subject::Start, what)
+}
+
+/// Hands the guest's power requests to the VMM thread.
+struct Power(Arc<ExitLatch>);
+
+impl PowerSink for Power {
+    fn request(&self, event: PowerEvent) {
+        self.0.report(match event {
+            PowerEvent::Reset => ExitReason::GuestReboot,
+            PowerEvent::PowerOff => ExitReason::GuestPowerOff,
+        });
+    }
+}
+
+/// Builds a machine as planned, up to but not including its first instruction. Subscribers are added to `events`; on an error the caller
+/// clears them, everything else undoes itself.
+pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> Result<Machine, Error> {
+    let started = Instant::now();
+    let source = plan
+        .boot_source
+        .as_ref()
+        .ok_or_else(|| Error::invalid(Subject::Start, "Cannot start microvm without kernel configuration."))?;
+    let mut line = source.command_line.clone();
+
+    // 1. The VM and its memory slots, before any interrupt chip exists (see `memory::register`).
+    let kvm = kvm::open().map_err(start_error)?;
+    let vm = Arc::new(kvm::create_vm(&kvm).map_err(start_error)?);
+    let mem_size = usize::try_from(plan.machine.mem_size_bytes()).map_err(start_error)?;
+    let ram = memory::allocate(&layout::ram_regions(mem_size), plan.machine.huge_pages()).map_err(start_error)?;
+    memory::register(&vm, &ram).map_err(start_error)?;
+    // Only Intel processors without unrestricted guest use it; there it becomes a slot, so it belongs here too.
+    vm.set_tss_address(layout::KVM_TSS.0 as usize)
+        .map_err(kvm::KvmError::call("KVM_SET_TSS_ADDR"))
+        .map_err(start_error)?;
+
+    // 2. Interrupts: local APICs in KVM, the IOAPIC here.
+    kvm::split_irqchip(&vm).map_err(start_error)?;
+    let ioapic = Arc::new(IoApic::new(Arc::new(Routes::new(vm.clone()))));
+
+    // 3. Devices on two buses.
+    let mut pio = BusBuilder::new();
+    let mut mmio = BusBuilder::new();
+    let power: Arc<dyn PowerSink> = Arc::new(Power(around.exit.clone()));
+    let serial =
+        Arc::new(console(plan, irq_line(&vm, COM1_GSI)?).map_err(|e| start_error(format!("serial console: {e}")))?);
+    let keyboard = Arc::new(I8042::new(irq_line(&vm, I8042_GSI)?, power.clone()));
+    let (serial_again, keyboard_again) = (serial.clone(), keyboard.clone());
+    ioapic.connect(COM1_GSI, move || serial_again.repeat());
+    ioapic.connect(I8042_GSI, move || keyboard_again.repeat());
+    let put = |bus: &mut BusBuilder, base: u64, len: u64, device| bus.insert(base, len, device).map_err(start_error);
+    put(&mut pio, layout::COM1_PORT.into(), layout::COM1_PORTS.into(), serial.clone())?;
+    put(&mut pio, layout::I8042_PORT.into(), layout::I8042_PORTS.into(), keyboard.clone())?;
+    put(&mut pio, layout::SLEEP_CONTROL_PORT.into(), 2, Arc::new(SleepRegisters::new(power)))?;
+    put(&mut mmio, layout::IOAPIC.0, layout::IOAPIC_LEN, ioapic.clone())?;
+    if around.boot_timer {
+        put(&mut mmio, layout::BOOT_TIMER.0, layout::PAGE_SIZE, Arc::new(boot_timer(started)))?;
+    }
+    line.push_pci_off().map_err(start_error)?;
+    let attached = Attached::attach(plan, &vm, &ram, &ioapic, &mut mmio, &mut line)?;
+
+    // 4. What the guest finds in memory: kernel, initrd, command line, tables.
+    let loaded = boot::load(&ram, &source.kernel, source.initrd.as_ref(), &line).map_err(start_error)?;
+    let vcpus = plan.machine.vcpu_count();
+    let input = acpi::AcpiInput {
+        vcpus,
+        virtio: &attached.nodes,
+        com1: Some(acpi::PortNode::COM1),
+        i8042: Some(acpi::PortNode::I8042),
+    };
+    let rsdp = acpi::write_tables(&ram, &input).map_err(start_error)?;
+    mptable::write(&ram, vcpus).map_err(start_error)?;
+    let entry = boot::write_handoff(&ram, &loaded, Some(rsdp)).map_err(start_error)?;
+
+    // 5. vCPUs: tables and registers, then threads that stand still.
+    let buses = Buses { pio: Arc::new(pio.freeze()), mmio: Arc::new(mmio.freeze()) };
+    let end_of_interrupt: EndOfInterrupt = Arc::new(move |vector| ioapic.end_of_interrupt(vector));
+    let vcpus = make_vcpus(&kvm, &vm, &ram, &plan.machine, entry, |index, fd| {
+        Vcpu::new(index, fd, buses.clone(), end_of_interrupt.clone(), around.exit.clone())
+    })?;
+    let crew = Crew::muster(vcpus).map_err(|e| start_error(format!("cannot start a vCPU thread: {e}")))?;
+
+    // 6. Events. Doorbells are bound later, when a driver is ready.
+    events.add(serial.clone()).map_err(start_error)?;
+    for cell in &attached.cells {
+        events.add(cell.clone()).map_err(start_error)?;
+    }
+    log::debug!("machine assembled in {} us", started.elapsed().as_micros());
+    Ok(Machine {
+        crew,
+        cells: attached.cells,
+        drives: attached.drives,
+        keyboard,
+        serial,
+        _terminal: RawTerminal::enter(),
+        _vm: vm,
+        _ram: ram,
+    })
+}
+
+/// An eventfd that raises `gsi`.
+pub(super) fn irq_line(vm: &VmFd, gsi: u32) -> Result<EventFd, Error> {
+    let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(start_error)?;
+    vm.register_irqfd(&line, gsi).map_err(kvm::KvmError::call("KVM_IRQFD")).map_err(start_error)?;
+    Ok(line)
+}
+
+fn console(plan: &Plan, line: EventFd) -> std::io::Result<Com1> {
+    let output = match &plan.serial.file {
+        Some(file) => SerialSink::file(file)?,
+        None => SerialSink::stdout()?,
+    };
+    Com1::new(line, output, SerialInput::stdin()?)
+}
+
+/// Logs how long the guest took from the start request to the moment it says it is up.
+fn boot_timer(started: Instant) -> BootTimer {
+    let cpu_before = process_cpu_time();
+    BootTimer::new(move || {
+        let wall_us = started.elapsed().as_micros();
+        let cpu_us = process_cpu_time().saturating_sub(cpu_before).as_micros();
+        log::info!(
+            "Guest-boot-time = {wall_us:>6} us {:>4} ms, {cpu_us:>6} CPU us {:>4} CPU ms",
+            wall_us / 1000,
+            cpu_us / 1000
+        );
+    })
+}
+
+fn make_vcpus(
+    kvm: &Kvm,
+    vm: &VmFd,
+    ram: &GuestRam,
+    machine: &MachineConfig,
+    entry: Entry,
+    finish: impl Fn(u8, kvm_ioctls::VcpuFd) -> Vcpu,
+) -> Result<Vec<Vcpu>, Error> {
+    let call = |name| move |error| start_error(kvm::KvmError::call(name)(error));
+    let supported =
+        kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+    let boot_msrs = msr::boot_msrs();
+    let count = machine.vcpu_count();
+    (0..count)
+        .map(|index| {
+            let fd = vm.create_vcpu(index.into()).map_err(call("KVM_CREATE_VCPU"))?;
+            let tsc_khz = fd.get_tsc_khz().unwrap_or(0);
+            let table = cpuid::guest_table(&supported, index, count, machine.smt(), tsc_khz).map_err(start_error)?;
+            // Before the MSRs: since Linux 6.13 some of them exist only if the table says so.
+            fd.set_cpuid2(&table).map_err(call("KVM_SET_CPUID2"))?;
+            let skipped = msr::write(&boot_msrs, |msrs| fd.set_msrs(msrs)).map_err(start_error)?;
+            if index == 0 && !skipped.is_empty() {
+                log::debug!("this host has no MSRs {skipped:#x?}");
+            }
+            if index == 0 {
+                let sregs = fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
+                let state = regs::boot_state(ram, entry, sregs).map_err(start_error)?;
+                fd.set_sregs(&state.sregs).map_err(call("KVM_SET_SREGS"))?;
+                fd.set_regs(&state.regs).map_err(call("KVM_SET_REGS"))?;
+                fd.set_fpu(&state.fpu).map_err(call("KVM_SET_FPU"))?;
+            }
+            Ok(finish(index, fd))
+        })
+        .collect()
+}

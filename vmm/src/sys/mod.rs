@@ -1,0 +1,7 @@
+//! The cellar: system calls that no crate wraps for us.
+
+pub mod advice;
+pub mod clock;
+pub mod poll;
+pub mod process;
+pub mod signals;

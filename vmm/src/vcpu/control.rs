@@ -1,0 +1,111 @@
+//! What the VMM thread wants of the vCPU threads, and how it waits for them.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use super::run::Vcpu;
+use super::sys;
+
+/// What all vCPUs should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Run the guest.
+    Run,
+    /// Stand still.
+    Pause,
+    /// End the thread.
+    End,
+}
+
+#[derive(Debug)]
+struct Shared {
+    wanted: Wanted,
+    /// How many vCPUs do what is wanted: stand still, or have ended.
+    still: usize,
+}
+
+/// Where vCPU threads look up what is wanted of them.
+#[derive(Debug)]
+pub(super) struct Board {
+    shared: Mutex<Shared>,
+    changed: Condvar,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wanted now. Waits while a pause is wanted; `on_pause` runs once at the beginning of it.
+    pub(super) fn wanted(&self, on_pause: impl FnOnce()) -> Wanted {
+        let mut shared = self.lock();
+        if shared.wanted == Wanted::Pause {
+            on_pause();
+            shared.still += 1;
+            self.changed.notify_all();
+            while shared.wanted == Wanted::Pause {
+                shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
+            }
+            shared.still -= 1;
+        }
+        shared.wanted
+    }
+}
+
+/// All vCPU threads of a machine. Dropping it ends them.
+pub struct Crew {
+    board: Arc<Board>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Crew {
+    /// Starts a thread for each vCPU. They stand still until [`Self::run`].
+    pub fn muster(vcpus: Vec<Vcpu>) -> io::Result<Self> {
+        sys::install_kick_handler()?;
+        let board =
+            Arc::new(Board { shared: Mutex::new(Shared { wanted: Wanted::Pause, still: 0 }), changed: Condvar::new() });
+        let mut crew = Self { board: board.clone(), threads: Vec::with_capacity(vcpus.len()) };
+        for vcpu in vcpus {
+            let board = board.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu {}", vcpu.index()))
+                .stack_size(256 << 10)
+                .spawn(move || vcpu.live(&board))?;
+            crew.threads.push(thread);
+        }
+        Ok(crew)
+    }
+
+    /// Lets the guest run.
+    pub fn run(&self) {
+        self.board.lock().wanted = Wanted::Run;
+        self.board.changed.notify_all();
+    }
+
+    /// Makes every vCPU stand still; returns when all do. The caller holds no lock a vCPU might want.
+    pub fn pause(&self) {
+        self.board.lock().wanted = Wanted::Pause;
+        for thread in &self.threads {
+            sys::kick(thread);
+        }
+        let mut shared = self.board.lock();
+        while shared.still < self.threads.iter().filter(|t| !t.is_finished()).count() {
+            // A thread that ends by itself (the guest is dead) does not notify, so look again now and then.
+            let wait = std::time::Duration::from_millis(1);
+            shared = self.board.changed.wait_timeout(shared, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.board.lock().wanted = Wanted::End;
+        self.board.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            sys::kick(&thread);
+            // A thread that panicked has already been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}

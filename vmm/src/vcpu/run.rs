@@ -1,0 +1,160 @@
+//! The life of one vCPU thread.
+
+use std::sync::Arc;
+
+use devices::bus::Bus;
+use devices::metrics::Counter;
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::control::{Board, Wanted};
+use super::sys::KickGuard;
+use crate::exit::{ExitLatch, ExitReason};
+
+/// Who hears that the guest finished handling a level-triggered interrupt.
+pub type EndOfInterrupt = Arc<dyn Fn(u8) + Send + Sync>;
+
+/// The buses a vCPU's accesses go to.
+#[derive(Clone)]
+pub struct Buses {
+    /// Port I/O.
+    pub pio: Arc<Bus>,
+    /// Memory-mapped I/O.
+    pub mmio: Arc<Bus>,
+}
+
+/// Guest exits by kind, over all vCPUs.
+#[derive(Debug, Default)]
+pub struct ExitCounters {
+    /// Port reads.
+    pub io_in: Counter,
+    /// Port writes.
+    pub io_out: Counter,
+    /// MMIO reads.
+    pub mmio_read: Counter,
+    /// MMIO writes.
+    pub mmio_write: Counter,
+    /// Failures.
+    pub failures: Counter,
+}
+
+/// Counts the exits of this process's machine.
+pub static EXITS: ExitCounters = ExitCounters {
+    io_in: Counter::new(),
+    io_out: Counter::new(),
+    mmio_read: Counter::new(),
+    mmio_write: Counter::new(),
+    failures: Counter::new(),
+};
+
+/// A vCPU that is set up and ready to run.
+pub struct Vcpu {
+    index: u8,
+    fd: VcpuFd,
+    buses: Buses,
+    end_of_interrupt: EndOfInterrupt,
+    exit: Arc<ExitLatch>,
+}
+
+/// Whether the guest can go on after an exit.
+enum Next {
+    Enter,
+    Look,
+    End(ExitReason),
+}
+
+impl Vcpu {
+    /// Wraps a vCPU whose registers are set.
+    pub fn new(index: u8, fd: VcpuFd, buses: Buses, end_of_interrupt: EndOfInterrupt, exit: Arc<ExitLatch>) -> Self {
+        Self { index, fd, buses, end_of_interrupt, exit }
+    }
+
+    /// Which vCPU this is.
+    pub fn index(&self) -> u8 {
+        self.index
+    }
+
+    /// Runs the guest as long as that is wanted.
+    pub(super) fn live(mut self, board: &Board) {
+        let _guard = KickGuard::new(&mut self.fd);
+        loop {
+            // Cleared before the board is read: a kick after this line makes KVM_RUN return at once.
+            self.fd.set_kvm_immediate_exit(0);
+            // The flag tells the guest's watchdogs that it was stopped; hosts without kvm-clock refuse, which is fine.
+            let fd = &self.fd;
+            let paused = || {
+                let _ = fd.kvmclock_ctrl();
+            };
+            if board.wanted(paused) == Wanted::End {
+                return;
+            }
+            loop {
+                match self.enter() {
+                    Next::Enter => {}
+                    Next::Look => break,
+                    Next::End(reason) => {
+                        self.exit.report(reason);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self) -> Next {
+        match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                EXITS.io_out.inc();
+                self.buses.pio.write(port.into(), data);
+                Next::Enter
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                EXITS.io_in.inc();
+                self.buses.pio.read(port.into(), data);
+                Next::Enter
+            }
+            Ok(VcpuExit::MmioWrite(addr, data)) => {
+                EXITS.mmio_write.inc();
+                self.buses.mmio.write(addr, data);
+                Next::Enter
+            }
+            Ok(VcpuExit::MmioRead(addr, data)) => {
+                EXITS.mmio_read.inc();
+                self.buses.mmio.read(addr, data);
+                Next::Enter
+            }
+            Ok(VcpuExit::IoapicEoi(vector)) => {
+                (self.end_of_interrupt)(vector);
+                Next::Enter
+            }
+            Ok(VcpuExit::Intr) => Next::Look,
+            Ok(VcpuExit::Shutdown) => Next::End(ExitReason::TripleFault),
+            // With local APICs in the kernel a halt never comes here; be safe and let the guest go on.
+            Ok(VcpuExit::Hlt) => Next::Look,
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                self.lost(format!("the CPU refused to enter the guest (hardware reason {reason:#x} on CPU {cpu})"))
+            }
+            Ok(VcpuExit::InternalError) => self.lost(format!("KVM internal error at {}", self.place())),
+            Ok(other) => {
+                let what = format!("unexpected exit {other:?}");
+                self.lost(what)
+            }
+            Err(error) => match error.errno() {
+                libc::EINTR => Next::Look,
+                libc::EAGAIN => Next::Enter,
+                _ => self.lost(format!("KVM_RUN failed: {error}")),
+            },
+        }
+    }
+
+    fn lost(&self, why: String) -> Next {
+        EXITS.failures.inc();
+        Next::End(ExitReason::Lost(format!("vCPU {}: {why}", self.index)))
+    }
+
+    fn place(&self) -> String {
+        match self.fd.get_regs() {
+            Ok(regs) => format!("rip {:#x}", regs.rip),
+            Err(_) => "an unknown place".to_owned(),
+        }
+    }
+}
