@@ -89,8 +89,10 @@ fn tour(options: &DemoOptions) -> Result<(), String> {
     let boot_args = match (&options.boot_args, &options.kernel, options.keep) {
         (Some(args), _, _) => args,
         (None, Some(_), _) => "console=ttyS0 reboot=k panic=1",
-        (None, None, false) => "mayfly.mode=hello",
-        (None, None, true) => "mayfly.mode=hello mayfly.end=spin",
+        (None, None, keep) => {
+            let end = if keep { guest::End::Spin } else { guest::End::Reset };
+            &guest::Job::new(guest::Mode::Hello).end(end).command_line()
+        }
     };
     fs::write(&disk, DISK_GREETING).map_err(text)?;
     fs::OpenOptions::new().write(true).open(&disk).and_then(|file| file.set_len(DISK_BYTES)).map_err(text)?;
@@ -223,9 +225,6 @@ struct Console {
     done: Receiver<()>,
 }
 
-/// What the guest says last.
-const LAST_WORDS: &str = "mayfly-guest done";
-
 fn watch(console: impl Read + Send + 'static) -> Console {
     let (tell, done) = channel();
     let thread = std::thread::spawn(move || {
@@ -237,7 +236,7 @@ fn watch(console: impl Read + Send + 'static) -> Console {
             let mut out = io::stdout().lock();
             // Without an audience there is still a machine to wait for.
             let _ = out.write_all(&line).and_then(|()| out.flush());
-            if line.starts_with(LAST_WORDS.as_bytes()) {
+            if line.starts_with(guest::DONE.as_bytes()) {
                 let _ = tell.send(());
             }
             line.clear();

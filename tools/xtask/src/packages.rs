@@ -1,4 +1,4 @@
-//! The Debian packages the Linux tier needs, installed when missing.
+//! The Debian packages the tests need, installed when missing.
 
 use std::process::Command;
 
@@ -6,8 +6,9 @@ use anyhow::{Result, bail};
 
 use crate::shell;
 
-/// What for: the emulator; the guests' user space; the root disk (`mkfs.ext4`); the API's client.
-const NEEDED: [&str; 4] = ["qemu-system-x86", "busybox-static", "e2fsprogs", "curl"];
+/// What for: the emulator; the guests' user space; the root disk (`mkfs.ext4`); the API's client; taps, mounts, loop devices and
+/// namespaces on the host.
+const NEEDED: [&str; 7] = ["qemu-system-x86", "busybox-static", "e2fsprogs", "curl", "iproute2", "mount", "util-linux"];
 
 /// Installs what is missing of [`NEEDED`], and says so in one sentence when it cannot.
 pub(crate) fn ensure() -> Result<()> {

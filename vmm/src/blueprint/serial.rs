@@ -19,9 +19,8 @@ impl SerialOutput {
         let Some(path) = &config.serial_out_path else { return Ok(Self { config, file: None }) };
         let file = OpenOptions::new()
             .read(true)
-            .write(true)
+            .append(true)
             .create(true)
-            .truncate(false)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
             .map_err(|e| {

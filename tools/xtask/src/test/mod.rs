@@ -32,7 +32,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if report.failed() {
         return report.end();
     }
-    if tiers.contains(&Tier::Linux) {
+    if tiers.iter().any(|tier| matches!(tier, Tier::Guest | Tier::Linux)) {
         report.step("packages", packages::ensure);
     }
     let mut mayfly = None;

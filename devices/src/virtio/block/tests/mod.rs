@@ -1,6 +1,7 @@
 //! Drives on real files, driven by hand through their cell. Every test runs with every engine.
 
 mod bad_input;
+mod in_flight;
 pub(crate) mod rig;
 mod work;
 

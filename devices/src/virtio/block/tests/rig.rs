@@ -124,6 +124,7 @@ impl Rig {
         let driver = TestDriver::new(1, 256);
         let block = Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone() }).unwrap();
         let metrics = block.metrics();
+        let seat = block.uring_seat();
         let cell = Arc::new(
             VirtioCell::new(
                 "drive test".to_owned(),
@@ -136,7 +137,7 @@ impl Rig {
         );
         let mut events = Loop::new();
         events.add(cell.clone());
-        attach(&engine, &cell, &mut events);
+        attach(&engine, seat, &cell, &mut events);
         Self { driver, cell, events, metrics, statuses: vec![0; 256], next: 0 }
     }
 
@@ -281,13 +282,10 @@ impl Rig {
     }
 }
 
-fn attach(engine: &Engine, cell: &Arc<VirtioCell>, events: &mut Loop) {
-    match engine {
-        Engine::Sync => {}
-        Engine::Async(hub) => {
-            hub.attach(0, cell);
-            events.add(hub.clone());
-        }
+fn attach(engine: &Engine, seat: Option<usize>, cell: &Arc<VirtioCell>, events: &mut Loop) {
+    if let Engine::Async(hub) = engine {
+        hub.attach(seat.unwrap(), cell);
+        events.add(hub.clone());
     }
 }
 

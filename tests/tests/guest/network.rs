@@ -1,0 +1,161 @@
+//! The network card on a real tap in a private network namespace.
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use guest::{Direction, Job, Mode, Net};
+use mayfly_tests::{PATIENCE, PacketSocket, Tap, Vmm, tap};
+use serde_json::json;
+
+use super::{configured, finish, number};
+
+const MAC: &str = "06:00:ac:10:00:02";
+const MAC_BYTES: [u8; 6] = [6, 0, 0xac, 0x10, 0, 2];
+const BENCH_TYPE: [u8; 2] = [0x88, 0xb5];
+
+fn network(name: &str) -> Tap {
+    tap::private_network();
+    let tap = Tap::create(name).unwrap();
+    tap.up().unwrap();
+    tap
+}
+
+/// A broadcast frame of `len` bytes that the guest counts.
+fn frame(len: usize) -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend([2, 0, 0, 0, 0, 9]);
+    frame.extend(BENCH_TYPE);
+    frame.resize(len, 0);
+    frame
+}
+
+/// The next frame of `kind` that the guest sent.
+#[track_caller]
+fn next(socket: &PacketSocket, kind: [u8; 2], vmm: &Vmm) -> Vec<u8> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Some(frame) = socket.receive(left).unwrap() else { panic!("no frame of {kind:x?}\n{}", vmm.said()) };
+        if frame[6..12] == MAC_BYTES && frame[12..14] == kind {
+            return frame;
+        }
+    }
+}
+
+#[test]
+fn the_guest_answers_arp() {
+    let tap = network("mfarp");
+    let socket = tap.packets().unwrap();
+    let ip = Ipv4Addr::new(172, 16, 0, 2);
+    let vmm = configured(&Job::new(Mode::Net(Net { ip, packets: Some(1), limit_ms: 20_000 })));
+    vmm.network("eth0", tap.name(), MAC);
+    vmm.instance_start();
+    vmm.wait_for_line("net=listening", PATIENCE);
+    let mut ask = vec![0xff; 6];
+    ask.extend([2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 172, 16, 0, 1, 0, 0, 0, 0, 0, 0]);
+    ask.extend(ip.octets());
+    socket.send(&ask).unwrap();
+    let answer = next(&socket, [8, 6], &vmm);
+    assert_eq!(answer[20..22], [0, 2], "a reply");
+    assert_eq!(answer[22..28], MAC_BYTES);
+    assert_eq!(answer[28..32], ip.octets());
+    assert_eq!(number(&finish(&vmm), "arp"), 1);
+}
+
+#[test]
+fn every_frame_the_guest_sends_arrives_once() {
+    let tap = network("mftx");
+    let statistics = |name: &str| -> u64 {
+        let path = format!("/sys/class/net/{}/statistics/{name}", tap.name());
+        // Another namespace's sysfs shows other interfaces, so a process of this namespace reads it.
+        let out = std::process::Command::new("ip").args(["-s", "-j", "link", "show", tap.name()]).output().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{path}: {e}"));
+        json[0]["stats64"]["rx"][name].as_u64().unwrap()
+    };
+    for size in [64u16, 1514] {
+        let before = (statistics("packets"), statistics("bytes"));
+        let vmm = configured(&Job::new(Mode::BenchNet { direction: Direction::Tx, size, packets: 5000 }));
+        vmm.network("eth0", tap.name(), MAC);
+        let report = super::run(&vmm);
+        assert_eq!(number(&report, "packets"), 5000);
+        assert_eq!(statistics("packets") - before.0, 5000, "{size}");
+        assert_eq!(statistics("bytes") - before.1, 5000 * u64::from(size), "{size}");
+    }
+}
+
+/// G12: the host floods a guest that posts no buffers, for as long as its queue lasts and longer. When buffers come, frames flow.
+#[test]
+fn a_flood_before_there_are_buffers_does_not_stop_reception() {
+    let tap = network("mfrx");
+    let socket = tap.packets().unwrap();
+    let vmm = configured(&Job::new(Mode::BenchNet { direction: Direction::Rx, size: 64, packets: 2000 }));
+    vmm.network("eth0", tap.name(), MAC);
+    let fill = frame(64);
+    for _ in 0..5000 {
+        // A full queue drops; that is what is wanted here.
+        let _ = socket.send(&fill);
+    }
+    vmm.instance_start();
+    vmm.wait_for_line("net=listening", PATIENCE);
+    let deadline = Instant::now() + PATIENCE;
+    while vmm.is_running() && Instant::now() < deadline {
+        let _ = socket.send(&fill);
+    }
+    // It stops at the end of the batch that brings the 2000th.
+    assert!(number(&finish(&vmm), "packets") >= 2000);
+}
+
+#[test]
+fn a_missing_tap_is_made_and_goes_with_the_machine() {
+    tap::private_network();
+    let vmm = configured(&Job::new(Mode::Spin));
+    vmm.network("eth0", "mfmade", MAC);
+    let there = || std::process::Command::new("ip").args(["link", "show", "mfmade"]).output().unwrap().status.success();
+    assert!(there());
+    vmm.signal(libc::SIGTERM);
+    vmm.wait_exit(PATIENCE);
+    assert!(!there());
+}
+
+#[test]
+fn a_busy_tap_is_refused_and_nothing_changes() {
+    let tap = network("mfbusy");
+    let owner = configured(&Job::new(Mode::Spin));
+    owner.network("eth0", tap.name(), MAC);
+    let other = configured(&Job::new(Mode::Spin));
+    let body = json!({"iface_id": "eth0", "host_dev_name": tap.name()});
+    let fault = other.put("/network-interfaces/eth0", &body).expect_fault("Could not create the network device");
+    assert!(fault.contains("busy"), "{fault}");
+    assert!(fault.contains("Invalid TUN/TAP Backend provided by mfbusy."), "{fault}");
+    assert_eq!(other.get("/vm/config").json()["network-interfaces"], json!([]));
+}
+
+#[test]
+fn bad_names_and_addresses_are_refused() {
+    tap::private_network();
+    let vmm = configured(&Job::new(Mode::Spin));
+    let put = |id: &str, body: serde_json::Value| vmm.put(&format!("/network-interfaces/{id}"), &body);
+    for name in ["", "with/slash", "a-name-that-is-too-long", "with space"] {
+        put("a", json!({"iface_id": "a", "host_dev_name": name})).expect_fault("Network config error");
+    }
+    for mac in ["", "06:00:00:00:00", "01:00:5e:00:00:01", "xx:00:00:00:00:00"] {
+        put("a", json!({"iface_id": "a", "host_dev_name": "mfbad", "guest_mac": mac})).expect_fault("MAC");
+    }
+    put("a", json!({"iface_id": "a", "host_dev_name": "mfa", "guest_mac": MAC})).expect_204();
+    put("b", json!({"iface_id": "b", "host_dev_name": "mfb", "guest_mac": MAC}))
+        .expect_fault("The MAC address is already in use: 06:00:ac:10:00:02");
+    assert_eq!(vmm.get("/vm/config").json()["network-interfaces"].as_array().unwrap().len(), 1);
+}
+
+/// F5: the link goes down under a sending guest. The monitor lives, drops, and serves again.
+#[test]
+fn a_link_that_goes_down_costs_frames_only() {
+    let tap = network("mfdown");
+    let down = std::process::Command::new("ip").args(["link", "set", tap.name(), "down"]).status().unwrap();
+    assert!(down.success());
+    let vmm = configured(&Job::new(Mode::BenchNet { direction: Direction::Tx, size: 64, packets: 1000 }));
+    vmm.network("eth0", tap.name(), MAC);
+    let report = super::run(&vmm);
+    assert_eq!(number(&report, "packets"), 1000, "every chain comes back");
+    assert!(vmm.log().lines().count() < 60, "{}", vmm.log());
+}
