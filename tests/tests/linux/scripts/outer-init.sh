@@ -16,9 +16,13 @@ done
 ip link set lo up
 echo "rig: up after $(cut -d' ' -f1 /proc/uptime) s, $(nproc) CPUs"
 
+# `rig.from=` begins with that scenario: the ones before it have had their turn in an earlier boot.
+from=$(sed -n 's/.*rig\.from=\([^ ]*\).*/\1/p' /proc/cmdline)
 for scenario in /scenarios/*.sh; do
     name=${scenario##*/}
     name=${name%.sh}
+    [ -z "$from" ] || [ "$name" = "$from" ] || continue
+    from=
     # `rig.only=` on the kernel's command line selects scenarios by a part of their names.
     only=$(sed -n 's/.*rig\.only=\([^ ]*\).*/\1/p' /proc/cmdline)
     case $name in *"$only"*) ;; *) continue ;; esac
