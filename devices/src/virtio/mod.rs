@@ -15,4 +15,6 @@ pub mod status;
 pub mod transport;
 
 #[cfg(any(test, feature = "test-driver"))]
+pub mod fuzz;
+#[cfg(any(test, feature = "test-driver"))]
 pub mod test_driver;

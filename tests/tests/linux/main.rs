@@ -41,8 +41,27 @@ fn main() -> ExitCode {
     report.finish(started.elapsed())
 }
 
+/// Outer boots in all. The emulator stops for good now and then (see `outer`); a monitor that stops it would do so each time.
+const BOOTS: u32 = 3;
+
 fn run(filter: &str, report: &mut cases::Report) -> Result<()> {
     let kernel = debian::kernel()?;
     let images = images::prepare(&kernel)?;
-    outer::run(&kernel, &images, filter, |line| report.outer_line(line))
+    let mut from = String::new();
+    for boot in 1..=BOOTS {
+        let mut at = from.clone();
+        let end = outer::run(&kernel, &images, filter, &from, |line| {
+            if let Some(name) = line.strip_prefix("scenario ").and_then(|rest| rest.split(' ').next()) {
+                at = name.to_owned();
+            }
+            report.outer_line(line);
+        })?;
+        match end {
+            outer::End::Done => return Ok(()),
+            outer::End::Silent if boot < BOOTS => println!("booting the outer guest again, from scenario {at}"),
+            outer::End::Silent => {}
+        }
+        from = at;
+    }
+    anyhow::bail!("the outer guest fell silent {BOOTS} times, the last time in scenario {from}")
 }

@@ -1,5 +1,12 @@
 //! The outer guest: one QEMU on an emulated CPU, watched line by line with a deadline.
+//!
+//! QEMU's emulation of SVM with two CPUs sometimes stops for good: its console falls silent and one emulated CPU spins. A scenario cannot
+//! notice that, since everything in the outer guest stands still. So silence is watched for from outside, told with the emulated CPUs'
+//! registers, and the caller may boot anew for the scenarios that are left.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,17 +19,40 @@ use crate::images::Images;
 /// The whole run. It takes two to four minutes on two idle cores.
 const PATIENCE: Duration = Duration::from_secs(8 * 60);
 
-/// Boots the outer guest, hands every line of its console to `line`, and waits for its end.
-pub(crate) fn run(kernel: &Kernel, images: &Images, filter: &str, mut line: impl FnMut(&str)) -> Result<()> {
+/// No scenario takes longer than this, nor is any silent for so long (scripts/outer-init.sh ends it after 150 s).
+const SILENCE: Duration = Duration::from_secs(200);
+
+/// How a run ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Every scenario had its turn.
+    Done,
+    /// The outer guest fell silent.
+    Silent,
+}
+
+/// Boots the outer guest for the scenarios named `filter`, beginning with `from` (all, if it is empty), hands every line of its console to
+/// `line`, and waits for its end.
+pub(crate) fn run(
+    kernel: &Kernel,
+    images: &Images,
+    filter: &str,
+    from: &str,
+    mut line: impl FnMut(&str),
+) -> Result<End> {
+    let dir = tempfile::tempdir()?;
+    let monitor = dir.path().join("monitor");
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max,+svm", "-m", "3072"])
         .args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"])
+        .arg("-monitor")
+        .arg(format!("unix:{},server=on,wait=off", monitor.display()))
         .arg("-kernel")
         .arg(kernel.bzimage())
         .arg("-initrd")
         .arg(&images.outer)
         .arg("-append")
-        .arg(format!("console=ttyS0 panic=-1 quiet rig.only={filter}"))
+        .arg(format!("console=ttyS0 panic=-1 quiet rig.only={filter} rig.from={from}"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit());
@@ -33,19 +63,41 @@ pub(crate) fn run(kernel: &Kernel, images: &Images, filter: &str, mut line: impl
     let mut next = 0;
     let mut done = false;
     // Every line contains the empty pattern.
-    while let Some((after, text)) = console.find_from(next, "", deadline.saturating_duration_since(Instant::now())) {
+    while let Some((after, text)) =
+        console.find_from(next, "", SILENCE.min(deadline.saturating_duration_since(Instant::now())))
+    {
         next = after;
         done |= text.starts_with("rig: done");
         // Firmware and boot loaders paint the first lines; what follows the last escape is ours.
         line(text.rsplit('\x1b').next().unwrap_or_default());
     }
     if done {
-        return Ok(());
+        return Ok(End::Done);
     }
     if Instant::now() >= deadline {
         bail!("the outer guest was not done after {} s", PATIENCE.as_secs());
     }
-    bail!("the outer guest ended before it was done ({})", child.0.wait()?)
+    if let Some(status) = child.0.try_wait()? {
+        bail!("the outer guest ended before it was done ({status})");
+    }
+    println!("the outer guest has been silent for {} s; its emulated CPUs:", SILENCE.as_secs());
+    println!("{}", registers(&monitor).unwrap_or_else(|error| format!("(not to be had: {error})")));
+    Ok(End::Silent)
+}
+
+/// What the emulator says of its CPUs.
+fn registers(monitor: &Path) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(monitor)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(b"info cpus\ninfo registers -a\n")?;
+    let mut text = Vec::new();
+    // It never ends by itself; the time-out does.
+    let _ = stream.read_to_end(&mut text);
+    Ok(String::from_utf8_lossy(&text)
+        .lines()
+        .filter(|l| l.contains("CPU") || l.contains("IP=") || l.contains("HLT"))
+        .collect::<Vec<_>>()
+        .join("\n"))
 }
 
 struct KilledOnDrop(Child);

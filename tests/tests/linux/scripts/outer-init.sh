@@ -16,14 +16,19 @@ done
 ip link set lo up
 echo "rig: up after $(cut -d' ' -f1 /proc/uptime) s, $(nproc) CPUs"
 
+# `rig.from=` begins with that scenario: the ones before it have had their turn in an earlier boot.
+from=$(sed -n 's/.*rig\.from=\([^ ]*\).*/\1/p' /proc/cmdline)
 for scenario in /scenarios/*.sh; do
     name=${scenario##*/}
     name=${name%.sh}
+    [ -z "$from" ] || [ "$name" = "$from" ] || continue
+    from=
     # `rig.only=` on the kernel's command line selects scenarios by a part of their names.
     only=$(sed -n 's/.*rig\.only=\([^ ]*\).*/\1/p' /proc/cmdline)
     case $name in *"$only"*) ;; *) continue ;; esac
     echo "scenario $name starts at $(cut -d' ' -f1 /proc/uptime) s"
-    sh -c ". /scenario.sh; vm_new $name; . $scenario" </dev/null
+    # A wait without a deadline of its own ends here; the scenario then shows what was said.
+    timeout 150 sh -c ". /scenario.sh; vm_new $name; . $scenario" </dev/null
     rm -rf "/run/vm/$name"
 done
 echo "rig: done at $(cut -d' ' -f1 /proc/uptime) s"
