@@ -63,10 +63,11 @@ pub(crate) fn answers_quickly(vmm: &Vmm) {
 #[track_caller]
 fn settles(vmm: &Vmm) {
     let deadline = Instant::now() + SETTLE;
+    let ticks = || thread_ticks(vmm, "vmm").expect("a thread called `vmm`");
     loop {
-        let before = thread_ticks(vmm, "vmm");
+        let before = ticks();
         std::thread::sleep(Duration::from_millis(200));
-        let ran = thread_ticks(vmm, "vmm") - before;
+        let ran = ticks() - before;
         if ran <= 1 {
             return;
         }
@@ -74,19 +75,18 @@ fn settles(vmm: &Vmm) {
     }
 }
 
-/// CPU time of the first thread with that name, in clock ticks (10 ms).
-#[track_caller]
-pub(crate) fn thread_ticks(vmm: &Vmm, name: &str) -> u64 {
+/// CPU time of the thread with that name, in clock ticks (10 ms). `None` before it has taken its name.
+pub(crate) fn thread_ticks(vmm: &Vmm, name: &str) -> Option<u64> {
     for task in std::fs::read_dir(format!("/proc/{}/task", vmm.pid())).unwrap() {
         let path = task.unwrap().path();
         if std::fs::read_to_string(path.join("comm")).unwrap_or_default().trim() == name {
             let stat = std::fs::read_to_string(path.join("stat")).unwrap();
             let after_name = stat.rsplit_once(')').unwrap().1;
             let fields: Vec<&str> = after_name.split_whitespace().collect();
-            return fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+            return Some(fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap());
         }
     }
-    panic!("no thread {name:?}\n{}", vmm.said());
+    None
 }
 
 /// Resident memory that is not guest RAM, in KiB.
