@@ -22,6 +22,23 @@ fn network(name: &str) -> Tap {
     tap
 }
 
+/// Gives the tap to the machine and waits until the host sends on it.
+///
+/// The kernel notices in its own time (`net/core/link_watch.c`) that somebody holds the tap; until then it drops what is sent.
+#[track_caller]
+fn attach(vmm: &Vmm, tap: &Tap) {
+    vmm.network("eth0", tap.name(), MAC);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let out = Command::new("ip").args(["link", "show", tap.name()]).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        if out.status.success() && !text.contains("qdisc noop") && text.contains("LOWER_UP") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the tap does not come up: {text}");
+    }
+}
+
 /// A broadcast frame of `len` bytes that the guest counts.
 fn frame(len: usize) -> Vec<u8> {
     let mut frame = vec![0xff; 6];
@@ -50,7 +67,7 @@ fn the_guest_answers_arp() {
     let socket = tap.packets().unwrap();
     let ip = Ipv4Addr::new(172, 16, 0, 2);
     let vmm = configured(&Job::new(Mode::Net(Net { ip, packets: Some(1), limit_ms: 20_000 })));
-    vmm.network("eth0", tap.name(), MAC);
+    attach(&vmm, &tap);
     vmm.instance_start();
     vmm.wait_for_line("net=listening", PATIENCE);
     let mut ask = vec![0xff; 6];
@@ -80,7 +97,7 @@ fn the_guest_answers_a_ping() {
     let ip = Ipv4Addr::new(172, 16, 0, 2);
     let count = 20;
     let vmm = configured(&Job::new(Mode::Net(Net { ip, packets: Some(count), limit_ms: 20_000 })));
-    vmm.network("eth0", tap.name(), MAC);
+    attach(&vmm, &tap);
     vmm.instance_start();
     vmm.wait_for_line("net=listening", PATIENCE);
     for n in 0..count as u8 {
@@ -120,7 +137,7 @@ fn datagrams_through_the_hosts_stack_come_back() {
     let host = Command::new("ip").args(["addr", "add", "172.16.0.1/24", "dev", tap.name()]).status().unwrap();
     assert!(host.success());
     let vmm = configured(&Job::new(Mode::Net(Net { ip, packets: None, limit_ms: 20_000 })));
-    vmm.network("eth0", tap.name(), MAC);
+    attach(&vmm, &tap);
     vmm.instance_start();
     vmm.wait_for_line("net=listening", PATIENCE);
     let socket = UdpSocket::bind("172.16.0.1:0").unwrap();
@@ -146,7 +163,7 @@ fn every_frame_the_host_sends_arrives_once() {
         // As many as the tap's queue holds, because a full queue drops.
         let packets = 900;
         let vmm = configured(&Job::new(Mode::BenchNet { direction: Direction::Rx, size, packets }));
-        vmm.network("eth0", tap.name(), MAC);
+        attach(&vmm, &tap);
         vmm.instance_start();
         vmm.wait_for_line("net=listening", PATIENCE);
         for _ in 0..packets {
@@ -171,7 +188,7 @@ fn every_frame_the_guest_sends_arrives_once() {
     for size in [64u16, 1514] {
         let before = (statistics("packets"), statistics("bytes"));
         let vmm = configured(&Job::new(Mode::BenchNet { direction: Direction::Tx, size, packets: 5000 }));
-        vmm.network("eth0", tap.name(), MAC);
+        attach(&vmm, &tap);
         let report = super::run(&vmm);
         assert_eq!(number(&report, "packets"), 5000);
         assert_eq!(statistics("packets") - before.0, 5000, "{size}");
@@ -185,7 +202,7 @@ fn a_flood_before_there_are_buffers_does_not_stop_reception() {
     let tap = network("mfrx");
     let socket = tap.packets().unwrap();
     let vmm = configured(&Job::new(Mode::BenchNet { direction: Direction::Rx, size: 64, packets: 2000 }));
-    vmm.network("eth0", tap.name(), MAC);
+    attach(&vmm, &tap);
     let fill = frame(64);
     for _ in 0..5000 {
         // A full queue drops; that is what is wanted here.
@@ -208,7 +225,7 @@ fn a_flood_while_there_are_no_buffers_costs_nothing() {
     let socket = tap.packets().unwrap();
     let job = Job::new(Mode::BenchNet { direction: Direction::Rx, size: 64, packets: 2000 }).with("withhold_ms", 4000);
     let vmm = configured(&job);
-    vmm.network("eth0", tap.name(), MAC);
+    attach(&vmm, &tap);
     vmm.instance_start();
     vmm.wait_for_line("net=withholding", PATIENCE);
     let bar = PassBar::before(&vmm);
@@ -234,7 +251,7 @@ fn a_tap_that_is_deleted_costs_frames_only() {
     let delete = |name: &str| assert!(Command::new("ip").args(["link", "del", name]).status().unwrap().success());
     let ip = Ipv4Addr::new(172, 16, 0, 2);
     let vmm = configured(&Job::new(Mode::Net(Net { ip, packets: None, limit_ms: 600_000 })));
-    vmm.network("eth0", tap.name(), MAC);
+    attach(&vmm, &tap);
     vmm.instance_start();
     vmm.wait_for_line("net=listening", PATIENCE);
     let bar = PassBar::before(&vmm);
@@ -246,7 +263,7 @@ fn a_tap_that_is_deleted_costs_frames_only() {
     let socket = tap.packets().unwrap();
     let packets = 100_000;
     let vmm = configured(&Job::new(Mode::BenchNet { direction: Direction::Tx, size: 64, packets }));
-    vmm.network("eth0", tap.name(), MAC);
+    attach(&vmm, &tap);
     vmm.instance_start();
     next(&socket, BENCH_TYPE, &vmm);
     delete(tap.name());
