@@ -51,7 +51,7 @@ fn snapshot(registers: &Registers) -> (u64, Vec<(Geometry, u16)>, Status) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
     fn whatever_is_written(script in proptest::collection::vec(write(), 1..80)) {
