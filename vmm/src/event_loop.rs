@@ -24,7 +24,7 @@ impl EventLoop {
         Ok(Self { epoll: Epoll::new()?, subscribers: Vec::new() })
     }
 
-    /// Watches one of the owner's descriptors, level-triggered; [`Self::wait`] reports it as `token`.
+    /// Watches one of the owner's descriptors, level-triggered; [`Self::turn`] reports it as `token`.
     pub fn watch(&self, fd: RawFd, token: u32) -> io::Result<()> {
         let event = EpollEvent::new(EventSet::IN, pack(OWNER, token));
         self.epoll.ctl(ControlOperation::Add, fd, event)

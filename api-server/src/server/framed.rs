@@ -21,7 +21,7 @@ use super::head::{self, Framing, Head};
 const CHUNK: usize = 8 << 10;
 /// A refused body up to this size is read and dropped so that the connection can go on; a larger one ends it.
 const MAX_DROPPED_BODY: u32 = 16 << 20;
-/// How long a refused client is listened to before the connection is closed, so that it can read the answer before it is told
+/// How long a client that was answered in the middle of its request is listened to before the connection is closed, so that it can read the answer before it is told
 /// that nobody reads the rest of its request.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -74,7 +74,7 @@ pub(crate) struct Framed<S> {
     deadline: Option<Pin<Box<Sleep>>>,
     /// Whether a request is arriving.
     arriving: bool,
-    /// Running while a refused client is listened to.
+    /// Running while a client is listened to that was answered in the middle of its request.
     linger: Option<Pin<Box<Sleep>>>,
 }
 
@@ -285,7 +285,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        if !matches!(this.state, State::End) {
+        if matches!(this.state, State::Head) {
             return Poll::Ready(Ok(()));
         }
         // Closing a Unix socket with unread bytes in it resets the peer, which may not have read its answer yet.

@@ -6,12 +6,18 @@ use std::time::{Duration, Instant};
 use mayfly_tests::{Client, PATIENCE, Vmm, VmmBuilder};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
+/// Descriptors of a process that is up (it accepts connections before it is).
+fn fds_at_rest(vmm: &Vmm) -> usize {
+    assert_answers(vmm);
+    fds(vmm)
+}
+
 fn fds(vmm: &Vmm) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", vmm.pid())).unwrap().count()
 }
 
-/// Waits until the process has no more than `count` descriptors again. (When they were counted, the connection by which the
-/// harness found out that the API answers may not have been closed yet.)
+/// Waits until the process has no more than `count` descriptors again. (When they were counted, the last connection may not have
+/// been closed yet.)
 #[track_caller]
 fn wait_for_fds(vmm: &Vmm, count: usize) {
     let started = Instant::now();
@@ -143,7 +149,7 @@ fn a_request_may_come_byte_by_byte_while_others_are_served() {
 #[test]
 fn a_hundred_clients_that_never_finish_do_not_keep_others_out() {
     let vmm = Vmm::start();
-    let before = fds(&vmm);
+    let before = fds_at_rest(&vmm);
     let mut stuck: Vec<Client> = Vec::new();
     for _ in 0..100 {
         // Those for whom there is no room are told so and may find the connection closed already.
@@ -176,7 +182,7 @@ fn a_hundred_clients_that_never_finish_do_not_keep_others_out() {
 #[test]
 fn thousands_of_short_connections_leave_nothing_behind() {
     let vmm = Vmm::start();
-    let before = fds(&vmm);
+    let before = fds_at_rest(&vmm);
     for turn in 0..10_000 {
         let mut client = vmm.client();
         if turn % 3 == 0 {
@@ -296,7 +302,7 @@ fn descriptors_sent_along_do_not_stay() {
     let vmm = Vmm::start();
     let mut client = vmm.client();
     assert_eq!(client.request("GET", "/", None).unwrap().status, 200);
-    let before = fds(&vmm);
+    let before = fds_at_rest(&vmm);
     let file = std::fs::File::open("/dev/null").unwrap();
     let many = [file.as_raw_fd(); 253];
     for _ in 0..10 {

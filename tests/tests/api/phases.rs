@@ -58,7 +58,7 @@ fn rows(kernel: &str, disk: &str, serial: &str, tap: &str) -> Vec<Row> {
     ]
 }
 
-/// Which phases refuse what is judged by the request alone, so both started phases answer the same.
+/// Sends every row's request in the phase the machine is in. Running and paused machines answer the same.
 fn check(vmm: &Vmm, rows: &[Row], phase: &str) {
     for row in rows {
         let expected = if phase == "Not started" { row.configuring } else { row.started };

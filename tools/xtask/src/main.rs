@@ -10,6 +10,8 @@ mod release;
 mod shell;
 mod test;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -31,11 +33,21 @@ enum Command {
     Build,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    match run(&Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
         Command::Check => check::run(),
-        Command::Test(options) => test::run(&options),
-        Command::Bench(options) => bench::run(&options),
+        Command::Test(options) => test::run(options),
+        Command::Bench(options) => bench::run(options),
         Command::Build => {
             for binary in release::build()? {
                 println!("{}", binary.display());

@@ -1,9 +1,11 @@
 //! Opening files named by a caller without being held up or fooled by what they are.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+
+use crate::sys::open::{is_on_procfs, open_without_magic_links};
 
 /// Why a path could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +35,14 @@ fn what_is(kind: std::fs::FileType) -> &'static str {
 }
 
 /// `O_NONBLOCK` keeps a FIFO without a peer, or a device that waits for a carrier, from holding up the caller; it means nothing
-/// for the regular files and block devices that are let through.
-fn open(path: &Path, write: bool) -> io::Result<File> {
-    OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+/// for the regular files and block devices that are let through. Views of processes that look like regular files are not.
+fn open(path: &Path, write: bool) -> Result<File, FileError> {
+    let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
+    let file = open_without_magic_links(path, access | libc::O_NONBLOCK | libc::O_NOCTTY)?;
+    if is_on_procfs(&file)? {
+        return Err(FileError::WrongType("part of procfs", "a stored file"));
+    }
+    Ok(file)
 }
 
 /// Opens a kernel or initrd: a regular file, for reading.
@@ -75,6 +82,8 @@ mod tests {
         assert!(matches!(open_image(Path::new("/dev/zero")), Err(FileError::WrongType("a character device", _))));
         assert!(matches!(open_disk(Path::new("/dev/zero"), true), Err(FileError::WrongType("a character device", _))));
         assert!(matches!(open_disk(&dir.path().join("none"), true), Err(FileError::Io(_))));
+        assert!(matches!(open_image(Path::new("/proc/self/mem")), Err(FileError::WrongType("part of procfs", _))));
+        assert!(matches!(open_disk(Path::new("/proc/self/exe"), true), Err(FileError::Io(_))));
         let regular = dir.path().join("regular");
         std::fs::write(&regular, b"x").unwrap();
         assert!(open_image(&regular).is_ok());

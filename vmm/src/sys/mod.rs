@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod clock;
+pub mod open;
 pub mod poll;
 pub mod process;
 pub mod signals;

@@ -23,7 +23,8 @@ for scenario in /scenarios/*.sh; do
     only=$(sed -n 's/.*rig\.only=\([^ ]*\).*/\1/p' /proc/cmdline)
     case $name in *"$only"*) ;; *) continue ;; esac
     echo "scenario $name starts at $(cut -d' ' -f1 /proc/uptime) s"
-    sh -c ". /scenario.sh; vm_new $name; . $scenario" </dev/null
+    # A wait without a deadline of its own ends here; the scenario then shows what was said.
+    timeout 150 sh -c ". /scenario.sh; vm_new $name; . $scenario" </dev/null
     rm -rf "/run/vm/$name"
 done
 echo "rig: done at $(cut -d' ' -f1 /proc/uptime) s"

@@ -68,6 +68,7 @@ vm_new() {
     mkfifo stdin
     exec 3<>stdin
     trap vm_done EXIT
+    trap 'give_up "$1-time" "the scenario took too long"' TERM
 }
 
 vm_start() { vm_run --api-sock "$sock" "$@"; }
@@ -84,10 +85,10 @@ vm_up() { until_true answers_or_ended && answers || give_up "$1" "no reply on th
 # The README's way to talk to it. Leaves the reply in $status and the file `body`.
 api() {
     if [ -n "$3" ]; then
-        status=$(curl -s -o body -w '%{http_code}' --unix-socket "$sock" \
+        status=$(curl -s -m $PATIENCE -o body -w '%{http_code}' --unix-socket "$sock" \
             -X "$1" "http://localhost$2" -H 'Content-Type: application/json' -d "$3")
     else
-        status=$(curl -s -o body -w '%{http_code}' --unix-socket "$sock" \
+        status=$(curl -s -m $PATIENCE -o body -w '%{http_code}' --unix-socket "$sock" \
             -X "$1" "http://localhost$2")
     fi
     case $status in

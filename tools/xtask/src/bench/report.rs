@@ -73,9 +73,7 @@ pub(crate) fn table(host: &Host, subjects: &[Subject], outcomes: &[Outcome]) -> 
             text.push('\n');
         }
     }
-    for outcome in outcomes {
-        remarks(&mut text, subjects, outcome);
-    }
+    remarks(&mut text, subjects, outcomes);
     text
 }
 
@@ -120,20 +118,25 @@ fn line(text: &mut String, row: &Row) {
     }
 }
 
-fn remarks(text: &mut String, subjects: &[Subject], outcome: &Outcome) {
-    let Samples { disturbed, kept_disturbed, refused, .. } = &outcome.samples;
-    let name = outcome.scenario;
-    if *kept_disturbed {
-        let _ = writeln!(
-            text,
-            "! {name}: something else was running during {disturbed} rounds, and they are in the figures"
-        );
-    } else if *disturbed > 0 {
-        let _ = writeln!(text, "  {name}: {disturbed} rounds left out, something else was running");
+/// What a reader must know before believing a figure.
+fn remarks(text: &mut String, subjects: &[Subject], outcomes: &[Outcome]) {
+    let counts = |kept: bool| -> String {
+        let named =
+            outcomes.iter().filter(|outcome| outcome.samples.disturbed > 0 && outcome.samples.kept_disturbed == kept);
+        named.map(|outcome| format!(" {} ({})", outcome.scenario, outcome.samples.disturbed)).collect()
+    };
+    let (kept, left_out) = (counts(true), counts(false));
+    if !kept.is_empty() {
+        let _ = writeln!(text, "! disturbed by other programs, and the disturbed rounds are in the figures:{kept}");
     }
-    for (subject, why) in subjects.iter().zip(refused) {
-        if let Some(why) = why {
-            let _ = writeln!(text, "! {name}: {} was not measured: {why}", subject.label);
+    if !left_out.is_empty() {
+        let _ = writeln!(text, "  disturbed rounds left out:{left_out}");
+    }
+    for outcome in outcomes {
+        for (subject, why) in subjects.iter().zip(&outcome.samples.refused) {
+            if let Some(why) = why {
+                let _ = writeln!(text, "! {}: {} was not measured: {why}", outcome.scenario, subject.label);
+            }
         }
     }
 }
@@ -219,7 +222,7 @@ mod tests {
         let text = table(&host, &subjects, &outcomes);
         assert!(text.contains("A CPU, 2 CPUs"), "{text}");
         assert!(text.contains("×0.250 (0.250–0.250) better"), "{text}");
-        assert!(text.contains("s: 2 rounds left out"), "{text}");
+        assert!(text.contains("disturbed rounds left out: s (2)"), "{text}");
         assert!(text.contains("! s: other was not measured: no"), "{text}");
     }
 
