@@ -29,6 +29,7 @@ pub struct VmmBuilder {
     args: Vec<OsString>,
     api: bool,
     log_file: bool,
+    stdout: Option<Stdio>,
 }
 
 impl Default for VmmBuilder {
@@ -51,6 +52,7 @@ impl VmmBuilder {
             args: Vec::new(),
             api: true,
             log_file: true,
+            stdout: None,
         }
     }
 
@@ -79,6 +81,13 @@ impl VmmBuilder {
     #[must_use]
     pub fn log_to_stdout(mut self) -> Self {
         self.log_file = false;
+        self
+    }
+
+    /// Gives the process this as its stdout; [`Vmm::console`] then stays empty.
+    #[must_use]
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = Some(stdout.into());
         self
     }
 
@@ -149,12 +158,15 @@ impl VmmBuilder {
             command.arg("--log-path").arg(&log);
         }
         command.args(&self.args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(self.stdout.unwrap_or_else(Stdio::piped)).stderr(Stdio::piped());
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => panic!("cannot start {}: {error}", self.binary.display()),
         };
-        let stdout = Lines::capture(child.stdout.take().expect("stdout is piped"));
+        let stdout = match child.stdout.take() {
+            Some(pipe) => Lines::capture(pipe),
+            None => Lines::capture(std::io::empty()),
+        };
         let stderr = Lines::capture(child.stderr.take().expect("stderr is piped"));
         let stdin = child.stdin.take();
         Vmm {

@@ -148,6 +148,10 @@ fn drives() {
         .expect_fault("Error manipulating the backing file: No such file or directory (os error 2)");
     put("a", vmm.dir(), false).expect_fault("Error manipulating the backing file");
     put("a", std::path::Path::new("/dev/null"), false).expect_fault("a character device");
+    // Opening a FIFO for reading waits for a writer; nobody must wait here.
+    let fifo = vmm.dir().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    put("a", &fifo, false).expect_fault("a FIFO");
     put("a", &disk, true).expect_204();
     put("b", &disk, true).expect_fault("A root block device already exists!");
     // A write-protected file is a drive if it is asked for read-only, even for those who could write it anyway.
@@ -182,6 +186,28 @@ fn no_kvm() {
         format!("TMPDIR=/tmp setpriv --reuid 65534 --regid 65534 --clear-groups {} demo; echo code=$?", copy.display());
     let denied = script("true", &unprivileged);
     assert!(denied.contains("/dev/kvm may not be opened by this user"), "{denied}");
+}
+
+/// The same through the API: the start is refused, the process and its configuration stay.
+#[test]
+fn a_start_without_kvm_is_refused_and_the_process_goes_on() {
+    binary::require_root();
+    let builder = VmmBuilder::new();
+    // A mount namespace of its own, in which /dev/kvm is something else.
+    let script = format!(
+        "#!/bin/sh\nexec unshare -m sh -c 'mount --bind /dev/null /dev/kvm && exec {} \"$@\"' mayfly \"$@\"\n",
+        binary::mayfly().display()
+    );
+    let wrapper = builder.file("without-kvm", script.as_bytes());
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let vmm = builder.binary(wrapper).start();
+    vmm.boot_source(&kernel(&vmm, guest::ELF), "");
+    for _ in 0..2 {
+        start(&vmm).expect_fault("/dev/kvm");
+        assert_eq!(vmm.get("/").json()["state"], "Not started");
+    }
+    vmm.signal(libc::SIGTERM);
+    assert_eq!(vmm.wait_exit(PATIENCE), 143, "{}", vmm.said());
 }
 
 /// A start that fails leaves nothing of the machine behind in the process.

@@ -1,12 +1,14 @@
 //! The drive, with both engines: what the guest wrote is in the file, what is in the file the guest reads.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use guest::{Block, BlockOp, Job, Mode, Report, Transfer, pattern};
-use mayfly_tests::{Disk, Vmm};
+use guest::{Block, BlockOp, End, Job, Mode, Report, Transfer, Workload, pattern};
+use mayfly_tests::{Disk, PATIENCE, Vmm};
 use serde_json::json;
 
+use super::pass_bar::{LINES_MAX, PassBar, thread_ticks};
 use super::{configured, number, run};
 
 const ENGINES: [&str; 2] = ["Sync", "Async"];
@@ -126,6 +128,85 @@ fn the_id_is_the_files() {
     assert_eq!(super::text(&report, "id"), &digits[..digits.len().min(20)]);
 }
 
+/// The guest learns a drive's new size while it runs: the generation moves, the interrupt status says why, the fields are new.
+#[test]
+fn a_swapped_file_tells_the_guest_its_size() {
+    let dir = tempfile::tempdir().unwrap();
+    for (engine, larger, smaller) in [("Sync", 3 * MIB, MIB), ("Async", 5 * MIB, MIB / 2)] {
+        for (n, new, paused) in [(0, larger, false), (1, smaller, true)] {
+            let old = Disk::sparse(dir.path(), &format!("{engine}-old{n}"), 2 * MIB).unwrap();
+            let swapped = Disk::sparse(dir.path(), &format!("{engine}-new{n}"), new).unwrap();
+            let vmm = configured(&Job::new(Mode::Watch));
+            vmm.drive("d", old.path(), engine);
+            vmm.instance_start();
+            let line = vmm.wait_for_line("watch=started", PATIENCE);
+            assert!(line.ends_with(&format!("capacity={}", 2 * MIB / SECTOR)), "{line}");
+            let state = |state: &str| vmm.patch("/vm", &json!({"state": state})).expect_204();
+            if paused {
+                state("Paused");
+            }
+            vmm.patch("/drives/d", &json!({"drive_id": "d", "path_on_host": swapped.path()})).expect_204();
+            if paused {
+                state("Resumed");
+            }
+            let report = super::finish(&vmm);
+            assert_eq!(number(&report, "changed"), 1, "{report:?}");
+            assert_eq!((number(&report, "signalled"), number(&report, "acknowledged")), (1, 1), "{report:?}");
+            assert_eq!(number(&report, "new_capacity"), new / SECTOR);
+            assert_eq!((number(&report, "last"), number(&report, "beyond")), (0, 1), "{report:?}");
+        }
+    }
+}
+
+/// F6 again, in the middle of the work: reads fail from then on, nothing else does, and a new file brings the drive back.
+#[test]
+fn a_file_that_shrinks_under_load_costs_errors_only() {
+    let dir = tempfile::tempdir().unwrap();
+    for engine in ENGINES {
+        let disk = Disk::patterned(dir.path(), engine, 4 * MIB, 5).unwrap();
+        let spare = Disk::patterned(dir.path(), &format!("{engine}-spare"), 4 * MIB, 6).unwrap();
+        let load = Workload {
+            write: false,
+            random: false,
+            block_bytes: 4096,
+            depth: 8,
+            ops: u64::MAX,
+            drive: 0,
+            transfer: Transfer::default(),
+        };
+        let vmm = configured(&Job::new(Mode::BenchBlock(load)));
+        vmm.drive("d", disk.path(), engine);
+        vmm.instance_start();
+        let read = || {
+            let io = std::fs::read_to_string(format!("/proc/{}/io", vmm.pid())).unwrap();
+            io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse::<u64>().unwrap()
+        };
+        // Reads by io_uring are not accounted to anyone; the time the vCPU takes is.
+        let works = |ticks: u64| {
+            let deadline = std::time::Instant::now() + PATIENCE;
+            let now = || thread_ticks(&vmm, "vcpu 0").unwrap_or(0);
+            let (start, start_read) = (now(), read());
+            while now() < start + ticks || (engine == "Sync" && read() < start_read + MIB) {
+                assert!(std::time::Instant::now() < deadline, "{engine}: no progress\n{}", vmm.said());
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        };
+        works(5);
+        let bar = PassBar::before(&vmm);
+        File::options().write(true).open(disk.path()).unwrap().set_len(MIB).unwrap();
+        vmm.wait_for_log("drive: ", PATIENCE);
+        works(10);
+        bar.check_busy(&vmm, LINES_MAX);
+        vmm.patch("/drives/d", &json!({"drive_id": "d", "path_on_host": spare.path()})).expect_204();
+        let failures = || vmm.log().matches("drive: ").count();
+        let before = failures();
+        works(10);
+        assert_eq!(failures(), before, "{engine}: the new file has everything\n{}", vmm.log());
+        vmm.signal(libc::SIGTERM);
+        assert_eq!(vmm.wait_exit(PATIENCE), 143, "{}", vmm.said());
+    }
+}
+
 /// F6: the host cuts the file under a running drive. The guest gets errors, the monitor lives and ends in good order.
 #[test]
 fn a_file_that_shrinks_costs_errors_only() {
@@ -175,11 +256,25 @@ fn a_qcow2_header_in_a_raw_drive_stays_data() {
     header.splice(112..112, secret.to_str().unwrap().bytes());
     header.resize(512, 0);
     disk.write(0, &header).unwrap();
-    let (_, report) = operate(disk.path(), "Sync", block(BlockOp::Read, 0, 1, 0), json!({}));
-    good(&report);
-    assert_eq!(number(&report, "capacity"), MIB / SECTOR);
-    let sum = pattern::checksum(pattern::CHECKSUM_START, &header);
-    assert_eq!(number(&report, "checksum"), sum);
+    for engine in ENGINES {
+        let vmm = configured(&Job::new(Mode::Block(block(BlockOp::Read, 0, 1, 0))).end(End::Spin));
+        vmm.drive("d", disk.path(), engine);
+        vmm.instance_start();
+        vmm.wait_for_line(guest::DONE, PATIENCE);
+        let open = std::fs::read_dir(format!("/proc/{}/fd", vmm.pid())).unwrap();
+        let open: Vec<_> = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok()).collect();
+        assert!(open.iter().any(|path| path == disk.path()), "{open:?}");
+        assert!(!open.contains(&secret), "the file that the header names is open");
+        assert_header_is_data(&Report::parse(&vmm.console().text()), &header);
+    }
+}
+
+#[track_caller]
+fn assert_header_is_data(report: &Report, header: &[u8]) {
+    good(report);
+    assert_eq!(number(report, "capacity"), MIB / SECTOR);
+    let sum = pattern::checksum(pattern::CHECKSUM_START, header);
+    assert_eq!(number(report, "checksum"), sum);
 }
 
 #[test]

@@ -27,6 +27,43 @@ fn elf_with_a_note_boots_by_pvh() {
     assert!(vmm.log().contains(PVH_LINE));
 }
 
+#[test]
+fn the_greeting_tells_a_person_what_there_is() {
+    let vmm = configured(&Job::new(Mode::Hello));
+    let disk = vmm.file("disk", &[b"mayfly\0\x01".as_slice(), &[0; 1016]].concat());
+    vmm.drive("d", &disk, "Sync");
+    run(&vmm);
+    let console = vmm.console().text();
+    for line in [
+        "Hello from inside a Mayfly microVM.",
+        "memory     63 MiB",
+        "device     block at 0xc0001000: 1 x 256 descriptors",
+        "disk       1 KiB, begins with [6d, 61, 79, 66, 6c, 79, 00, 01]",
+    ] {
+        assert!(console.contains(line), "{line:?} is not in\n{console}");
+    }
+}
+
+/// RAM beyond 3 GiB goes on at 4 GiB, above the devices' hole.
+#[test]
+fn memory_goes_around_the_devices_hole() {
+    for image in [guest::ELF, guest::ELF_PVH] {
+        let vmm = configured_with(VmmBuilder::new(), image, &Job::new(Mode::Probe));
+        vmm.machine(1, 5 << 10);
+        let report = run(&vmm);
+        let ram: Vec<(u64, u64)> = report
+            .with_key("range_start")
+            .filter(|line| line.number("range_ram") == Some(1u64))
+            .map(|line| (line.number("range_start").unwrap(), line.number("range_len").unwrap()))
+            .collect();
+        let end = |n: usize| ram[n].0 + ram[n].1;
+        assert_eq!(ram.len(), 3, "{report:?}");
+        assert_eq!((ram[0].0, end(0)), (0, 0x9_fc00));
+        assert_eq!((ram[1].0, end(1)), (1 << 20, 3 << 30));
+        assert_eq!((ram[2].0, end(2)), (4 << 30, 6 << 30));
+    }
+}
+
 /// CPUID as presented: hypervisor bit, TSC deadline timer, KVM's signature, the TSC frequency.
 #[test]
 fn cpuid_is_what_a_guest_relies_on() {

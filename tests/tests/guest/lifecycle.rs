@@ -7,6 +7,7 @@ use mayfly_tests::{Disk, PATIENCE, Vmm};
 use serde_json::json;
 
 use super::configured;
+use super::pass_bar::{answers_quickly, thread_ticks};
 
 /// Enough work for several seconds.
 fn busy() -> Job {
@@ -54,6 +55,7 @@ fn nothing_moves_while_paused_and_all_goes_on_after() {
         set_state(&vmm, "Paused");
         set_state(&vmm, "Paused");
         assert_eq!(vmm.get("/").json()["state"], "Paused");
+        answers_quickly(&vmm);
         let still = written(&vmm);
         std::thread::sleep(Duration::from_millis(20));
         // The log lines of the requests are not the guest's; they are short.
@@ -61,7 +63,77 @@ fn nothing_moves_while_paused_and_all_goes_on_after() {
         set_state(&vmm, "Resumed");
         set_state(&vmm, "Resumed");
         assert_eq!(vmm.get("/").json()["state"], "Running");
+        answers_quickly(&vmm);
         progress(&vmm);
+    }
+}
+
+/// The vCPUs of a guest that only computes stop, too: there is no exit to wait for.
+#[test]
+fn a_guest_that_never_exits_is_paused_all_the_same() {
+    let vmm = configured(&Job::new(Mode::Spin));
+    vmm.instance_start();
+    vmm.wait_for_line(guest::READY, PATIENCE);
+    let ticks = || thread_ticks(&vmm, "vcpu 0").expect("the vCPU's thread");
+    for _ in 0..5 {
+        set_state(&vmm, "Paused");
+        let still = ticks();
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(ticks(), still, "the vCPU runs while paused");
+        set_state(&vmm, "Resumed");
+        let deadline = Instant::now() + PATIENCE;
+        while ticks() < still + 5 {
+            assert!(Instant::now() < deadline, "the vCPU does not run again\n{}", vmm.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn a_console_that_was_paused_goes_on_where_it_was() {
+    let vmm = configured(&Job::new(Mode::Hostile("g23-serial-flood".to_owned())).with("bytes", 128_000));
+    vmm.instance_start();
+    let dots = || vmm.console().all().iter().filter(|line| line.starts_with("...")).count();
+    for n in 1..=5 {
+        let deadline = Instant::now() + PATIENCE;
+        while dots() < n * 300 {
+            assert!(Instant::now() < deadline, "{}", vmm.said());
+        }
+        set_state(&vmm, "Paused");
+        // What the guest had written is on its way through the pipe; then there is no more.
+        let mut seen = dots();
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(20));
+            if dots() == seen {
+                break;
+            }
+            seen = dots();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(dots(), seen, "output while paused");
+        set_state(&vmm, "Resumed");
+    }
+    super::finish(&vmm);
+    assert_eq!(dots(), 2000, "no line is lost or doubled");
+    assert!(vmm.console().all().iter().filter(|line| line.starts_with("...")).all(|line| line.len() == 63));
+}
+
+#[test]
+fn a_paused_machine_ends_in_good_order() {
+    let dir = tempfile::tempdir().unwrap();
+    for engine in ["Sync", "Async"] {
+        let disk = Disk::sparse(dir.path(), engine, 16 << 20).unwrap();
+        let vmm = configured(&busy());
+        vmm.drive("d", disk.path(), engine);
+        vmm.instance_start();
+        let deadline = Instant::now() + PATIENCE;
+        while disk.read(0, 4096).unwrap().iter().all(|b| *b == 0) {
+            assert!(Instant::now() < deadline, "{engine}: nothing is written\n{}", vmm.said());
+        }
+        set_state(&vmm, "Paused");
+        vmm.signal(libc::SIGTERM);
+        assert_eq!(vmm.wait_exit(PATIENCE), 143, "{}", vmm.said());
+        assert!(!vmm.socket().exists(), "the socket is removed");
     }
 }
 

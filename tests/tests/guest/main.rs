@@ -3,10 +3,12 @@
 mod bad_input;
 mod block;
 mod boot;
+mod console;
 mod hostile;
 mod idle;
 mod lifecycle;
 mod network;
+mod pass_bar;
 
 use std::path::PathBuf;
 
@@ -25,7 +27,7 @@ fn configured_with(builder: VmmBuilder, image: &[u8], job: &Job) -> Vmm {
     let vmm = builder.start();
     let kernel = kernel(&vmm, image);
     vmm.boot_source(&kernel, &job.command_line());
-    vmm.machine(1, 64);
+    vmm.machine(1, pass_bar::RAM_MIB);
     vmm
 }
 

@@ -61,6 +61,11 @@ pub enum Mode {
         /// Frames.
         packets: u64,
     },
+    /// Wait until drive 0 announces a changed configuration. `watch=started` and
+    /// `capacity` (sectors) first; then `changed`, `signalled` (the interrupt
+    /// status says so), `acknowledged` (and can be cleared), `new_capacity`, and
+    /// the status of reading the `last` sector and one `beyond`.
+    Watch,
     /// Malicious behaviour: a case name of [`crate::hostile::CASES`], `all`, or a
     /// prefix that ends in a dash (`g9-`). One line per case: `case`, `outcome`,
     /// `status`, `recovered`, and facts.
@@ -210,7 +215,8 @@ impl Job {
 
     /// Adds another `mayfly.key=value` word; the last one with a key wins.
     /// Useful ones: `net`/`drive` (which device), `batch` (frames per doorbell),
-    /// `idle_ms`, `ms`, `bytes`, `kicks`, `rounds`, `patience_ms`.
+    /// `idle_ms`, `ms`, `bytes`, `kicks`, `rounds`, `patience_ms`, `withhold_ms`
+    /// (a network driver is up for so long before it posts receive buffers).
     pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
         self.more.push((key.to_owned(), value.to_string()));
         self
@@ -285,6 +291,7 @@ impl fmt::Display for Mode {
                 };
                 write!(f, "mayfly.mode=bench-net mayfly.dir={dir} mayfly.size={size} mayfly.packets={packets}")
             }
+            Self::Watch => write!(f, "mayfly.mode=watch"),
             Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),
         }
     }

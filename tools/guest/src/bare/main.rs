@@ -33,6 +33,7 @@ mod pattern;
 mod power;
 mod tables;
 mod virtqueue;
+mod watch;
 
 use core::panic::PanicInfo;
 
@@ -82,6 +83,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "bench-block" => bench_block::run(&mut machine),
         "net" => net_mode::run(&mut machine),
         "bench-net" => bench_net::run(&mut machine),
+        "watch" => watch::run(&mut machine),
         "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }

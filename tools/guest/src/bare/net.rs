@@ -1,11 +1,11 @@
 //! A virtio-net driver: one receive and one transmit queue, one descriptor a
 //! frame (virtio 1.3 §5.1).
 
-use crate::Machine;
 use crate::bring_up::{self, Refusal, feature};
 use crate::dma::Dma;
 use crate::mmio::{Window, kind, reg};
 use crate::virtqueue::{Piece, Queue};
+use crate::{Machine, say};
 
 /// Feature bits of network devices.
 pub const MAC: u64 = 1 << 5;
@@ -82,6 +82,15 @@ impl Net {
             spread: 0,
         };
         bring_up::start(window)?;
+        let withhold_ms = line.number("withhold_ms", 0);
+        if withhold_ms != 0 {
+            // A driver that is up and gives the device nothing to receive into.
+            say!("net=withholding");
+            let deadline = machine.clock.deadline_ms(withhold_ms);
+            while !deadline.passed() {
+                crate::cpu::pause();
+            }
+        }
         for slot in 0..net.rx.size {
             net.recycle(slot);
         }
