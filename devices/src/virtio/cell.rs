@@ -330,3 +330,6 @@ impl From<RingError> for String {
         error.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests;

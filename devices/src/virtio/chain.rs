@@ -196,3 +196,6 @@ pub fn cut(pieces: &[GuestIoVec], skip: usize, len: usize, out: &mut Vec<GuestIo
     }
     (len == 0).then_some(())
 }
+
+#[cfg(test)]
+mod tests;

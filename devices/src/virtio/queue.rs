@@ -316,3 +316,6 @@ impl VirtQueue {
         outcome.map(|()| visit)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -238,3 +238,6 @@ impl Registers {
         self.generation = self.generation.wrapping_add(1);
     }
 }
+
+#[cfg(test)]
+mod tests;

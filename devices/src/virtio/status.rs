@@ -84,4 +84,28 @@ mod tests {
         assert_eq!(judge(broken, 0xf), Change::Step(broken));
         assert_eq!(judge(Status::from_bits_truncate(0xf), 0x4f), Change::Step(Status::from_bits_truncate(0xf)));
     }
+
+    /// Every value a driver can write in every status: bits are never cleared, never set out of order, and the device's own bit is the
+    /// device's own.
+    #[test]
+    fn all_of_them() {
+        for bits in 0..=0xff {
+            let Some(now) = Status::from_bits(bits) else { continue };
+            for value in 0..=0x1ff {
+                match judge(now, value) {
+                    Change::Reset => assert_eq!(value, 0),
+                    Change::Refused => assert_ne!(value, 0),
+                    Change::Step(new) => {
+                        assert!(new.contains(now), "{now:?} -> {value:#x}");
+                        assert_eq!(new.difference(Status::NEEDS_RESET).bits(), value & !0x40);
+                        assert_eq!(new.contains(Status::NEEDS_RESET), now.contains(Status::NEEDS_RESET));
+                        let has = |status| u8::from(new.contains(status));
+                        let order =
+                            [Status::ACKNOWLEDGE, Status::DRIVER, Status::FEATURES_OK, Status::DRIVER_OK].map(has);
+                        assert!(order.is_sorted_by(|a, b| a >= b), "{now:?} -> {value:#x}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -118,6 +118,17 @@ fn memory_that_the_host_does_not_have() {
     finish(&vmm);
 }
 
+/// A template that is accepted, as the contract has it, but that this version cannot honour, must not be ignored.
+#[test]
+fn a_cpu_template_fails_at_start() {
+    let vmm = configured(&Job::new(Mode::Probe));
+    vmm.patch("/machine-config", &json!({"cpu_template": "T2"})).expect_204();
+    start(&vmm).expect_fault("Start microvm error: cpu_template is not supported yet");
+    vmm.patch("/machine-config", &json!({"cpu_template": "None"})).expect_204();
+    start(&vmm).expect_204();
+    finish(&vmm);
+}
+
 #[test]
 fn vcpu_counts() {
     let vmm = VmmBuilder::new().start();

@@ -21,7 +21,7 @@ use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
 use crate::arch::{acpi, cpuid, mptable, msr, regs};
 use crate::blueprint::Plan;
 use crate::boot::{self, Entry};
-use crate::config::{IoEngine, MachineConfig};
+use crate::config::{CpuTemplate, IoEngine, MachineConfig};
 use crate::error::{Error, Kind, Subject};
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
@@ -62,6 +62,11 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
         .boot_source
         .as_ref()
         .ok_or_else(|| Error::invalid(Subject::Start, "Cannot start microvm without kernel configuration."))?;
+    if plan.machine.cpu_template() != CpuTemplate::None {
+        // To boot another processor than the one asked for would be worse than not to boot.
+        let what = "cpu_template is not supported yet by this version of Mayfly: set it to None.";
+        return Err(Error::new(Kind::Unsupported, Subject::Start, what));
+    }
     let mut line = source.command_line.clone();
 
     // 1. The VM and its memory slots, before any interrupt chip exists (see `memory::register`).

@@ -15,4 +15,4 @@ pub use engine::UringHub;
 pub use metrics::BlockMetrics;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::virtio) mod tests;

@@ -139,3 +139,6 @@ impl BusDevice for MmioWindow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
