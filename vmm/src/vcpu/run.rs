@@ -127,7 +127,11 @@ impl Vcpu {
                 Next::Enter
             }
             Ok(VcpuExit::Intr) => Next::Look,
-            Ok(VcpuExit::Shutdown) => Next::End(ExitReason::TripleFault),
+            Ok(VcpuExit::Shutdown) => {
+                // Which vCPU it was is all there is to tell: some processors reset the registers on the way out.
+                log::warn!("vCPU {} shut down after a triple fault at {}", self.index, self.place());
+                Next::End(ExitReason::TripleFault)
+            }
             // With local APICs in the kernel a halt never comes here; be safe and let the guest go on.
             Ok(VcpuExit::Hlt) => Next::Look,
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
