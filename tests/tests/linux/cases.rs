@@ -109,17 +109,22 @@ pub(crate) struct Report {
     expected: Vec<&'static str>,
     /// `None` for passed, else the reason.
     results: BTreeMap<String, Option<String>>,
+    /// Scenarios that have begun, once for each time.
+    begun: Vec<String>,
 }
 
 impl Report {
     pub(crate) fn new(expected: Vec<&'static str>) -> Self {
-        Self { expected, results: BTreeMap::new() }
+        Self { expected, results: BTreeMap::new(), begun: Vec::new() }
     }
 
     /// Takes one line of the outer console: reports a case, shows anything else as it is.
     pub(crate) fn outer_line(&mut self, line: &str) {
         let Some((name, result)) = line.strip_prefix("case ").and_then(|rest| rest.split_once(' ')) else {
             println!("{line}");
+            if let Some(name) = line.strip_prefix("scenario ").and_then(|rest| rest.split(' ').next()) {
+                self.begin(name);
+            }
             return;
         };
         if let Some(reason) = result.strip_prefix("FAIL") {
@@ -129,6 +134,14 @@ impl Report {
             // A case reported twice has passed only if it passed twice.
             self.results.entry(name.to_owned()).or_insert(None);
             println!("test {name} ... ok {}", result.trim_start_matches("ok").trim());
+        }
+    }
+
+    /// A scenario begins, perhaps for the second time: then its second try is what counts, and it is told at the end.
+    fn begin(&mut self, name: &str) {
+        self.begun.push(name.to_owned());
+        for (_, cases) in CASES.iter().filter(|(scenario, _)| *scenario == name) {
+            self.results.retain(|case, _| !cases.contains(&case.as_str()));
         }
     }
 
@@ -144,6 +157,12 @@ impl Report {
             if !self.expected.contains(&name.as_str()) {
                 println!("test {name} ... FAILED: not in the list of cases");
                 *result = Some("not in the list of cases".into());
+            }
+        }
+        for (name, _) in CASES {
+            let tries = self.begun.iter().filter(|begun| *begun == name).count();
+            if tries > 1 {
+                println!("scenario {name} was tried {tries} times; the first failures are shown above");
             }
         }
         let failed = self.results.values().flatten().count();

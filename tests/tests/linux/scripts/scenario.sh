@@ -37,6 +37,7 @@ fail() {
     name=$1
     shift
     echo "case $name FAIL $*"
+    : >/run/failed
     vm_dump
 }
 
