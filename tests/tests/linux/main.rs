@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     report.finish(started.elapsed())
 }
 
-/// Outer boots in all. The emulator stops for good now and then (see `outer`); a monitor that stops it would do so each time.
+/// Outer boots in all. The emulator loses it now and then (see `outer`); a monitor that stops it would do so each time.
 const BOOTS: u32 = 3;
 
 fn run(filter: &str, report: &mut cases::Report) -> Result<()> {
@@ -58,10 +58,10 @@ fn run(filter: &str, report: &mut cases::Report) -> Result<()> {
         })?;
         match end {
             outer::End::Done => return Ok(()),
-            outer::End::Silent if boot < BOOTS => println!("booting the outer guest again, from scenario {at}"),
-            outer::End::Silent => {}
+            outer::End::Lost if boot < BOOTS => println!("booting the outer guest again, from scenario {at}"),
+            outer::End::Lost => {}
         }
         from = at;
     }
-    anyhow::bail!("the outer guest fell silent {BOOTS} times, the last time in scenario {from}")
+    anyhow::bail!("the outer guest was lost {BOOTS} times, the last time in scenario {from}")
 }
