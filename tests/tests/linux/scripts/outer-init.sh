@@ -27,8 +27,8 @@ for scenario in /scenarios/*.sh; do
     only=$(sed -n 's/.*rig\.only=\([^ ]*\).*/\1/p' /proc/cmdline)
     case $name in *"$only"*) ;; *) continue ;; esac
     # The emulation of SVM with two CPUs is not always faithful: now and then a nested guest dies of a fault that it did not make. So a
-    # scenario that fails is tried once more, from a fresh start, and the report says so.
-    for try in first second; do
+    # scenario that fails is tried again, at most twice, from a fresh start, and the report says so.
+    for try in first second third; do
         echo "scenario $name starts at $(cut -d' ' -f1 /proc/uptime) s"
         rm -f /run/failed
         # A wait without a deadline of its own ends here; the scenario then shows what was said.
