@@ -1,7 +1,7 @@
 //! One epoll loop. It watches file descriptors edge-triggered for [`Subscriber`]s and level-triggered for its owner.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use devices::event::{Interest, Subscriber};
@@ -76,12 +76,6 @@ impl EventLoop {
     }
 }
 
-impl AsRawFd for EventLoop {
-    fn as_raw_fd(&self) -> RawFd {
-        self.epoll.as_raw_fd()
-    }
-}
-
 fn pack(index: u32, token: u32) -> u64 {
     u64::from(index) << 32 | u64::from(token)
 }
@@ -93,6 +87,8 @@ fn unpack(data: u64) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    use std::os::fd::AsRawFd;
 
     use devices::event::Source;
     use vmm_sys_util::eventfd::EventFd;

@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::any::AnyDevice;
 use super::device::{Kind, Rings};
-use super::queue::{RingError, VirtQueue, Visit};
+use super::queue::{VirtQueue, Visit};
 use super::registers::{Action, F_EVENT_IDX, F_INDIRECT_DESC, Registers};
 use crate::event::{Interest, Source, Subscriber};
 use crate::irq::VirtioIrq;
@@ -322,13 +322,6 @@ impl Subscriber for VirtioCell {
 fn ring(bell: &EventFd) {
     // The bells are watched edge-triggered and never read. After 2^64 - 2 rings a write would fail; the edge was long seen.
     let _ = bell.write(1);
-}
-
-/// A broken ring in a form the cell can report; kept here so that devices need no other error type.
-impl From<RingError> for String {
-    fn from(error: RingError) -> Self {
-        error.to_string()
-    }
 }
 
 #[cfg(test)]
