@@ -1,7 +1,7 @@
 //! What every request handler has at hand.
 
 use tokio::sync::oneshot;
-use vmm::requests::{GetInstance, Request};
+use vmm::requests::{GetInstance, Submit};
 use vmm::{Ask, Error, Handle};
 
 use crate::error::Fault;
@@ -32,7 +32,7 @@ impl App {
     }
 
     /// Asks the VMM thread and waits without blocking this one.
-    pub(crate) async fn ask<R: Request>(&self, request: R) -> Result<R::Reply, Fault> {
+    pub(crate) async fn ask<R: Submit>(&self, request: R) -> Result<R::Reply, Fault> {
         let (sender, receiver) = oneshot::channel();
         self.handle.submit(request, move |reply| {
             // The client may have gone away meanwhile; the request has been carried out all the same.

@@ -37,7 +37,8 @@ impl Fault {
 impl From<vmm::Error> for Fault {
     fn from(error: vmm::Error) -> Self {
         let status = match error.kind() {
-            // The v1 contract knows no other status: not for a wrong phase (409) nor for a failing host (500).
+            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            // For all others the v1 contract knows one status: not for a wrong phase (409) nor for a failing host (500).
             Kind::Invalid | Kind::Phase | Kind::Unsupported | Kind::Host | Kind::Gone => StatusCode::BAD_REQUEST,
         };
         Self { status, message: error.to_string() }

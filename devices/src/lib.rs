@@ -8,5 +8,6 @@ pub mod irq;
 pub mod legacy;
 pub mod metrics;
 pub mod ram;
+pub mod rate_limit;
 pub mod sys;
 pub mod virtio;

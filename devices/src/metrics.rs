@@ -1,4 +1,4 @@
-//! Counters that devices own, and the brake on log lines a guest can cause.
+//! Numbers that devices own and others read, and the brake on log lines a guest can cause.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +27,180 @@ impl Counter {
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// A number that is replaced, not added to: a start-up time, a flag.
+#[derive(Debug, Default)]
+pub struct Stored(AtomicU64);
+
+impl Stored {
+    /// Zero.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Shortest, longest and summed durations, in microseconds, since they were last taken.
+#[derive(Debug)]
+pub struct Latency {
+    /// `u64::MAX` before the first one.
+    min_us: AtomicU64,
+    max_us: AtomicU64,
+    sum_us: AtomicU64,
+}
+
+/// What a [`Latency`] gathered, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// The shortest; 0 if there was none.
+    pub min_us: u64,
+    /// The longest.
+    pub max_us: u64,
+    /// All together.
+    pub sum_us: u64,
+}
+
+impl Latency {
+    /// Nothing recorded.
+    pub const fn new() -> Self {
+        Self { min_us: AtomicU64::new(u64::MAX), max_us: AtomicU64::new(0), sum_us: AtomicU64::new(0) }
+    }
+
+    /// Adds one duration.
+    pub fn record(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.min_us.fetch_min(us, Ordering::Relaxed);
+        self.max_us.fetch_max(us, Ordering::Relaxed);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// What was recorded since the last call, and forgets it. Not one atomic step: a duration recorded meanwhile may be split between
+    /// two readings.
+    pub fn take(&self) -> Spread {
+        let min_us = self.min_us.swap(u64::MAX, Ordering::Relaxed);
+        Spread {
+            min_us: if min_us == u64::MAX { 0 } else { min_us },
+            max_us: self.max_us.swap(0, Ordering::Relaxed),
+            sum_us: self.sum_us.swap(0, Ordering::Relaxed),
+        }
+    }
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One number of a [`MetricGroup`].
+#[derive(Debug, Clone, Copy)]
+pub enum Metric<'a> {
+    /// Shown as the difference to the last reading.
+    Counter(&'a Counter),
+    /// Shown as it is.
+    Stored(&'a Stored),
+    /// Shown as its spread since the last reading.
+    Latency(&'a Latency),
+}
+
+impl<'a> From<&'a Counter> for Metric<'a> {
+    fn from(counter: &'a Counter) -> Self {
+        Self::Counter(counter)
+    }
+}
+
+impl<'a> From<&'a Stored> for Metric<'a> {
+    fn from(stored: &'a Stored) -> Self {
+        Self::Stored(stored)
+    }
+}
+
+impl<'a> From<&'a Latency> for Metric<'a> {
+    fn from(latency: &'a Latency) -> Self {
+        Self::Latency(latency)
+    }
+}
+
+/// The numbers of one device or subsystem, by name. Made by [`crate::metric_group!`]. Reading takes no lock and allocates nothing, so it
+/// may happen in a signal handler.
+pub trait MetricGroup: Send + Sync {
+    /// Shows the numbers that the v1 metrics file has, in its order and under its names.
+    fn v1(&self, see: &mut dyn FnMut(&'static str, Metric<'_>));
+
+    /// Shows those that it does not have. Strict readers of the v1 file refuse unknown names, so these are shown elsewhere.
+    fn beyond_v1(&self, see: &mut dyn FnMut(&'static str, Metric<'_>));
+}
+
+/// Declares a struct of [`Counter`]s, [`Stored`]s and [`Latency`]s that is a [`MetricGroup`]. Field names are those of the v1 metrics
+/// file; fields of our own go behind `beyond v1`.
+///
+/// ```
+/// devices::metric_group! {
+///     /// What a fountain counts.
+///     pub struct FountainMetrics {
+///         /// Drops thrown.
+///         drops_count: Counter,
+///         /// Time a drop flies.
+///         flight_agg: Latency,
+///     }
+///     beyond v1 {
+///         /// Birds seen.
+///         birds_count: Counter,
+///     }
+/// }
+/// static FOUNTAIN: FountainMetrics = FountainMetrics::new();
+/// FOUNTAIN.drops_count.inc();
+/// ```
+#[macro_export]
+macro_rules! metric_group {
+    (
+        $(#[$doc:meta])*
+        $vis:vis struct $name:ident {
+            $($(#[$field_doc:meta])* $field:ident: $kind:ident,)*
+        }
+        $(beyond v1 {
+            $($(#[$more_doc:meta])* $more:ident: $more_kind:ident,)*
+        })?
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        $vis struct $name {
+            $($(#[$field_doc])* pub $field: $crate::metrics::$kind,)*
+            $($($(#[$more_doc])* pub $more: $crate::metrics::$more_kind,)*)?
+        }
+
+        impl $name {
+            /// Everything zero.
+            pub const fn new() -> Self {
+                Self {
+                    $($field: $crate::metrics::$kind::new(),)*
+                    $($($more: $crate::metrics::$more_kind::new(),)*)?
+                }
+            }
+        }
+
+        impl $crate::metrics::MetricGroup for $name {
+            fn v1(&self, see: &mut dyn FnMut(&'static str, $crate::metrics::Metric<'_>)) {
+                $(see(stringify!($field), (&self.$field).into());)*
+                let _ = see;
+            }
+
+            fn beyond_v1(&self, see: &mut dyn FnMut(&'static str, $crate::metrics::Metric<'_>)) {
+                $($(see(stringify!($more), (&self.$more).into());)*)?
+                let _ = see;
+            }
+        }
+    };
 }
 
 /// Lets through at most [`LogBrake::BURST`] events per [`LogBrake::WINDOW`]. One per call site, by [`crate::guest_warn!`].
@@ -91,6 +265,39 @@ macro_rules! guest_warn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    crate::metric_group! {
+        struct Sample {
+            first: Counter,
+            second: Stored,
+            third_agg: Latency,
+        }
+        beyond v1 {
+            own: Counter,
+        }
+    }
+
+    #[test]
+    fn a_group_shows_its_numbers_in_order() {
+        let sample = Sample::new();
+        sample.first.add(3);
+        sample.second.set(7);
+        sample.own.inc();
+        let (mut v1, mut beyond) = (Vec::new(), Vec::new());
+        sample.v1(&mut |name, _| v1.push(name));
+        sample.beyond_v1(&mut |name, metric| beyond.push((name, matches!(metric, Metric::Counter(c) if c.get() == 1))));
+        assert_eq!((v1, beyond), (vec!["first", "second", "third_agg"], vec![("own", true)]));
+        assert_eq!((sample.first.get(), sample.second.get()), (3, 7));
+    }
+
+    #[test]
+    fn a_latency_forgets_what_was_taken() {
+        let latency = Latency::new();
+        latency.record(Duration::from_micros(5));
+        latency.record(Duration::from_micros(2));
+        assert_eq!(latency.take(), Spread { min_us: 2, max_us: 5, sum_us: 7 });
+        assert_eq!(latency.take(), Spread::default());
+    }
 
     #[test]
     fn brake_holds_after_a_burst() {

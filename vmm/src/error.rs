@@ -16,6 +16,8 @@ pub enum Kind {
     Unsupported,
     /// The host refused something (a file, a tap, KVM, memory).
     Host,
+    /// The value does not fit a limit (HTTP 413).
+    TooLarge,
     /// The VMM has ended and takes no more requests.
     Gone,
 }
@@ -35,6 +37,26 @@ pub enum Subject {
     Network,
     /// `/serial`.
     Serial,
+    /// `/balloon` before the start.
+    Balloon,
+    /// `/balloon` of a started machine.
+    BalloonUpdate,
+    /// `/cpu-config`.
+    Cpu,
+    /// `/entropy`.
+    Entropy,
+    /// `/pmem`.
+    Pmem,
+    /// `/hotplug/memory` before the start.
+    MemoryHotplug,
+    /// `/hotplug/memory` of a started machine.
+    MemoryHotplugUpdate,
+    /// `/mmds`.
+    Mmds,
+    /// `/mmds/config`.
+    MmdsConfig,
+    /// `/vsock`.
+    Vsock,
     /// `InstanceStart`.
     Start,
     /// Anything after start that is not the caller's doing.
@@ -51,6 +73,17 @@ impl Subject {
             Subject::Drive => "Drive config error: ",
             Subject::Network => "Network config error: ",
             Subject::Serial => "Serial config error: ",
+            Subject::Balloon => "Balloon config error: ",
+            Subject::BalloonUpdate => "Balloon update error: ",
+            Subject::Cpu => "Configure CPU error: ",
+            Subject::Entropy => "Entropy config error: ",
+            Subject::Pmem => "Pmem config error: ",
+            Subject::MemoryHotplug => "Memory hotplug config error: ",
+            Subject::MemoryHotplugUpdate => "Memory hotplug update error: ",
+            Subject::Mmds => "MMDS error: ",
+            // Three Ms: existing clients compare this text.
+            Subject::MmdsConfig => "MMMDS config error: ",
+            Subject::Vsock => "Vsock config error: ",
             Subject::Start => "Start microvm error: ",
             Subject::Internal => "Internal VMM error: ",
         }

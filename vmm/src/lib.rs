@@ -11,6 +11,7 @@ pub mod config;
 pub mod error;
 pub mod event_loop;
 pub mod exit;
+pub mod io_thread;
 pub mod kvm;
 pub mod lifecycle;
 pub mod machine;

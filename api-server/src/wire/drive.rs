@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vmm::config::RateLimits;
 use vmm::config::{self, DriveConfig, ResourceId};
 use vmm::{Error, Subject};
 
@@ -97,6 +98,7 @@ impl TryFrom<Drive> for DriveConfig {
                 None | Some(IoEngine::Sync) => config::IoEngine::Sync,
                 Some(IoEngine::Async) => config::IoEngine::Async,
             },
+            rate_limiter: RateLimits::default(),
         })
     }
 }

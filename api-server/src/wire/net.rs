@@ -1,4 +1,5 @@
 use serde::{Deserialize, Serialize};
+use vmm::config::RateLimits;
 use vmm::config::{MacAddr, NetConfig, ResourceId};
 use vmm::{Error, Subject};
 
@@ -71,6 +72,8 @@ impl TryFrom<Net> for NetConfig {
             host_dev_name: wire.host_dev_name,
             guest_mac,
             mtu: wire.mtu,
+            rx_rate_limiter: RateLimits::default(),
+            tx_rate_limiter: RateLimits::default(),
         })
     }
 }

@@ -23,6 +23,6 @@ impl Serial {
 
 impl From<Serial> for SerialConfig {
     fn from(wire: Serial) -> Self {
-        Self { serial_out_path: wire.serial_out_path }
+        Self { serial_out_path: wire.serial_out_path, rate_limiter: None }
     }
 }

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::power::{PowerEvent, PowerSink};
 use crate::bus::BusDevice;
 use crate::irq::IrqLine;
-use crate::metrics::Counter;
 
 // Offsets from the first port.
 const DATA: u64 = 0;
@@ -68,21 +67,22 @@ const CTRL_ALT_DEL_SET_2: [u8; 11] = [0x14, 0x11, 0xe0, 0x71, 0xe0, 0xf0, 0x71, 
 /// Bytes the keyboard keeps while the guest does not read.
 const KEYBOARD_BUFFER: usize = 16;
 
-/// What happened to an [`I8042`].
-#[derive(Debug, Default)]
-pub struct I8042Metrics {
-    /// Keys that were lost because the guest did not read.
-    pub error_count: Counter,
-    /// Reads that made no sense.
-    pub missed_read_count: Counter,
-    /// Writes that made no sense.
-    pub missed_write_count: Counter,
-    /// Reads.
-    pub read_count: Counter,
-    /// Resets the guest asked for.
-    pub reset_count: Counter,
-    /// Writes.
-    pub write_count: Counter,
+crate::metric_group! {
+    /// What happened to an [`I8042`].
+    pub struct I8042Metrics {
+        /// Keys that were lost because the guest did not read.
+        error_count: Counter,
+        /// Reads that made no sense.
+        missed_read_count: Counter,
+        /// Writes that made no sense.
+        missed_write_count: Counter,
+        /// Reads.
+        read_count: Counter,
+        /// Resets the guest asked for.
+        reset_count: Counter,
+        /// Writes.
+        write_count: Counter,
+    }
 }
 
 /// Where the next byte written to the data port goes.

@@ -17,7 +17,6 @@ pub use super::serial_sink::SerialSink;
 use crate::bus::BusDevice;
 use crate::event::{Interest, Source, Subscriber};
 use crate::irq::IrqLine;
-use crate::metrics::Counter;
 use crate::sys::nonblocking::NonBlocking;
 
 /// Size of the chip's receive FIFO in `vm-superio`.
@@ -33,23 +32,28 @@ const LINE_TIMER: u32 = 1;
 const INPUT: u32 = 2;
 const ROOM: u32 = 3;
 
-/// What went through a UART.
-#[derive(Debug, Default)]
-pub struct UartMetrics {
-    /// Times that output was lost or input could not be read.
-    pub error_count: Counter,
-    /// Writes to the output.
-    pub flush_count: Counter,
-    /// Reads that made no sense.
-    pub missed_read_count: Counter,
-    /// Writes that made no sense.
-    pub missed_write_count: Counter,
-    /// Register reads.
-    pub read_count: Counter,
-    /// Register writes.
-    pub write_count: Counter,
-    /// Bytes of output that were lost, because nobody read them or the output failed.
-    pub dropped_bytes: Counter,
+crate::metric_group! {
+    /// What went through a UART.
+    pub struct UartMetrics {
+        /// Times that output was lost or input could not be read.
+        error_count: Counter,
+        /// Writes to the output.
+        flush_count: Counter,
+        /// Reads that made no sense.
+        missed_read_count: Counter,
+        /// Writes that made no sense.
+        missed_write_count: Counter,
+        /// Register reads.
+        read_count: Counter,
+        /// Register writes.
+        write_count: Counter,
+        /// Bytes of output that the rate limiter dropped.
+        rate_limiter_dropped_bytes: Counter,
+    }
+    beyond v1 {
+        /// Bytes of output that were lost, because nobody read them or the output failed.
+        dropped_bytes: Counter,
+    }
 }
 
 /// What is typed into a console.

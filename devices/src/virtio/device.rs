@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::queue::{RingError, VirtQueue, Visit};
 use crate::event::Source;
 use crate::irq::VirtioIrq;
+use crate::metrics::MetricGroup;
 use crate::ram::GuestRam;
 
 /// Device ids (virtio 1.3 §5).
@@ -15,6 +16,16 @@ pub enum Kind {
     Net = 1,
     /// Block device (§5.2).
     Block = 2,
+    /// Entropy device (§5.4).
+    Rng = 4,
+    /// Traditional memory balloon (§5.5).
+    Balloon = 5,
+    /// Socket device (§5.10).
+    Vsock = 19,
+    /// Memory device (§5.15).
+    Mem = 24,
+    /// Persistent memory (§5.19).
+    Pmem = 27,
 }
 
 /// The rings of an active device, the memory they lie in and the interrupt they end in.
@@ -34,6 +45,9 @@ pub trait VirtioDevice: Send {
 
     /// Largest size of each queue.
     fn queue_max_sizes(&self) -> &'static [u16];
+
+    /// What it counts. The same object for the life of the device.
+    fn metrics(&self) -> Arc<dyn MetricGroup>;
 
     /// Features offered, [`super::registers::F_VERSION_1`] included.
     fn features(&self) -> u64;

@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::vmm::{Settings, Vmm};
 use crate::error::Error;
 use crate::exit::ExitReason;
-use crate::requests::Request;
+use crate::requests::Submit;
 
 /// A request with its reply callback, ready to run on the VMM thread.
 pub(super) type Job = Box<dyn FnOnce(&mut Vmm) + Send>;
@@ -30,16 +30,20 @@ pub struct Handle {
 impl Handle {
     /// Sends `request`; `reply` runs on the VMM thread when it is done, so it must not block. If the VMM has ended, `reply` is
     /// dropped without being called.
-    pub fn submit<R: Request>(&self, request: R, reply: impl FnOnce(Result<R::Reply, Error>) + Send + 'static) {
-        let job: Job = Box::new(move |vmm| reply(vmm.serve(request)));
-        if self.jobs.send(job).is_ok() {
+    pub fn submit<R: Submit>(&self, request: R, reply: impl FnOnce(Result<R::Reply, Error>) + Send + 'static) {
+        self.send(move |vmm| vmm.serve(request, Box::new(reply)));
+    }
+
+    /// Runs `job` on the VMM thread, after those sent before.
+    pub(super) fn send(&self, job: impl FnOnce(&mut Vmm) + Send + 'static) {
+        if self.jobs.send(Box::new(job)).is_ok() {
             // The counter can only overflow after 2^64 unread requests.
             let _ = self.bell.write(1);
         }
     }
 
     /// Sends `request` and waits for the answer.
-    pub fn call<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
+    pub fn call<R: Submit>(&self, request: R) -> Result<R::Reply, Error> {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.submit(request, move |reply| {
             let _ = sender.send(reply);
@@ -67,7 +71,8 @@ pub fn launch(settings: Settings, on_exit: impl FnOnce(ExitReason) + Send + 'sta
     let (sender, receiver) = channel();
     let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
     let mailbox = Mailbox { jobs: receiver, bell: bell.clone() };
-    let vmm = Vmm::new(settings, mailbox)?;
+    let handle = Handle { jobs: sender, bell };
+    let vmm = Vmm::new(settings, mailbox, handle.clone())?;
     std::thread::Builder::new().name("vmm".to_owned()).spawn(move || on_exit(vmm.run()))?;
-    Ok(Handle { jobs: sender, bell })
+    Ok(handle)
 }

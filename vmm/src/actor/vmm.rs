@@ -4,15 +4,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use super::handle::Mailbox;
+use super::handle::{Handle, Mailbox};
 use crate::blueprint::Plan;
 use crate::config::InstanceId;
-use crate::error::Error;
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
 use crate::lifecycle::{Phase, permit};
 use crate::machine::Machine;
-use crate::requests::Request;
+use crate::requests::{Answer, Submit};
 use crate::sys::signals::TerminationSignals;
 
 /// What a VMM is started with, fixed for its life.
@@ -32,6 +31,8 @@ const SIGNALS: u32 = 2;
 pub struct Vmm {
     settings: Settings,
     mailbox: Mailbox,
+    /// The other end of the mailbox, for work that comes back from other threads.
+    handle: Handle,
     signals: TerminationSignals,
     exit: Arc<ExitLatch>,
     pub(super) events: EventLoop,
@@ -41,7 +42,7 @@ pub struct Vmm {
 }
 
 impl Vmm {
-    pub(super) fn new(settings: Settings, mailbox: Mailbox) -> io::Result<Self> {
+    pub(super) fn new(settings: Settings, mailbox: Mailbox, handle: Handle) -> io::Result<Self> {
         let signals = TerminationSignals::take_over()?;
         let exit = Arc::new(ExitLatch::new()?);
         let events = EventLoop::new()?;
@@ -51,6 +52,7 @@ impl Vmm {
         Ok(Self {
             settings,
             mailbox,
+            handle,
             signals,
             exit,
             events,
@@ -95,9 +97,16 @@ impl Vmm {
     }
 
     /// Judges a request by the phase table and applies it.
-    pub(super) fn serve<R: Request>(&mut self, request: R) -> Result<R::Reply, Error> {
-        permit(self.phase, R::ASK)?;
-        request.apply(self)
+    pub(super) fn serve<R: Submit>(&mut self, request: R, answer: Answer<R::Reply>) {
+        match permit(self.phase, R::ASK) {
+            Ok(()) => request.begin(self, answer),
+            Err(refusal) => answer(Err(refusal.into())),
+        }
+    }
+
+    /// How other threads reach this one.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// What this VMM was started with.

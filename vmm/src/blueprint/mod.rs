@@ -8,14 +8,19 @@ mod drive;
 mod file;
 mod net;
 mod serial;
+mod vsock;
 
 pub use boot::BootSource;
 pub use drive::Drive;
 pub use file::{FileError, open_disk, open_image};
 pub use net::Net;
 pub use serial::SerialOutput;
+pub use vsock::Vsock;
 
-use crate::config::{DriveConfig, FullConfig, MachineConfig, NetConfig, ResourceId};
+use crate::config::{
+    BalloonConfig, DriveConfig, EntropyConfig, FullConfig, MachineConfig, MemoryHotplugConfig, MmdsConfig, NetConfig,
+    PmemConfig, ResourceId,
+};
 use crate::error::{Error, Subject};
 
 /// Everything a machine will be made of.
@@ -27,8 +32,19 @@ pub struct Plan {
     pub boot_source: Option<BootSource>,
     /// Where the serial console goes.
     pub serial: SerialOutput,
+    /// The balloon.
+    pub balloon: Option<BalloonConfig>,
+    /// The socket device.
+    pub vsock: Option<Vsock>,
+    /// The entropy device.
+    pub entropy: Option<EntropyConfig>,
+    /// Hot-pluggable memory.
+    pub memory_hotplug: Option<MemoryHotplugConfig>,
+    /// The metadata service.
+    pub mmds: Option<MmdsConfig>,
     drives: Vec<Drive>,
     nets: Vec<Net>,
+    pmems: Vec<PmemConfig>,
 }
 
 impl Plan {
@@ -39,6 +55,12 @@ impl Plan {
             drives: self.drives.iter().map(|d| d.config.clone()).collect(),
             machine: self.machine.clone(),
             nets: self.nets.iter().map(|n| n.config.clone()).collect(),
+            balloon: self.balloon.clone(),
+            vsock: self.vsock.as_ref().map(|v| v.config.clone()),
+            entropy: self.entropy.clone(),
+            pmems: self.pmems.clone(),
+            memory_hotplug: self.memory_hotplug,
+            mmds: self.mmds.clone(),
         }
     }
 
@@ -55,6 +77,11 @@ impl Plan {
     /// The network interfaces in the order they were put.
     pub fn nets(&self) -> &[Net] {
         &self.nets
+    }
+
+    /// The persistent-memory devices, root first. Their files are opened at the start.
+    pub fn pmems(&self) -> &[PmemConfig] {
+        &self.pmems
     }
 
     /// Opens a drive and adds it, or replaces the one of the same id. The root drive comes first, as `/dev/vda`.

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::ResourceId;
+use super::{RateLimits, ResourceId};
 
 /// When a guest's FLUSH reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,4 +39,6 @@ pub struct DriveConfig {
     pub cache_type: CacheType,
     /// See [`IoEngine`].
     pub io_engine: IoEngine,
+    /// Bytes and requests per time.
+    pub rate_limiter: RateLimits,
 }

@@ -3,19 +3,33 @@
 //! Made from wire structs by `TryFrom` in `api-server`, echoed by `GET /vm/config`, turned into opened resources by `blueprint`.
 //! Nothing here touches the host: no file is opened, no tap looked up. Nothing here is deserialisable.
 
+mod balloon;
 mod boot;
 mod drive;
+mod entropy;
 mod id;
 mod machine;
+mod memory_hotplug;
+mod mmds;
 mod net;
+mod pmem;
 mod serial;
+mod vsock;
 
+pub use balloon::BalloonConfig;
 pub use boot::BootSourceConfig;
 pub use drive::{CacheType, DriveConfig, IoEngine};
+pub use entropy::EntropyConfig;
 pub use id::{BadId, InstanceId, ResourceId};
 pub use machine::{BadMachine, CpuTemplate, HugePages, MAX_VCPUS, MachineConfig, MachinePatch};
+pub use memory_hotplug::MemoryHotplugConfig;
+pub use mmds::{MmdsConfig, MmdsVersion};
 pub use net::{BadMac, MacAddr, NetConfig};
+pub use pmem::PmemConfig;
 pub use serial::SerialConfig;
+pub use vsock::VsockConfig;
+// Plain values of the devices that need no second spelling here.
+pub use devices::rate_limit::{BucketChange, BucketSpec, RateLimitChange, RateLimits};
 
 /// Everything that was configured so far (`GET /vm/config`).
 #[derive(Debug, Clone, Default)]
@@ -28,4 +42,16 @@ pub struct FullConfig {
     pub machine: MachineConfig,
     /// `network-interfaces`, in the order they were first put.
     pub nets: Vec<NetConfig>,
+    /// `balloon`.
+    pub balloon: Option<BalloonConfig>,
+    /// `vsock`.
+    pub vsock: Option<VsockConfig>,
+    /// `entropy`.
+    pub entropy: Option<EntropyConfig>,
+    /// `pmem`, root first, then in the order they were first put.
+    pub pmems: Vec<PmemConfig>,
+    /// `memory-hotplug`.
+    pub memory_hotplug: Option<MemoryHotplugConfig>,
+    /// `mmds-config`.
+    pub mmds: Option<MmdsConfig>,
 }

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::ResourceId;
+use super::{RateLimits, ResourceId};
 
 /// Why a MAC address was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +66,10 @@ pub struct NetConfig {
     pub guest_mac: Option<MacAddr>,
     /// MTU offered to the guest, 68 to 65535.
     pub mtu: Option<u16>,
+    /// Bytes and frames per time towards the guest.
+    pub rx_rate_limiter: RateLimits,
+    /// Bytes and frames per time from the guest.
+    pub tx_rate_limiter: RateLimits,
 }
 
 #[cfg(test)]

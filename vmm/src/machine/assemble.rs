@@ -16,7 +16,8 @@ use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Machine;
-use super::attach::Attached;
+use super::attach::Board;
+use super::roster::{DeviceName, Home, Seat};
 use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
 use crate::arch::{acpi, cpuid, mptable, msr, regs};
 use crate::blueprint::Plan;
@@ -25,6 +26,7 @@ use crate::config::{CpuTemplate, IoEngine, MachineConfig};
 use crate::error::{Error, Kind, Subject};
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
+use crate::io_thread::IoThread;
 use crate::kvm::{self, Routes};
 use crate::memory;
 use crate::sys::clock::process_cpu_time;
@@ -104,17 +106,15 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     }
     line.push_pci_off().map_err(start_error)?;
     let hub = uring_hub(plan);
-    let attached = Attached::attach(plan, &vm, &ram, &ioapic, hub.as_ref(), &mut mmio, &mut line)?;
+    let mut board = Board::new(&vm, &ram, &ioapic, &mut mmio, &mut line);
+    board.attach_all(plan, hub.as_ref())?;
+    let (seats, nodes) = board.done();
 
     // 4. What the guest finds in memory: kernel, initrd, command line, tables.
     let loaded = boot::load(&ram, &source.kernel, source.initrd.as_ref(), &line).map_err(start_error)?;
     let vcpus = plan.machine.vcpu_count();
-    let input = acpi::AcpiInput {
-        vcpus,
-        virtio: &attached.nodes,
-        com1: Some(acpi::PortNode::COM1),
-        i8042: Some(acpi::PortNode::I8042),
-    };
+    let input =
+        acpi::AcpiInput { vcpus, virtio: &nodes, com1: Some(acpi::PortNode::COM1), i8042: Some(acpi::PortNode::I8042) };
     let rsdp = acpi::write_tables(&ram, &input).map_err(start_error)?;
     mptable::write(&ram, vcpus).map_err(start_error)?;
     let entry = boot::write_handoff(&ram, &loaded, Some(rsdp)).map_err(start_error)?;
@@ -129,23 +129,15 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
 
     // 6. Events. Doorbells are bound later, when a driver is ready.
     events.add(serial.clone()).map_err(start_error)?;
-    for cell in &attached.cells {
-        events.add(cell.clone()).map_err(start_error)?;
+    for seat in seats.iter().filter(|seat| seat.home == Home::Vmm) {
+        events.add(seat.cell.clone()).map_err(start_error)?;
     }
+    let io_threads = io_threads(&seats, &around.exit)?;
     if let Some(hub) = hub {
         events.add(hub).map_err(start_error)?;
     }
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
-    Ok(Machine {
-        crew,
-        cells: attached.cells,
-        drives: attached.drives,
-        keyboard,
-        serial,
-        _terminal: RawTerminal::enter(),
-        _vm: vm,
-        _ram: ram,
-    })
+    Ok(Machine { crew, seats, io_threads, keyboard, serial, _terminal: RawTerminal::enter(), _vm: vm, _ram: ram })
 }
 
 /// An eventfd that raises `gsi`.
@@ -161,6 +153,18 @@ fn console(plan: &Plan, line: EventFd) -> std::io::Result<Com1> {
         None => SerialSink::stdout()?,
     };
     Com1::new(line, output, SerialInput::stdin()?)
+}
+
+/// A thread for each device that may block.
+fn io_threads(seats: &[Seat], exit: &Arc<ExitLatch>) -> Result<Vec<(DeviceName, IoThread)>, Error> {
+    let own = seats.iter().filter(|seat| seat.home == Home::Own);
+    own.enumerate()
+        .map(|(index, seat)| {
+            let thread = IoThread::start(index, vec![seat.cell.clone()], exit.clone())
+                .map_err(|e| start_error(format!("{}: cannot start its thread: {e}", seat.name)))?;
+            Ok((seat.name.clone(), thread))
+        })
+        .collect()
 }
 
 /// Logs how long the guest took from the start request to the moment it says it is up.

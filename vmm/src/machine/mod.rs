@@ -5,8 +5,12 @@
 mod assemble;
 mod attach;
 mod placement;
+mod roster;
 
 pub use assemble::{Surroundings, assemble};
+pub use roster::DeviceName;
+
+use roster::Seat;
 
 use std::sync::Arc;
 
@@ -17,7 +21,7 @@ use devices::sys::terminal::RawTerminal;
 use devices::virtio::cell::VirtioCell;
 use kvm_ioctls::VmFd;
 
-use crate::config::ResourceId;
+use crate::io_thread::IoThread;
 use crate::vcpu::Crew;
 
 /// A machine whose guest can run. vCPUs stand still until [`Machine::resume`].
@@ -25,8 +29,9 @@ use crate::vcpu::Crew;
 /// Fields are dropped in order: first the threads that run the guest, last the memory they run in.
 pub struct Machine {
     crew: Crew,
-    cells: Vec<Arc<VirtioCell>>,
-    drives: Vec<(ResourceId, Arc<VirtioCell>)>,
+    seats: Vec<Seat>,
+    /// Threads of devices that may block, by the device's name.
+    io_threads: Vec<(DeviceName, IoThread)>,
     keyboard: Arc<I8042>,
     serial: Arc<Com1>,
     /// The terminal on standard input is raw while the machine exists.
@@ -38,8 +43,8 @@ pub struct Machine {
 impl Machine {
     /// Lets devices and vCPUs run.
     pub fn resume(&self) {
-        for cell in &self.cells {
-            cell.resume();
+        for seat in &self.seats {
+            seat.cell.resume();
         }
         self.crew.run();
     }
@@ -47,8 +52,8 @@ impl Machine {
     /// Stops vCPUs, then devices; nothing moves when this returns.
     pub fn pause(&self) {
         self.crew.pause();
-        for cell in &self.cells {
-            cell.pause();
+        for seat in &self.seats {
+            seat.cell.pause();
         }
     }
 
@@ -57,18 +62,28 @@ impl Machine {
         self.keyboard.press_ctrl_alt_del()
     }
 
-    /// The cell of a drive.
-    pub fn drive(&self, id: &ResourceId) -> Option<&Arc<VirtioCell>> {
-        self.drives.iter().find(|(name, _)| name == id).map(|(_, cell)| cell)
+    /// The cell of a device, if the machine has it.
+    pub fn device(&self, name: &DeviceName) -> Option<&Arc<VirtioCell>> {
+        self.seats.iter().find(|seat| seat.name == *name).map(|seat| &seat.cell)
+    }
+
+    /// Runs `work` where the device called `name` is served: for a device that may block, on its own thread, after what it is doing; else
+    /// here and now. Whoever wants to know the outcome has `work` send it.
+    pub fn run_at(&self, name: &DeviceName, work: impl FnOnce() + Send + 'static) {
+        match self.io_threads.iter().find(|(owner, _)| owner == name) {
+            Some((_, thread)) => thread.run(work),
+            None => work(),
+        }
     }
 
     /// Ends the guest: vCPU threads end, devices finish what is in flight and make it durable.
     pub fn shut_down(self) {
-        let Self { crew, cells, serial, .. } = self;
+        let Self { crew, seats, io_threads, serial, .. } = self;
         drop(crew);
-        for cell in &cells {
-            if let Err(error) = cell.shut_down() {
-                log::error!("{}: not everything the guest wrote is durable: {error}", cell.name());
+        drop(io_threads);
+        for seat in &seats {
+            if let Err(error) = seat.cell.shut_down() {
+                log::error!("{}: not everything the guest wrote is durable: {error}", seat.name);
             }
         }
         serial.finish();

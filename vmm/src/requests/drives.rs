@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::Request;
+use super::{Answer, Request, Submit};
 use crate::actor::Vmm;
 use crate::config::{DriveConfig, ResourceId};
 use crate::error::Error;
@@ -19,7 +19,8 @@ impl Request for PutDrive {
     }
 }
 
-/// Swaps the file behind a drive of a started machine and tells the guest of the new capacity.
+/// Swaps the file behind a drive of a started machine and tells the guest of the new capacity. To open the file and to finish what the
+/// drive is doing may take as long as the host's disks do, so that happens on the drive's own thread.
 #[derive(Debug)]
 pub struct PatchDrive {
     /// Which drive.
@@ -28,11 +29,11 @@ pub struct PatchDrive {
     pub path_on_host: Option<PathBuf>,
 }
 
-impl Request for PatchDrive {
+impl Submit for PatchDrive {
     type Reply = ();
     const ASK: Ask = Ask::Reconfigure;
 
-    fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
-        vmm.patch_drive(&self.id, self.path_on_host)
+    fn begin(self, vmm: &mut Vmm, answer: Answer<()>) {
+        vmm.patch_drive(self, answer);
     }
 }

@@ -23,7 +23,32 @@ use crate::actor::Vmm;
 use crate::error::Error;
 use crate::lifecycle::Ask;
 
-/// One thing that can be asked of the VMM thread.
+/// What goes through the VMM thread's mailbox. Most requests are a [`Request`], done at once; one that may take long, because the host
+/// may, implements this itself and lets the VMM thread go on meanwhile.
+pub trait Submit: Send + 'static {
+    /// What the caller gets back.
+    type Reply: Send + 'static;
+
+    /// What kind of request this is, for the phase table.
+    const ASK: Ask;
+
+    /// Does it or has it done, and sees to it that `answer` is called. Called only if the phase table permits [`Self::ASK`].
+    fn begin(self, vmm: &mut Vmm, answer: Answer<Self::Reply>);
+}
+
+/// Tells the caller what came of a request. Dropping it instead says that the VMM has ended.
+pub type Answer<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
+
+impl<R: Request> Submit for R {
+    type Reply = R::Reply;
+    const ASK: Ask = R::ASK;
+
+    fn begin(self, vmm: &mut Vmm, answer: Answer<R::Reply>) {
+        answer(self.apply(vmm));
+    }
+}
+
+/// One thing that can be asked of the VMM thread and is done at once.
 pub trait Request: Send + 'static {
     /// What the caller gets back.
     type Reply: Send + 'static;

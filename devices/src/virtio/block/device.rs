@@ -8,6 +8,7 @@ use super::config_space::{ConfigSpace, SECTOR_LEN};
 use super::engine::{self, Disk, Finished, Submitted, UringHub, Work};
 use super::metrics::BlockMetrics;
 use super::request::{self, Ask, ID_LEN, Limits, Reply, S_IOERR, S_OK};
+use crate::metrics::MetricGroup;
 use crate::ram::GuestRam;
 use crate::sys::disk;
 use crate::sys::iovec::GuestIoVec;
@@ -303,6 +304,10 @@ impl VirtioDevice for Block {
 
     fn queue_max_sizes(&self) -> &'static [u16] {
         &[MAX_SIZE]
+    }
+
+    fn metrics(&self) -> Arc<dyn MetricGroup> {
+        self.metrics.clone()
     }
 
     fn features(&self) -> u64 {

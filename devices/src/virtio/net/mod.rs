@@ -25,6 +25,7 @@ use self::tx::Tx;
 use super::device::{Kind, Rings, VirtioDevice};
 use super::queue::{self, RingError, Visit};
 use crate::event::{Interest, Source};
+use crate::metrics::MetricGroup;
 use crate::sys::iovec::GuestIoVec;
 use crate::sys::tap::{HEADER_LEN, Offloads};
 pub use crate::sys::tap::{Tap, TapError};
@@ -137,6 +138,10 @@ impl VirtioDevice for Net {
 
     fn queue_max_sizes(&self) -> &'static [u16] {
         &QUEUE_SIZES
+    }
+
+    fn metrics(&self) -> Arc<dyn MetricGroup> {
+        self.metrics.clone()
     }
 
     fn features(&self) -> u64 {

@@ -1,0 +1,86 @@
+//! Attaching virtio devices: from a plan's opened resources to live cells on the MMIO bus. One file per kind of device.
+
+mod block;
+mod net;
+
+use std::sync::Arc;
+
+use devices::bus::BusBuilder;
+use devices::legacy::ioapic::IoApic;
+use devices::ram::GuestRam;
+use devices::virtio::any::AnyDevice;
+use devices::virtio::block::UringHub;
+use devices::virtio::cell::VirtioCell;
+use devices::virtio::transport::mmio::{MmioIrq, MmioWindow, WINDOW_LEN};
+use kvm_ioctls::VmFd;
+use vm_memory::GuestAddress;
+
+use super::assemble::irq_line;
+use super::placement::Placement;
+use super::roster::{DeviceName, Home, Seat};
+use crate::arch::acpi::VirtioNode;
+use crate::blueprint::Plan;
+use crate::boot::CommandLine;
+use crate::error::{Error, Subject};
+use crate::kvm::Doorbell;
+
+/// Where devices are attached.
+pub(super) struct Board<'a> {
+    pub(super) vm: &'a Arc<VmFd>,
+    pub(super) ram: &'a GuestRam,
+    pub(super) ioapic: &'a Arc<IoApic>,
+    pub(super) mmio: &'a mut BusBuilder,
+    pub(super) line: &'a mut CommandLine,
+    placement: Placement,
+    seats: Vec<Seat>,
+    nodes: Vec<VirtioNode>,
+}
+
+impl<'a> Board<'a> {
+    /// An empty board.
+    pub(super) fn new(
+        vm: &'a Arc<VmFd>,
+        ram: &'a GuestRam,
+        ioapic: &'a Arc<IoApic>,
+        mmio: &'a mut BusBuilder,
+        line: &'a mut CommandLine,
+    ) -> Self {
+        Self { vm, ram, ioapic, mmio, line, placement: Placement::default(), seats: Vec::new(), nodes: Vec::new() }
+    }
+
+    /// Gives a device a window and an interrupt, and describes it to the guest.
+    fn put(&mut self, name: DeviceName, home: Home, device: AnyDevice) -> Result<Arc<VirtioCell>, Error> {
+        let fail = |e: &dyn std::fmt::Display| Error::host(Subject::Start, format!("{name}: {e}"));
+        let place = self.placement.next().map_err(|e| fail(&e))?;
+        let irq = Arc::new(MmioIrq::new(irq_line(self.vm, place.gsi)?));
+        let repeat = irq.clone();
+        self.ioapic.connect(place.gsi, move || repeat.repeat());
+        let doorbell = Arc::new(Doorbell::new(self.vm.clone(), place.window));
+        let cell =
+            VirtioCell::new(name.to_string(), device, self.ram.clone(), irq.clone(), doorbell).map_err(|e| fail(&e))?;
+        let cell = Arc::new(cell);
+        let window = Arc::new(MmioWindow::new(cell.clone(), irq));
+        self.mmio.insert(place.window, WINDOW_LEN, window).map_err(|e| fail(&e))?;
+        self.line.push_virtio_mmio(GuestAddress(place.window), place.gsi).map_err(|e| fail(&e))?;
+        let base = u32::try_from(place.window).map_err(|e| fail(&e))?;
+        self.nodes.push(VirtioNode { base, len: WINDOW_LEN as u32, gsi: place.gsi });
+        self.seats.push(Seat { name, cell: cell.clone(), home });
+        Ok(cell)
+    }
+
+    /// Attaches the plan's devices. The order is a contract: balloon, drives (root first), network interfaces, pmem, vsock, entropy, memory.
+    pub(super) fn attach_all(&mut self, plan: &Plan, hub: Option<&Arc<UringHub>>) -> Result<(), Error> {
+        for drive in plan.drives() {
+            block::attach(self, drive, hub)?;
+        }
+        for interface in plan.nets() {
+            net::attach(self, interface)?;
+        }
+        Ok(())
+    }
+
+    /// What is on the board, and how the guest finds it.
+    pub(super) fn done(self) -> (Vec<Seat>, Vec<VirtioNode>) {
+        (self.seats, self.nodes)
+    }
+}

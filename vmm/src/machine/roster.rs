@@ -1,0 +1,57 @@
+//! The virtio devices of a machine by name.
+
+use std::fmt;
+use std::sync::Arc;
+
+use devices::virtio::cell::VirtioCell;
+
+use crate::config::ResourceId;
+
+/// Names a device of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DeviceName {
+    /// The balloon.
+    Balloon,
+    /// A drive.
+    Drive(ResourceId),
+    /// A network interface.
+    Net(ResourceId),
+    /// A persistent-memory device.
+    Pmem(ResourceId),
+    /// The socket device.
+    Vsock,
+    /// The entropy device.
+    Rng,
+    /// Hot-pluggable memory.
+    Memory,
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Balloon => f.write_str("balloon"),
+            Self::Drive(id) => write!(f, "drive {id}"),
+            Self::Net(id) => write!(f, "network interface {id}"),
+            Self::Pmem(id) => write!(f, "pmem {id}"),
+            Self::Vsock => f.write_str("vsock"),
+            Self::Rng => f.write_str("entropy device"),
+            Self::Memory => f.write_str("hotplug memory"),
+        }
+    }
+}
+
+/// Which event loop serves a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home {
+    /// The VMM thread's, with the other devices that never block.
+    Vmm,
+    /// One of its own: the device makes system calls that may take long.
+    Own,
+}
+
+/// A device that was attached.
+pub(super) struct Seat {
+    pub(super) name: DeviceName,
+    pub(super) cell: Arc<VirtioCell>,
+    pub(super) home: Home,
+}
