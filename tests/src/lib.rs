@@ -12,6 +12,7 @@
 //! | [`http`] | what exactly went over the socket |
 //! | [`lines`] | did this line appear before the deadline |
 //! | [`disk`] | backing files with known content |
+//! | [`slow_disk`] | a file that answers when the test says so |
 //! | [`stock`] | what is inside a distribution's kernel image, what goes into an initramfs |
 //! | [`tap`] | a network the test owns alone |
 //!
@@ -21,6 +22,7 @@ pub mod binary;
 pub mod disk;
 pub mod http;
 pub mod lines;
+pub mod slow_disk;
 pub mod stock;
 mod sys;
 pub mod tap;
@@ -29,6 +31,7 @@ pub mod vmm;
 pub use disk::Disk;
 pub use http::{Client, Response};
 pub use lines::Lines;
+pub use slow_disk::SlowDisk;
 pub use tap::{PacketSocket, Tap};
 pub use vmm::{Vmm, VmmBuilder};
 

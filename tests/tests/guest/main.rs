@@ -9,6 +9,7 @@ mod idle;
 mod lifecycle;
 mod network;
 mod pass_bar;
+mod slow_drive;
 
 use std::path::PathBuf;
 

@@ -15,7 +15,7 @@ const MAC: &str = "06:00:ac:10:00:02";
 const MAC_BYTES: [u8; 6] = [6, 0, 0xac, 0x10, 0, 2];
 const BENCH_TYPE: [u8; 2] = [0x88, 0xb5];
 
-fn network(name: &str) -> Tap {
+pub(super) fn network(name: &str) -> Tap {
     tap::private_network();
     let tap = Tap::create(name).unwrap();
     tap.up().unwrap();
@@ -26,7 +26,7 @@ fn network(name: &str) -> Tap {
 ///
 /// The kernel notices in its own time (`net/core/link_watch.c`) that somebody holds the tap; until then it drops what is sent.
 #[track_caller]
-fn attach(vmm: &Vmm, tap: &Tap) {
+pub(super) fn attach(vmm: &Vmm, tap: &Tap) {
     vmm.network("eth0", tap.name(), MAC);
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -215,6 +215,7 @@ impl Job {
 
     /// Adds another `mayfly.key=value` word; the last one with a key wins.
     /// Useful ones: `net`/`drive` (which device), `batch` (frames per doorbell),
+    /// `reading` (the network responder has a read in flight),
     /// `idle_ms`, `ms`, `bytes`, `kicks`, `rounds`, `patience_ms`, `withhold_ms`
     /// (a network driver is up for so long before it posts receive buffers).
     pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {

@@ -1,10 +1,13 @@
 //! `mode=net`: a host on the network that answers ARP, ping and UDP echo.
 //!
 //! Ends after `packets` answers, after `ms` milliseconds, or when a UDP
-//! datagram to port 9 says `stop`.
+//! datagram to port 9 says `stop`. With `reading=1` a read of a drive is in flight
+//! meanwhile: `read=asked` and, once it is there, `read=done`.
 
+use crate::block::{self, Block, Options, request};
 use crate::block_mode::word;
 use crate::net::{self, Net};
+use crate::virtqueue::Piece;
 use crate::{Machine, say};
 
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
@@ -46,12 +49,17 @@ pub fn run(machine: &mut Machine) {
     };
     let [a, b, c, d, e, f] = net.mac;
     say!("mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} features={:#x}", net.features);
+    let mut waiting = line.switch("reading", false).then(|| start_reading(machine)).flatten();
     say!("net=listening");
 
     let deadline = machine.clock.deadline_ms(line.number("ms", 60_000));
     let mut counts = Counts::default();
     while counts.arp + counts.echo + counts.udp < limit && !counts.stopped && !deadline.passed() {
         net.reclaim();
+        if waiting.as_mut().is_some_and(|block| block.poll().is_some()) {
+            waiting = None;
+            say!("read=done");
+        }
         let Some(frame) = net.receive() else {
             crate::cpu::pause();
             continue;
@@ -82,6 +90,17 @@ pub fn run(machine: &mut Machine) {
         counts.other,
         u8::from(counts.stopped)
     );
+}
+
+/// Asks the drive for its first sectors and does not wait for them.
+fn start_reading(machine: &mut Machine) -> Option<Block> {
+    let window = block::chosen_window(machine)?;
+    let mut block = Block::start(machine, window, Options::PLAIN).ok()?;
+    let data = machine.arena.take(4096, 4096);
+    block.submit(0, request::IN, 0, &[Piece::writable(data)]);
+    block.queue.kick();
+    say!("read=asked");
+    Some(block)
 }
 
 /// Turns a copy of a received frame into its answer, in place. False: no answer.
