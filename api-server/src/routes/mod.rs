@@ -57,6 +57,10 @@ impl<'a> Call<'a> {
     }
 
     fn json<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+        // serde would also take an array for a struct, its fields by position. Nobody means that.
+        if self.body.trim_ascii_start().starts_with(b"[") {
+            return Err(Fault::json(&serde::de::Error::custom("invalid type: sequence, expected an object")));
+        }
         serde_json::from_slice(self.body).map_err(|e| Fault::json(&e))
     }
 

@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod packages;
 mod release;
+mod schemathesis;
 mod shell;
 mod test;
 

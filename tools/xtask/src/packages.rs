@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 use crate::shell;
 
 /// What for: the emulator; the guests' user space; the root disk (`mkfs.ext4`); the API's client; taps, mounts, loop devices and
-/// namespaces on the host.
-const NEEDED: [&str; 7] = ["qemu-system-x86", "busybox-static", "e2fsprogs", "curl", "iproute2", "mount", "util-linux"];
+/// namespaces on the host; the OpenAPI fuzzer's language.
+const NEEDED: [&str; 8] =
+    ["qemu-system-x86", "busybox-static", "e2fsprogs", "curl", "iproute2", "mount", "util-linux", "python3-venv"];
 
 /// Installs what is missing of [`NEEDED`], and says so in one sentence when it cannot.
 pub(crate) fn ensure() -> Result<()> {

@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::shell::heading;
-use crate::{check, packages, release};
+use crate::{check, packages, release, schemathesis};
 use tally::Tally;
 use tier::Tier;
 
@@ -32,8 +32,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if report.failed() {
         return report.end();
     }
-    if tiers.iter().any(|tier| matches!(tier, Tier::Guest | Tier::Linux)) {
+    if tiers.iter().any(|tier| matches!(tier, Tier::Api | Tier::Guest | Tier::Linux)) {
         report.step("packages", packages::ensure);
+    }
+    if tiers.contains(&Tier::Api) {
+        report.step("OpenAPI fuzzer", schemathesis::ensure);
     }
     let mut mayfly = None;
     report.step("release binaries", || {
