@@ -1,10 +1,11 @@
-//! The developer's commands: `cargo xtask check | test | bench | build`.
+//! The developer's commands: `cargo xtask check | test | fuzz | bench | build`.
 //!
 //! Called by people and by `.ci/run`, with the same words. It knows cargo, the Debian
 //! packages and the order of the tiers; it must not know what any test checks.
 
 mod bench;
 mod check;
+mod fuzz;
 mod packages;
 mod release;
 mod schemathesis;
@@ -28,6 +29,8 @@ enum Command {
     Check,
     /// Every test there is. Installs the Debian packages it needs; wants root and /dev/kvm.
     Test(test::Options),
+    /// Coverage-guided fuzzing of what guests and clients can reach.
+    Fuzz(fuzz::Options),
     /// Measures the release binary on this host.
     Bench(bench::Options),
     /// Builds the static release binaries and says where they are.
@@ -48,6 +51,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Check => check::run(),
         Command::Test(options) => test::run(options),
+        Command::Fuzz(options) => fuzz::run(options),
         Command::Bench(options) => bench::run(options),
         Command::Build => {
             for binary in release::build()? {
