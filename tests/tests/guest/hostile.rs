@@ -134,6 +134,27 @@ fn g13_frames_that_are_none() {
     assert!(frames > 0, "the good frames between the bad ones arrive");
 }
 
+/// G4 and G26: two processors, one of which changes under the device's eyes what the other shows it.
+#[test]
+fn g4_g26_races() {
+    tap::private_network();
+    let tap = Tap::create("mfrace").unwrap();
+    tap.up().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for engine in ["Sync", "Async"] {
+        for case in CASES.iter().filter(|case| matches!(case.needs, Needs::Race | Needs::InterfaceRace)) {
+            let disk = Disk::patterned(dir.path(), &format!("{}-{engine}", case.name), DISK_LEN, 5).unwrap();
+            let before = disk.read(0, DISK_LEN as usize).unwrap();
+            let vmm = configured(&Job::new(Mode::Hostile(case.name.to_owned())).end(End::Spin));
+            vmm.machine(2, super::pass_bar::RAM_MIB);
+            vmm.drive("d", disk.path(), engine);
+            vmm.network("eth0", tap.name(), MAC);
+            acceptable(&suffer(&vmm, LINES_MAX), case);
+            assert!(disk.read(0, DISK_LEN as usize).unwrap() == before, "{}: nothing was written", case.name);
+        }
+    }
+}
+
 /// All cases that leave a machine behind, one after the other on one machine with everything.
 #[test]
 fn all_of_it_on_one_machine() {
@@ -151,7 +172,7 @@ fn all_of_it_on_one_machine() {
         json!({"drive_id": "ro", "path_on_host": untouched.path(), "is_root_device": false, "is_read_only": true});
     vmm.put("/drives/ro", &body).expect_204();
     vmm.network("eth0", tap.name(), MAC);
-    let cases = || CASES.iter().filter(|case| !matches!(case.needs, Needs::End | Needs::ReadOnlyDrive));
+    let cases = || CASES.iter().filter(|case| matches!(case.needs, Needs::Machine | Needs::Drive | Needs::Interface));
     // Two lines for each different mischief, at most.
     let report = suffer(&vmm, 2 * cases().count());
     cases().for_each(|case| acceptable(&report, case));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 7] = [
+pub(crate) const CASES: [(&str, &[&str]); 8] = [
     (
         "05-readme",
         &[
@@ -95,6 +95,21 @@ pub(crate) const CASES: [(&str, &[&str]); 7] = [
     ),
     ("50-panic", &["panic-boot", "panic-shown", "end-panic"]),
     ("60-triple-fault", &["config-file-boot", "no-api-no-socket", "end-triple-fault"]),
+    (
+        "65-races",
+        &[
+            "races-up",
+            "g4-registers-while-starting",
+            "g26-descriptors",
+            "g26-block-header",
+            "g26-available-ring",
+            "g26-net-header",
+            "races-api-answers",
+            "races-log-bounded",
+            "races-disk-untouched",
+            "races-end",
+        ],
+    ),
 ];
 
 /// The cases of the scenarios whose name contains `filter`, in order.

@@ -69,6 +69,7 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     ] {
         archive.file(&format!("images/{name}"), 0o644, &fs::read(path)?)?;
     }
+    archive.file("images/guest.elf", 0o644, guest::ELF)?;
     archive.finish()?.flush()?;
     Ok(Images { outer })
 }
@@ -86,6 +87,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "40-root-network",
     "50-panic",
     "60-triple-fault",
+    "65-races",
 ];
 
 /// The README's block for booting a kernel by hand, marked there by a comment.

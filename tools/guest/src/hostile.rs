@@ -20,7 +20,7 @@
 //! | `skipped-…` | the machine has no such device or feature |
 //!
 //! `recovered=yes` means that after a reset the device did ordinary I/O.
-//! G4 and G26 need two vCPUs and are not here.
+//! G4 and G26 need two vCPUs.
 
 /// What a case needs from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,10 @@ pub enum Needs {
     ReadOnlyDrive,
     /// A network interface.
     Interface,
+    /// A drive and a second processor. `skipped-one-processor` without.
+    Race,
+    /// A network interface and a second processor.
+    InterfaceRace,
     /// Nothing; the machine is gone afterwards. Not part of `all`.
     End,
 }
@@ -187,6 +191,11 @@ pub const CASES: &[Case] = &[
     machine("g23-serial-registers", ALIVE),
     drive("g27-crossing", IGNORED),
     drive("g27-string-copy", IGNORED),
+    Case { name: "g4-registers-while-starting", needs: Needs::Race, accept: ALIVE },
+    Case { name: "g26-descriptors", needs: Needs::Race, accept: ALIVE },
+    Case { name: "g26-block-header", needs: Needs::Race, accept: ALIVE },
+    Case { name: "g26-available-ring", needs: Needs::Race, accept: ALIVE },
+    Case { name: "g26-net-header", needs: Needs::InterfaceRace, accept: ALIVE },
     machine("g27-sleep-garbage", ALIVE),
     machine("g27-reset-garbage", ALIVE),
     end("g27-i8042-reset"),
@@ -212,6 +221,7 @@ mod tests {
             include_str!("bare/hostile/network.rs"),
             include_str!("bare/hostile/storms.rs"),
             include_str!("bare/hostile/platform.rs"),
+            include_str!("bare/hostile/races.rs"),
         ];
         let quoted = sources.iter().flat_map(|text| text.split('"').skip(1).step_by(2));
         quoted.filter(|s| s.starts_with('g') && s[1..].starts_with(|c: char| c.is_ascii_digit())).collect()

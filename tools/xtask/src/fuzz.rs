@@ -132,8 +132,12 @@ fn start(name: &str, seconds: u32) -> Result<std::process::Child> {
 }
 
 fn keep(name: &str) -> Result<()> {
-    let status =
-        program(name).arg("-set_cover_merge=1").arg(corpus(name)).arg(found().join(name)).stderr(Stdio::null()).status()?;
+    let status = program(name)
+        .arg("-set_cover_merge=1")
+        .arg(corpus(name))
+        .arg(found().join(name))
+        .stderr(Stdio::null())
+        .status()?;
     if !status.success() {
         bail!("merging what {name} found failed ({status})");
     }

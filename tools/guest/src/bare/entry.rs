@@ -18,15 +18,15 @@ pub const BOOTED_BY_PVH: u64 = 1;
 
 /// CR0: paging, write protect, native FPU errors, monitor co-processor,
 /// protection; emulation and task-switched clear, so SSE works.
-const CR0: u32 = 0x8001_0033;
+pub const CR0: u32 = 0x8001_0033;
 /// CR4: PAE, OSFXSR, OSXMMEXCPT.
-const CR4: u32 = 0x620;
+pub const CR4: u32 = 0x620;
 /// IA32_EFER's number.
-const EFER: u32 = 0xc000_0080;
+pub const EFER: u32 = 0xc000_0080;
 /// IA32_EFER: long mode enable.
-const EFER_LME: u32 = 0x100;
+pub const EFER_LME: u32 = 0x100;
 /// RFLAGS in ring 3: the always-one bit and IOPL 3; interrupts off.
-const RING3_FLAGS: u32 = 0x3002;
+pub const RING3_FLAGS: u32 = 0x3002;
 
 global_asm!(
     // Linux 64-bit boot protocol: long mode, identity mapped, RSI = zero page.

@@ -31,6 +31,7 @@ mod net_mode;
 #[path = "../pattern.rs"]
 mod pattern;
 mod power;
+mod second;
 mod tables;
 mod virtqueue;
 mod watch;

@@ -48,7 +48,10 @@ global_asm!(
     "    .quad 0x00affb000000ffff", // 0x33: ring-3 64-bit code
     // 0x38: the task state segment. Its base is cut in pieces by link.ld.
     "    .short {tss_limit}, tss_low",
-    "    .byte tss_middle, 0x89, 0, tss_high",
+    "    .byte tss_middle",
+    ".globl task_descriptor_type",
+    "task_descriptor_type:",
+    "    .byte 0x89, 0, tss_high",
     "    .quad 0",
     "descriptors_end:",
     "gdt_pointer:",

@@ -10,6 +10,7 @@ mod chains;
 mod geometry;
 mod network;
 mod platform;
+mod races;
 mod requests;
 mod status;
 mod storms;
@@ -33,7 +34,7 @@ const ENDINGS: &[Case] = platform::ENDINGS;
 
 /// All other cases, in the order `all` runs them.
 const GROUPS: &[&[Case]] =
-    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, storms::CASES, platform::CASES];
+    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, storms::CASES, platform::CASES, races::CASES];
 
 /// What cases work with.
 struct Lab<'a> {
@@ -43,13 +44,15 @@ struct Lab<'a> {
 }
 
 /// Runs `case=NAME`, or every case the machine survives for `case=all`, or a
-/// group for a prefix ending in a dash (`g9-`).
+/// group for a prefix ending in a dash (`g9-`), or for `races` those that need
+/// two processors.
 pub fn run(machine: &mut Machine) {
     let wanted = machine.command_line.text("case").unwrap_or("all");
     let mut lab = Lab { machine, facts: [("", 0); 2] };
     let mut found = false;
-    for (name, stimulus) in GROUPS.iter().copied().flatten() {
-        if wanted == "all" || wanted == *name || (wanted.ends_with('-') && name.starts_with(wanted)) {
+    let groups: &[&[Case]] = if wanted == "races" { &[races::CASES] } else { GROUPS };
+    for (name, stimulus) in groups.iter().copied().flatten() {
+        if matches!(wanted, "all" | "races") || wanted == *name || (wanted.ends_with('-') && name.starts_with(wanted)) {
             found = true;
             lab.examine(name, *stimulus);
         }
@@ -87,7 +90,7 @@ impl Lab<'_> {
 
     /// The device a case is about: G13 and its like are about the network.
     fn window(&self, name: &str) -> Option<Window> {
-        if name.starts_with("g13-") { crate::net::chosen_window(self.machine) } else { self.drive() }
+        if name.starts_with("g13-") || name == "g26-net-header" { crate::net::chosen_window(self.machine) } else { self.drive() }
     }
 
     fn drive(&self) -> Option<Window> {
