@@ -115,6 +115,11 @@ fn g27_accesses_that_no_driver_makes() {
 }
 
 #[test]
+fn g29_interrupt_controllers_full_of_nonsense() {
+    row("g29-");
+}
+
+#[test]
 fn g13_frames_that_are_none() {
     tap::private_network();
     let tap = Tap::create("mfframes").unwrap();

@@ -1,4 +1,4 @@
-//! G27: accesses that no driver makes, and the ways to end a machine.
+//! G27 and G29: accesses that no driver makes, nonsense in the interrupt controllers, and the ways to end a machine.
 
 use super::{Case, Lab, Outcome};
 use crate::power::SLEEP_CONTROL;
@@ -9,7 +9,20 @@ pub const CASES: &[Case] = &[
     ("g27-string-copy", string_copy),
     ("g27-sleep-garbage", sleep_garbage),
     ("g27-reset-garbage", reset_garbage),
+    ("g29-ioapic-entries", ioapic_entries),
+    ("g29-ioapic-registers", ioapic_registers),
+    ("g29-eoi-storm", eoi_storm),
 ];
+
+/// The I/O APIC: register select, window, and end of interrupt.
+const IOAPIC: u64 = 0xfec0_0000;
+const IOAPIC_WINDOW: u64 = IOAPIC + 0x10;
+const IOAPIC_EOI: u64 = IOAPIC + 0x40;
+/// The local APIC's end-of-interrupt register.
+const LAPIC_EOI: u64 = 0xfee0_00b0;
+const PINS: u32 = 24;
+/// Bit of a redirection entry's low half: the pin is masked.
+const MASKED: u32 = 1 << 16;
 
 /// Cases the machine is not expected to survive.
 pub const ENDINGS: &[Case] = &[
@@ -97,5 +110,65 @@ fn reset_garbage(lab: &mut Lab<'_>) -> Outcome {
     }
     cpu::out8(0xcf9, 0x06);
     lab.facts[0] = ("i8042_status", cpu::in8(0x64).into());
+    "alive"
+}
+
+fn ioapic_write(register: u32, value: u32) {
+    cpu::write32(IOAPIC, register);
+    cpu::write32(IOAPIC_WINDOW, value);
+}
+
+fn ioapic_read(register: u32) -> u32 {
+    cpu::write32(IOAPIC, register);
+    cpu::read32(IOAPIC_WINDOW)
+}
+
+/// Every pin, again and again, with any vector, destination, trigger and remote IRR; never as NMI, SMI or INIT, which would be the
+/// guest's own end. Meanwhile the console and the drive raise interrupts.
+fn ioapic_entries(lab: &mut Lab<'_>) -> Outcome {
+    let mut seed = 0x2545_f491_u32;
+    for _ in 0..lab.machine.command_line.number("rounds", 2000) {
+        // xorshift32
+        seed ^= seed << 13;
+        seed ^= seed >> 17;
+        seed ^= seed << 5;
+        let register = 0x10 + 2 * (seed >> 8) % (2 * PINS);
+        let delivery = [0, 1, 7][(seed >> 16) as usize % 3] << 8;
+        ioapic_write(register, seed & !0x700 | delivery);
+        ioapic_write(register + 1, seed.rotate_left(9));
+    }
+    let shown = ioapic_read(0x10);
+    for pin in 0..PINS {
+        ioapic_write(0x10 + 2 * pin, MASKED);
+    }
+    lab.facts = [("version", ioapic_read(1).into()), ("entry", shown.into())];
+    "alive"
+}
+
+/// Every register there is and is not, at every width.
+fn ioapic_registers(_: &mut Lab<'_>) -> Outcome {
+    for register in 0..256 {
+        let old = ioapic_read(register);
+        ioapic_write(register, old | MASKED);
+        cpu::write8(IOAPIC_WINDOW, 0xff);
+        cpu::write64(IOAPIC_WINDOW, u64::MAX);
+        cpu::read16(IOAPIC_WINDOW);
+    }
+    for offset in (0..0x100).step_by(4).filter(|offset| *offset != 0x10) {
+        cpu::write32(IOAPIC + offset, u32::MAX);
+        cpu::read32(IOAPIC + offset);
+    }
+    for pin in 0..PINS {
+        ioapic_write(0x10 + 2 * pin, MASKED);
+    }
+    "alive"
+}
+
+/// Interrupts ended that never began: all vectors at the I/O APIC, many at the local one.
+fn eoi_storm(lab: &mut Lab<'_>) -> Outcome {
+    for round in 0..lab.machine.command_line.number("rounds", 2000) {
+        cpu::write32(IOAPIC_EOI, round as u32 & 0xff);
+        cpu::write32(LAPIC_EOI, 0);
+    }
     "alive"
 }
