@@ -6,6 +6,7 @@ mod idle;
 mod memory;
 mod net;
 mod requests;
+mod slow_drive;
 mod start;
 
 use anyhow::Result;
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         vec![start::API, requests::REQUESTS, start::INSTANCE, create_destroy::CYCLES, memory::MEMORY, idle::IDLE];
     all.extend(block::SCENARIOS);
     all.extend(net::SCENARIOS);
+    all.push(slow_drive::SLOW_DRIVE);
     all
 }
 

@@ -20,7 +20,7 @@ use super::block::{number, results};
 
 /// Why these scenarios do not run for everybody.
 pub(crate) const REFUSAL_WITHOUT_ROOT: &str = "needs root, to make a tap in a network namespace of its own";
-const TAP: &str = "mayflybench0";
+pub(crate) const TAP: &str = "mayflybench0";
 const GUEST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
 /// What the guest counts: IEEE 802 local experimental ethertype 1.
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];

@@ -1,0 +1,77 @@
+//! How long the API and the network take while a drive's host file does not answer at all.
+
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use mayfly_tests::SlowDisk;
+use serde_json::json;
+
+use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::stats::quantile;
+use super::super::subject::{PATIENCE, Rig, Subject};
+use super::net::TAP;
+use super::{Scenario, us};
+
+static GET_P50: Metric = lower("GET / beside a hanging drive, p50");
+static GET_P99: Metric = lower("GET / beside a hanging drive, p99");
+static ECHO_P50: Metric = lower("UDP echo beside a hanging drive, p50");
+static ECHO_P99: Metric = lower("UDP echo beside a hanging drive, p99");
+
+const fn lower(name: &'static str) -> Metric {
+    Metric { name, unit: "µs", better: Better::Lower }
+}
+
+pub(crate) const SLOW_DRIVE: Scenario = Scenario {
+    name: "slow-drive",
+    metrics: &[&GET_P50, &GET_P99, &ECHO_P50, &ECHO_P99],
+    rounds: Rounds { wanted: 6, warm_up: 1 },
+    sample: slow_drive,
+    needs_network: true,
+};
+
+fn slow_drive(subject: &Subject, rig: &Rig) -> Result<Sample> {
+    let count = if rig.quick { 50 } else { 500 };
+    let mountpoint = tempfile::tempdir_in(rig.dir.path())?;
+    let disk = SlowDisk::mount(mountpoint.path(), 1 << 20).context("cannot mount a FUSE file system")?;
+    // Succeeds once per network; later it is there already.
+    let _ = Command::new("ip").args(["addr", "add", "172.16.0.1/24", "dev", TAP]).output();
+
+    let mut vm = subject.spawn_configured(rig, "mayfly.mode=net mayfly.ip=172.16.0.2 mayfly.reading=1")?;
+    let interface = json!({"iface_id": "eth0", "host_dev_name": TAP, "guest_mac": "02:00:00:00:00:02"});
+    vm.put("/network-interfaces/eth0", &interface)?;
+    let drive = json!({"drive_id": "slow", "path_on_host": disk.path(), "is_root_device": false, "is_read_only": true});
+    vm.put("/drives/slow", &drive)?;
+    vm.start()?;
+    vm.split_threads(rig)?;
+    vm.console.wait_for("net=listening", PATIENCE)?;
+    ensure!(disk.wait_for_read(PATIENCE), "the guest does not read");
+
+    let socket = UdpSocket::bind("172.16.0.1:0")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let echo = || -> Result<f64> {
+        let asked = Instant::now();
+        socket.send_to(b"x", "172.16.0.2:7")?;
+        socket.recv(&mut [0; 8]).context("no echo while a drive hangs")?;
+        Ok(us(asked.elapsed()))
+    };
+    // The first one also asks who has the address.
+    echo()?;
+    let echoes = (0..count).map(|_| echo()).collect::<Result<Vec<_>>>()?;
+    let gets = (0..count).map(|_| vm.request("GET", "/", None).map(us)).collect::<Result<Vec<_>>>()?;
+    if vm.console.seen("read=done").is_some() {
+        bail!("the drive answered, which it was not to do");
+    }
+    disk.release();
+    let of = |mut times: Vec<f64>, q| {
+        times.sort_by(f64::total_cmp);
+        quantile(&times, q).unwrap_or(f64::NAN)
+    };
+    Ok(vec![
+        (&GET_P50, of(gets.clone(), 0.5)),
+        (&GET_P99, of(gets, 0.99)),
+        (&ECHO_P50, of(echoes.clone(), 0.5)),
+        (&ECHO_P99, of(echoes, 0.99)),
+    ])
+}
