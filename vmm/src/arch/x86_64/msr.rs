@@ -1,10 +1,13 @@
 //! The model-specific registers a vCPU starts with.
 //!
-//! A fresh KVM vCPU already has nearly these values; they are written so that the start state does not
-//! depend on the host. The same list goes to every vCPU. Called by the vCPU room with a closure over
+//! A fresh KVM vCPU already has nearly the boot values; they are written so that the start state does not
+//! depend on the host. The same list goes to every vCPU. What a CPU template changes is written before
+//! them, so that the boot protocol wins. Called by the vCPU room with closures over `KVM_GET_MSRS` and
 //! `KVM_SET_MSRS`.
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
+
+use super::template::MsrModifier;
 
 const MSR_IA32_TSC: u32 = 0x0000_0010;
 const MSR_IA32_SYSENTER_CS: u32 = 0x0000_0174;
@@ -46,13 +49,29 @@ pub fn boot_msrs() -> Vec<kvm_msr_entry> {
     BOOT_MSRS.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() }).to_vec()
 }
 
-/// Writing the MSRs failed as a whole.
+/// Why MSRs cannot be as they should.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error<E> {
     /// The system call failed.
-    #[error("setting the boot MSRs failed: {0}")]
+    #[error("setting MSRs failed: {0}")]
     Set(E),
+    /// The system call failed.
+    #[error("reading MSR {0:#x} failed: {1}")]
+    Get(u32, E),
+    /// A template changes a register that KVM does not have here.
+    #[error(
+        "Template changes an MSR entry not supported by KVM: Register Address: {0:#x}. Take it out of the CPU template."
+    )]
+    NoSuchMsr(u32),
+    /// A template asks for a value that KVM does not allow.
+    #[error("KVM refuses the value {value:#x} for MSR {address:#x} on this host: change its bitmap in the CPU template.")]
+    Refused {
+        /// Number of the register.
+        address: u32,
+        /// What it was to become.
+        value: u64,
+    },
     /// KVM's list type refused the entries; too many of them.
     #[error("{0} MSRs are more than one KVM_SET_MSRS takes")]
     TooMany(usize),
@@ -84,9 +103,102 @@ pub fn write<E>(
     Ok(skipped)
 }
 
+/// The registers that a template changes, with their new values; `get` does `KVM_GET_MSRS` and returns how many were read.
+pub fn template_msrs<E>(
+    modifiers: &[MsrModifier],
+    mut get: impl FnMut(&mut Msrs) -> Result<usize, E>,
+) -> Result<Vec<kvm_msr_entry>, Error<E>> {
+    let mut changed: Vec<kvm_msr_entry> = Vec::new();
+    for &MsrModifier { address, bits } in modifiers {
+        let at = match changed.iter().position(|msr| msr.index == address) {
+            Some(at) => at,
+            None => {
+                // One at a time: a call for many stops at the first it cannot read without saying why.
+                let asked = kvm_msr_entry { index: address, ..Default::default() };
+                let mut msrs = Msrs::from_entries(&[asked]).map_err(|_| Error::TooMany(1))?;
+                let read = get(&mut msrs).map_err(|error| Error::Get(address, error))?;
+                let found = msrs.as_slice().first().filter(|_| read == 1).ok_or(Error::NoSuchMsr(address))?;
+                changed.push(*found);
+                changed.len() - 1
+            }
+        };
+        changed[at].data = bits.apply(changed[at].data);
+    }
+    Ok(changed)
+}
+
+/// Writes `entries` through `set` like [`write`], but all of them or none is missing: a refused one is an error.
+pub fn write_template<E>(
+    entries: &[kvm_msr_entry],
+    mut set: impl FnMut(&Msrs) -> Result<usize, E>,
+) -> Result<(), Error<E>> {
+    for entry in entries {
+        let msrs = Msrs::from_entries(&[*entry]).map_err(|_| Error::TooMany(1))?;
+        if set(&msrs).map_err(Error::Set)? != 1 {
+            return Err(Error::Refused { address: entry.index, value: entry.data });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    /// A vCPU with these registers; 0x10a takes no bit above 31.
+    #[derive(Clone)]
+    struct Registers(BTreeMap<u32, u64>);
+
+    impl Registers {
+        fn get(&self, msrs: &mut Msrs) -> Result<usize, String> {
+            let [msr] = msrs.as_mut_slice() else { return Err("one at a time".to_owned()) };
+            Ok(self.0.get(&msr.index).map(|value| msr.data = *value).map_or(0, |()| 1))
+        }
+
+        fn set(&mut self, msrs: &Msrs) -> Result<usize, String> {
+            let [msr] = msrs.as_slice() else { return Err("one at a time".to_owned()) };
+            let taken = msr.index != 0x10a || msr.data >> 32 == 0;
+            if taken {
+                self.0.insert(msr.index, msr.data);
+            }
+            Ok(taken.into())
+        }
+    }
+
+    fn modifier(address: u32, bits: &str) -> MsrModifier {
+        MsrModifier { address, bits: bits.parse().unwrap() }
+    }
+
+    #[test]
+    fn templates_read_mask_and_write() {
+        let mut cpu = Registers([(0x10a, 0b1100), (0x122, 7)].into());
+        // The second change of a register builds on the first.
+        let modifiers = [modifier(0x10a, "0b0x1x"), modifier(0x122, "0b000"), modifier(0x10a, "0b1xxxx")];
+        for _ in 0..2 {
+            let changed = template_msrs(&modifiers, |msrs| cpu.get(msrs)).unwrap();
+            assert_eq!(changed.iter().map(|m| (m.index, m.data)).collect::<Vec<_>>(), [(0x10a, 0b1_0110), (0x122, 0)]);
+            write_template(&changed, |msrs| cpu.set(msrs)).unwrap();
+            assert_eq!(cpu.0, [(0x10a, 0b1_0110), (0x122, 0)].into());
+        }
+    }
+
+    #[test]
+    fn a_register_that_kvm_does_not_have_is_named() {
+        let cpu = Registers([(0x10a, 0)].into());
+        let error = template_msrs(&[modifier(0x10a, "x"), modifier(0xabc, "x")], |msrs| cpu.get(msrs)).unwrap_err();
+        assert!(error.to_string().contains("not supported by KVM: Register Address: 0xabc"), "{error}");
+    }
+
+    #[test]
+    fn a_refused_value_is_named() {
+        let mut cpu = Registers([(0x10a, 0)].into());
+        let bits = format!("1{}", "x".repeat(63));
+        let changed = template_msrs(&[modifier(0x10a, &bits)], |msrs| cpu.get(msrs)).unwrap();
+        let error = write_template(&changed, |msrs| cpu.set(msrs)).unwrap_err();
+        assert!(error.to_string().contains("the value 0x8000000000000000 for MSR 0x10a"), "{error}");
+    }
 
     /// A host that lacks `missing`, and what was written to it.
     fn host(missing: &[u32]) -> (Vec<u32>, Vec<(u32, u64)>) {
