@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use vmm::config::{DriveConfig, MachineConfig, NetConfig};
-use vmm::requests::{PutBootSource, PutDrive, PutMachineConfig, PutNet};
-use vmm::{Error, Handle, Subject};
+use vmm::config::{DriveConfig, NetConfig};
+use vmm::requests::{PutBootSource, PutCpuConfig, PutDrive, PutMachineConfig, PutNet};
+use vmm::{Error, Handle};
 
 use crate::error::Fault;
 use crate::logger;
@@ -23,8 +23,8 @@ pub(crate) struct ConfigFile {
     machine_config: Option<wire::MachineConfig>,
     network_interfaces: Option<Vec<wire::Net>>,
     logger: Option<wire::Logger>,
+    cpu_config: Option<CpuConfig>,
     // Known sections that this version cannot honour; an echo of GET /vm/config has them as null or [].
-    cpu_config: Option<Value>,
     metrics: Option<Value>,
     balloon: Option<Value>,
     vsock: Option<Value>,
@@ -32,6 +32,37 @@ pub(crate) struct ConfigFile {
     entropy: Option<Value>,
     pmem: Option<Vec<Value>>,
     memory_hotplug: Option<Value>,
+}
+
+/// A CPU template, or the path of a file with one.
+#[derive(Debug)]
+enum CpuConfig {
+    File(PathBuf),
+    Inline(wire::CpuConfig),
+}
+
+impl<'de> Deserialize<'de> for CpuConfig {
+    /// By hand and not untagged, so that a wrong template is refused with the words of `PUT /cpu-config`.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(path) => Ok(Self::File(path.into())),
+            value => wire::CpuConfig::deserialize(value).map(Self::Inline).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl CpuConfig {
+    fn read(self) -> Result<wire::CpuConfig, BadConfigFile> {
+        let path = match self {
+            Self::Inline(template) => return Ok(template),
+            Self::File(path) => path,
+        };
+        let refused = |why: String| {
+            BadConfigFile::Refused(format!("Configure CPU error: the CPU template file {}: {why}", path.display()))
+        };
+        let text = std::fs::read(&path).map_err(|e| refused(e.to_string()))?;
+        serde_json::from_slice(&text).map_err(|e| refused(e.to_string()))
+    }
 }
 
 /// Why a configuration file was refused.
@@ -82,8 +113,10 @@ impl ConfigFile {
             logger::configure(options).map_err(|e| BadConfigFile::Refused(format!("Logger error: {e}")))?;
         }
         if let Some(machine) = self.machine_config {
-            let machine = MachineConfig::try_from(machine).map_err(|e| Error::invalid(Subject::Machine, e))?;
-            handle.call(PutMachineConfig(machine))?;
+            handle.call(PutMachineConfig(machine.into()))?;
+        }
+        if let Some(template) = self.cpu_config {
+            handle.call(PutCpuConfig(template.read()?.into()))?;
         }
         handle.call(PutBootSource(self.boot_source.into()))?;
         for drive in self.drives {
@@ -98,7 +131,6 @@ impl ConfigFile {
     /// The first thing asked for that this version does not do.
     fn later(&self) -> Option<Later> {
         let sections = [
-            (self.cpu_config.is_some(), Later("cpu-config")),
             (self.metrics.is_some(), Later("metrics")),
             (self.balloon.is_some(), Later("balloon")),
             (self.vsock.is_some(), Later("vsock")),
@@ -142,7 +174,7 @@ mod tests {
 
     #[test]
     fn sections_without_a_meaning_are_refused_by_name() {
-        for section in ["cpu-config", "metrics", "balloon", "vsock", "mmds-config", "entropy", "memory-hotplug"] {
+        for section in ["metrics", "balloon", "vsock", "mmds-config", "entropy", "memory-hotplug"] {
             let mut document = json!({"boot-source": {"kernel_image_path": "k"}, "drives": []});
             document[section] = json!({});
             assert_eq!(parse(document).unwrap().later(), Some(Later(section)));

@@ -1,7 +1,7 @@
 //! `GET`, `PUT`, `PATCH /machine-config`.
 
 use vmm::requests::{GetMachineConfig, PatchMachineConfig, PutMachineConfig};
-use vmm::{Ask, Error, Subject, config};
+use vmm::Ask;
 
 use super::{Call, DONE, Reply, found};
 use crate::error::Fault;
@@ -15,13 +15,7 @@ pub(super) async fn put(call: &Call<'_>) -> Result<Reply, Fault> {
     let machine: MachineConfig = call.json()?;
     call.deprecate_if(machine.deprecated());
     call.refuse_later(machine.later(), Ask::Configure).await?;
-    match config::MachineConfig::try_from(machine) {
-        Ok(machine) => call.app.ask(PutMachineConfig(machine)).await?,
-        Err(bad) => {
-            call.app.permit(Ask::Configure).await?;
-            return Err(Error::invalid(Subject::Machine, bad).into());
-        }
-    }
+    call.app.ask(PutMachineConfig(machine.into())).await?;
     DONE
 }
 

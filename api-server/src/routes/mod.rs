@@ -6,6 +6,7 @@
 
 mod actions;
 mod boot_source;
+mod cpu_config;
 mod drives;
 mod instance;
 mod logger;

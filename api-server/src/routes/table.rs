@@ -3,7 +3,7 @@
 use axum::http::Method;
 
 use super::{
-    Answer, Call, actions, boot_source, drives, instance, logger, machine_config, network_interfaces, serial, vm,
+    Answer, Call, actions, boot_source, cpu_config, drives, instance, logger, machine_config, network_interfaces, serial, vm,
 };
 
 /// A method on a resource.
@@ -42,6 +42,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     GET "machine-config" => machine_config::get;
     PUT "machine-config" => machine_config::put;
     PATCH "machine-config" => machine_config::patch;
+    PUT "cpu-config" => cpu_config::put;
     PUT "drives" [id] => drives::put;
     PATCH "drives" [id] => drives::patch;
     DELETE "drives" [id] => drives::delete;
@@ -55,7 +56,6 @@ pub(crate) static ROUTES: &[Route] = routes! {
 /// Endpoints of the v1 API that this version does not have. They are named in the answer, so that a client sees what is missing
 /// rather than suspecting a typing mistake.
 const LATER: &[(Method, &[&str], &str)] = &[
-    (Method::PUT, &["cpu-config"], "/cpu-config"),
     (Method::PUT, &["metrics"], "/metrics"),
     (Method::PUT, &["pmem"], "/pmem"),
     (Method::PATCH, &["pmem"], "/pmem"),

@@ -1,5 +1,5 @@
 use serde::{Deserialize, Serialize};
-use vmm::config::{self, BadMachine, MachinePatch};
+use vmm::config::{self, MachinePatch, Named};
 
 use super::Later;
 
@@ -89,11 +89,11 @@ impl MachineConfigPatch {
 impl From<CpuTemplate> for config::CpuTemplate {
     fn from(wire: CpuTemplate) -> Self {
         match wire {
-            CpuTemplate::C3 => Self::C3,
-            CpuTemplate::T2 => Self::T2,
-            CpuTemplate::T2S => Self::T2S,
-            CpuTemplate::T2CL => Self::T2CL,
-            CpuTemplate::T2A => Self::T2A,
+            CpuTemplate::C3 => Self::Named(Named::C3),
+            CpuTemplate::T2 => Self::Named(Named::T2),
+            CpuTemplate::T2S => Self::Named(Named::T2S),
+            CpuTemplate::T2CL => Self::Named(Named::T2CL),
+            CpuTemplate::T2A => Self::Named(Named::T2A),
             CpuTemplate::None => Self::None,
         }
     }
@@ -122,19 +122,17 @@ impl From<MachineConfigPatch> for MachinePatch {
     }
 }
 
-impl TryFrom<MachineConfig> for config::MachineConfig {
-    type Error = BadMachine;
-
-    fn try_from(wire: MachineConfig) -> Result<Self, BadMachine> {
-        // PUT starts from the defaults: what is not sent is reset.
-        Self::default().patched(&MachinePatch {
+impl From<MachineConfig> for MachinePatch {
+    /// What is not sent is reset, except for the template: `/cpu-config` may have put it there.
+    fn from(wire: MachineConfig) -> Self {
+        Self {
             vcpu_count: Some(wire.vcpu_count),
             mem_size_mib: Some(wire.mem_size_mib),
             smt: Some(wire.smt),
-            cpu_template: Some(wire.cpu_template.unwrap_or(CpuTemplate::None).into()),
+            cpu_template: wire.cpu_template.map(Into::into),
             track_dirty_pages: Some(wire.track_dirty_pages),
             huge_pages: Some(wire.huge_pages.into()),
-        })
+        }
     }
 }
 
@@ -145,12 +143,12 @@ impl From<config::MachineConfig> for MachineConfig {
             mem_size_mib: config.mem_size_mib(),
             smt: config.smt(),
             cpu_template: match config.cpu_template() {
-                config::CpuTemplate::None => None,
-                config::CpuTemplate::C3 => Some(CpuTemplate::C3),
-                config::CpuTemplate::T2 => Some(CpuTemplate::T2),
-                config::CpuTemplate::T2S => Some(CpuTemplate::T2S),
-                config::CpuTemplate::T2CL => Some(CpuTemplate::T2CL),
-                config::CpuTemplate::T2A => Some(CpuTemplate::T2A),
+                config::CpuTemplate::None | config::CpuTemplate::Custom(_) => None,
+                config::CpuTemplate::Named(Named::C3) => Some(CpuTemplate::C3),
+                config::CpuTemplate::Named(Named::T2) => Some(CpuTemplate::T2),
+                config::CpuTemplate::Named(Named::T2S) => Some(CpuTemplate::T2S),
+                config::CpuTemplate::Named(Named::T2CL) => Some(CpuTemplate::T2CL),
+                config::CpuTemplate::Named(Named::T2A) => Some(CpuTemplate::T2A),
             },
             track_dirty_pages: config.track_dirty_pages(),
             huge_pages: match config.huge_pages() {

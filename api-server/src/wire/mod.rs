@@ -6,6 +6,7 @@
 
 mod actions;
 mod boot_source;
+mod cpu_config;
 mod drive;
 mod full_config;
 mod instance;
@@ -19,6 +20,7 @@ mod vm;
 
 pub(crate) use actions::{Action, ActionType};
 pub(crate) use boot_source::BootSource;
+pub(crate) use cpu_config::CpuConfig;
 pub(crate) use drive::{Drive, DrivePatch};
 pub(crate) use full_config::FullConfig;
 pub(crate) use instance::{InstanceInfo, Version};

@@ -107,7 +107,7 @@ proptest! {
             "huge_pages": huge, "cpu_template": templates[template],
         });
         let wire: MachineConfig = serde_json::from_value(sent.clone()).unwrap();
-        if let Ok(config) = vmm::config::MachineConfig::try_from(wire) {
+        if let Ok(config) = vmm::config::MachineConfig::default().patched(&wire.into()) {
             if template < 2 {
                 sent.as_object_mut().unwrap().remove("cpu_template");
             }

@@ -1,3 +1,5 @@
+use super::CpuTemplate;
+
 /// Most vCPUs one machine may have.
 pub const MAX_VCPUS: u8 = 32;
 
@@ -11,24 +13,6 @@ pub enum HugePages {
     Transparent,
     /// 2 MiB hugetlbfs pages.
     Hugetlbfs2M,
-}
-
-/// Named CPU templates of the v1 API. Only their names are known yet; they take effect with `/cpu-config`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CpuTemplate {
-    /// The host's CPU, normalised.
-    #[default]
-    None,
-    /// Intel Skylake, Cascade Lake, Ice Lake.
-    C3,
-    /// Intel Skylake, Cascade Lake, Ice Lake, AVX-512 off.
-    T2,
-    /// Intel, migration Skylake to Cascade Lake.
-    T2S,
-    /// Intel, Cascade Lake and Ice Lake.
-    T2CL,
-    /// AMD Milan.
-    T2A,
 }
 
 /// Why a machine configuration was refused; the texts are the v1 contract's.
@@ -64,7 +48,7 @@ pub struct MachinePatch {
     pub mem_size_mib: Option<u64>,
     /// Two threads per core.
     pub smt: Option<bool>,
-    /// Named template.
+    /// CPU template.
     pub cpu_template: Option<CpuTemplate>,
     /// Log written pages.
     pub track_dirty_pages: Option<bool>,
@@ -97,7 +81,7 @@ impl MachineConfig {
             vcpu_count: patch.vcpu_count.unwrap_or(self.vcpu_count),
             mem_size_mib: patch.mem_size_mib.unwrap_or(self.mem_size_mib),
             smt: patch.smt.unwrap_or(self.smt),
-            cpu_template: patch.cpu_template.unwrap_or(self.cpu_template),
+            cpu_template: patch.cpu_template.as_ref().unwrap_or(&self.cpu_template).clone(),
             track_dirty_pages: patch.track_dirty_pages.unwrap_or(self.track_dirty_pages),
             huge_pages: patch.huge_pages.unwrap_or(self.huge_pages),
         }
@@ -140,9 +124,15 @@ impl MachineConfig {
         self.smt
     }
 
-    /// Named template.
-    pub fn cpu_template(&self) -> CpuTemplate {
-        self.cpu_template
+    /// CPU template.
+    pub fn cpu_template(&self) -> &CpuTemplate {
+        &self.cpu_template
+    }
+
+    /// This configuration with another CPU template, which any configuration may have.
+    #[must_use]
+    pub fn with_cpu_template(self, cpu_template: CpuTemplate) -> Self {
+        Self { cpu_template, ..self }
     }
 
     /// Log written pages.

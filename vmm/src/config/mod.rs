@@ -5,6 +5,7 @@
 
 mod balloon;
 mod boot;
+mod cpu_template;
 mod drive;
 mod entropy;
 mod id;
@@ -18,10 +19,13 @@ mod vsock;
 
 pub use balloon::BalloonConfig;
 pub use boot::BootSourceConfig;
+pub use cpu_template::{
+    BadCapability, Bitmap, Capability, CpuTemplate, CpuidModifier, CustomTemplate, MsrModifier, Named, Register, Template,
+};
 pub use drive::{CacheType, DriveConfig, IoEngine};
 pub use entropy::EntropyConfig;
 pub use id::{BadId, InstanceId, ResourceId};
-pub use machine::{BadMachine, CpuTemplate, HugePages, MAX_VCPUS, MachineConfig, MachinePatch};
+pub use machine::{BadMachine, HugePages, MAX_VCPUS, MachineConfig, MachinePatch};
 pub use memory_hotplug::MemoryHotplugConfig;
 pub use mmds::{MmdsConfig, MmdsVersion};
 pub use net::{BadMac, MacAddr, NetConfig};

@@ -10,6 +10,7 @@ use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use crate::arch::layout::IOAPIC_PINS;
+use crate::config::Capability;
 
 /// How often `KVM_CREATE_VM` is tried while signals interrupt it.
 const CREATE_TRIES: u32 = 8;
@@ -37,6 +38,11 @@ pub enum KvmError {
     /// Something we cannot do without.
     #[error("this host's KVM lacks {0}; use a kernel that has it")]
     Lacks(&'static str),
+    /// Something that a CPU template asks for.
+    #[error(
+        "Missing KVM capabilities: {0:#x} (number {0}), which kvm_capabilities of the CPU template asks for. Take it out of the template, or use a kernel that has it."
+    )]
+    LacksAsked(u32),
     /// A call failed.
     #[error("{0} failed: {1}")]
     Call(&'static str, io::Error),
@@ -49,8 +55,9 @@ impl KvmError {
     }
 }
 
-/// Opens `/dev/kvm` and checks that it can do what every machine needs.
-pub fn open() -> Result<Kvm, KvmError> {
+/// Opens `/dev/kvm` and checks that it can do what every machine needs. `changes` adds to the list of what is checked and takes away from
+/// it; the last change that names a capability counts. What is not checked and not there is missed later, by the call that needs it.
+pub fn open(changes: &[Capability]) -> Result<Kvm, KvmError> {
     let kvm = Kvm::new().map_err(|error| match error.errno() {
         libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmError::Missing,
         libc::EACCES | libc::EPERM => KvmError::Denied,
@@ -69,8 +76,18 @@ pub fn open() -> Result<Kvm, KvmError> {
         (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT (in Linux since 4.12)"),
     ];
     for (cap, name) in needed {
-        if !kvm.check_extension(cap) {
+        let change = changes.iter().rfind(|change| change.number() == cap as u32);
+        if !matches!(change, Some(Capability::Unchecked(_))) && !kvm.check_extension(cap) {
             return Err(KvmError::Lacks(name));
+        }
+    }
+    for (at, change) in changes.iter().enumerate() {
+        let overruled = changes.iter().skip(at + 1).any(|later| later.number() == change.number());
+        if let Capability::Required(number) = *change
+            && !overruled
+            && kvm.check_extension_raw(number.into()) <= 0
+        {
+            return Err(KvmError::LacksAsked(number));
         }
     }
     Ok(kvm)

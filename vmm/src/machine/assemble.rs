@@ -19,7 +19,7 @@ use super::Machine;
 use super::attach::Board;
 use super::roster::{DeviceName, Home, Seat};
 use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
-use crate::arch::{acpi, cpuid, mptable, msr, regs};
+use crate::arch::{acpi, cpuid, mptable, msr, regs, template};
 use crate::blueprint::Plan;
 use crate::boot::{self, Entry};
 use crate::config::{CpuTemplate, IoEngine, MachineConfig};
@@ -64,15 +64,10 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
         .boot_source
         .as_ref()
         .ok_or_else(|| Error::invalid(Subject::Start, "Cannot start microvm without kernel configuration."))?;
-    if plan.machine.cpu_template() != CpuTemplate::None {
-        // To boot another processor than the one asked for would be worse than not to boot.
-        let what = "cpu_template is not supported yet by this version of Mayfly: set it to None.";
-        return Err(Error::new(Kind::Unsupported, Subject::Start, what));
-    }
     let mut line = source.command_line.clone();
 
     // 1. The VM and its memory slots, before any interrupt chip exists (see `memory::register`).
-    let kvm = kvm::open().map_err(start_error)?;
+    let kvm = kvm::open(plan.machine.cpu_template().capabilities()).map_err(start_error)?;
     let vm = Arc::new(kvm::create_vm(&kvm).map_err(start_error)?);
     let mem_size = usize::try_from(plan.machine.mem_size_bytes()).map_err(start_error)?;
     let ram = memory::allocate(&layout::ram_regions(mem_size), plan.machine.huge_pages()).map_err(start_error)?;
@@ -207,6 +202,19 @@ fn make_vcpus(
     let call = |name| move |error| start_error(kvm::KvmError::call(name)(error));
     let supported =
         kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+    let named;
+    let changes = match machine.cpu_template() {
+        CpuTemplate::None => None,
+        CpuTemplate::Named(name) => {
+            named = name.for_host(&supported).map_err(start_error)?;
+            Some(&named)
+        }
+        CpuTemplate::Custom(custom) => Some(&custom.registers),
+    };
+    let supported = match changes {
+        Some(changes) => template::apply_cpuid(&supported, changes).map_err(start_error)?,
+        None => supported,
+    };
     let boot_msrs = msr::boot_msrs();
     let count = machine.vcpu_count();
     (0..count)
@@ -216,6 +224,11 @@ fn make_vcpus(
             let table = cpuid::guest_table(&supported, index, count, machine.smt(), tsc_khz).map_err(start_error)?;
             // Before the MSRs: since Linux 6.13 some of them exist only if the table says so.
             fd.set_cpuid2(&table).map_err(call("KVM_SET_CPUID2"))?;
+            if let Some(changes) = changes {
+                let changed = msr::template_msrs(&changes.msrs, |msrs| fd.get_msrs(msrs)).map_err(start_error)?;
+                msr::write_template(&changed, |msrs| fd.set_msrs(msrs)).map_err(start_error)?;
+            }
+            // After the template's, so that the boot protocol wins.
             let skipped = msr::write(&boot_msrs, |msrs| fd.set_msrs(msrs)).map_err(start_error)?;
             if index == 0 && !skipped.is_empty() {
                 log::debug!("this host has no MSRs {skipped:#x?}");

@@ -4,17 +4,17 @@ use crate::config::{MachineConfig, MachinePatch};
 use crate::error::{Error, Subject};
 use crate::lifecycle::Ask;
 
-/// Replaces the machine configuration.
+/// Replaces the machine configuration. Every field is given but for the CPU template: without one the machine keeps that of
+/// `/cpu-config` or of an earlier request, because the last one to write it wins.
 #[derive(Debug)]
-pub struct PutMachineConfig(pub MachineConfig);
+pub struct PutMachineConfig(pub MachinePatch);
 
 impl Request for PutMachineConfig {
     type Reply = ();
     const ASK: Ask = Ask::Configure;
 
     fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
-        vmm.plan_mut().machine = self.0;
-        Ok(())
+        PatchMachineConfig(self.0).apply(vmm)
     }
 }
 

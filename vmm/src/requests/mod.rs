@@ -4,6 +4,7 @@
 //! on the VMM thread. A request that fails leaves the machine as it was.
 
 mod boot_source;
+mod cpu_config;
 mod drives;
 mod instance;
 mod life;
@@ -12,6 +13,7 @@ mod nets;
 mod serial;
 
 pub use boot_source::PutBootSource;
+pub use cpu_config::PutCpuConfig;
 pub use drives::{PatchDrive, PutDrive};
 pub use instance::{GetConfig, GetInstance, InstanceInfo};
 pub use life::{FlushMetrics, Pause, Resume, SendCtrlAltDel, Start};
