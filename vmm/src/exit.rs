@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -18,6 +19,8 @@ pub enum ExitReason {
     Signal(i32),
     /// The machine cannot go on (a vCPU failed, KVM reported an internal error).
     Lost(String),
+    /// The guest's kernel told that it panicked, and then this happened. The exit code is that of what happened.
+    AfterPanic(Box<ExitReason>),
 }
 
 impl ExitReason {
@@ -27,6 +30,7 @@ impl ExitReason {
             ExitReason::GuestReboot | ExitReason::GuestPowerOff => 0,
             ExitReason::TripleFault | ExitReason::Lost(_) => 1,
             ExitReason::Signal(number) => u8::try_from(128 + number).unwrap_or(1),
+            ExitReason::AfterPanic(reason) => reason.code(),
         }
     }
 }
@@ -39,6 +43,13 @@ impl fmt::Display for ExitReason {
             ExitReason::TripleFault => f.write_str("the guest died of a triple fault"),
             ExitReason::Signal(number) => write!(f, "signal {number} was received"),
             ExitReason::Lost(why) => write!(f, "the machine is lost: {why}"),
+            ExitReason::AfterPanic(reason) => {
+                let then = reason.to_string();
+                match then.strip_prefix("the guest ") {
+                    Some(did) => write!(f, "the guest panicked and then {did}"),
+                    None => write!(f, "the guest panicked, and then {then}"),
+                }
+            }
         }
     }
 }
@@ -47,13 +58,18 @@ impl fmt::Display for ExitReason {
 #[derive(Debug)]
 pub struct ExitLatch {
     reason: OnceLock<ExitReason>,
+    guest_panicked: AtomicBool,
     wake: EventFd,
 }
 
 impl ExitLatch {
     /// An open latch.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { reason: OnceLock::new(), wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)? })
+        Ok(Self {
+            reason: OnceLock::new(),
+            guest_panicked: AtomicBool::new(false),
+            wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+        })
     }
 
     /// Reports why the machine must end. Only the first report counts.
@@ -62,6 +78,16 @@ impl ExitLatch {
             // A full counter is impossible after one write; there is nobody to tell about another failure.
             let _ = self.wake.write(1);
         }
+    }
+
+    /// The guest told that its kernel panicked. That ends nothing: what it does next is its own affair.
+    pub fn note_panic(&self) {
+        self.guest_panicked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the guest has told of a panic.
+    pub fn guest_panicked(&self) -> bool {
+        self.guest_panicked.load(Ordering::Relaxed)
     }
 
     /// The reason, once there is one.
@@ -93,5 +119,17 @@ mod tests {
         assert_eq!(ExitReason::GuestPowerOff.code(), 0);
         assert_eq!(ExitReason::TripleFault.code(), 1);
         assert_eq!(ExitReason::Signal(15).code(), 143);
+    }
+
+    #[test]
+    fn a_panic_is_told_and_changes_no_code() {
+        for (reason, said) in [
+            (ExitReason::GuestReboot, "the guest panicked and then rebooted"),
+            (ExitReason::TripleFault, "the guest panicked and then died of a triple fault"),
+            (ExitReason::Signal(15), "the guest panicked, and then signal 15 was received"),
+        ] {
+            let after = ExitReason::AfterPanic(Box::new(reason.clone()));
+            assert_eq!((after.to_string().as_str(), after.code()), (said, reason.code()));
+        }
     }
 }

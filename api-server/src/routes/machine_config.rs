@@ -1,7 +1,7 @@
 //! `GET`, `PUT`, `PATCH /machine-config`.
 
-use vmm::requests::{GetMachineConfig, PatchMachineConfig, PutMachineConfig};
 use vmm::Ask;
+use vmm::requests::{GetMachineConfig, PatchMachineConfig, PutMachineConfig};
 
 use super::{Call, DONE, Reply, found};
 use crate::error::Fault;

@@ -3,7 +3,8 @@
 use axum::http::Method;
 
 use super::{
-    Answer, Call, actions, boot_source, cpu_config, drives, instance, logger, machine_config, network_interfaces, serial, vm,
+    Answer, Call, actions, boot_source, cpu_config, drives, instance, logger, machine_config, network_interfaces,
+    serial, vm,
 };
 
 /// A method on a resource.

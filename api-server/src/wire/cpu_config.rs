@@ -9,12 +9,9 @@ use vmm::config::{self, Bitmap, Capability, CustomTemplate, Register, Template};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CpuConfig {
-    #[serde(default)]
-    kvm_capabilities: Vec<Text<Capability>>,
-    #[serde(default)]
-    cpuid_modifiers: Vec<CpuidModifier>,
-    #[serde(default)]
-    msr_modifiers: Vec<MsrModifier>,
+    kvm_capabilities: Option<Vec<Text<Capability>>>,
+    cpuid_modifiers: Option<Vec<CpuidModifier>>,
+    msr_modifiers: Option<Vec<MsrModifier>>,
 }
 
 /// Changes to a leaf of CPUID; unknown fields are ignored, as the contract has it.
@@ -57,17 +54,23 @@ impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Text<T> {
 /// A number in a string: `0x7`, `0b111` or `7`.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let parsed = match (text.strip_prefix("0x"), text.strip_prefix("0b")) {
-        (Some(digits), _) => u32::from_str_radix(digits, 16),
-        (_, Some(digits)) => u32::from_str_radix(digits, 2),
-        _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse(),
+    let (digits, radix) = match (text.strip_prefix("0x"), text.strip_prefix("0b")) {
+        (Some(digits), _) => (digits, 16),
+        (_, Some(digits)) => (digits, 2),
+        _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => (&*text, 10),
         _ => {
             return Err(Error::custom(format!(
                 "No supported number system prefix found in value [{text}]. Make sure to prefix the number with '0x' for hexadecimal numbers or '0b' for binary numbers."
             )));
         }
     };
-    parsed.map_err(|e| Error::custom(format!("Failed to parse string [{text}] as a number for CPU template - {e}")))
+    // Rust's parser takes a sign.
+    let parsed = u32::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with('+'));
+    parsed.ok_or_else(|| {
+        Error::custom(format!(
+            "Failed to parse string [{text}] as a number for CPU template - it is no number of 32 bits in base {radix}"
+        ))
+    })
 }
 
 fn register<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Register, D::Error> {
@@ -82,16 +85,19 @@ fn register<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Register, D::E
 
 impl From<CpuConfig> for CustomTemplate {
     fn from(wire: CpuConfig) -> Self {
-        let cpuid = wire.cpuid_modifiers.into_iter().map(|leaf| config::CpuidModifier {
+        let cpuid = wire.cpuid_modifiers.into_iter().flatten().map(|leaf| config::CpuidModifier {
             leaf: leaf.leaf,
             subleaf: leaf.subleaf,
             flags: leaf.flags,
             registers: leaf.modifiers.into_iter().map(|change| (change.register, change.bitmap.0)).collect(),
         });
-        let msrs =
-            wire.msr_modifiers.into_iter().map(|msr| config::MsrModifier { address: msr.addr, bits: msr.bitmap.0 });
+        let msrs = wire
+            .msr_modifiers
+            .into_iter()
+            .flatten()
+            .map(|msr| config::MsrModifier { address: msr.addr, bits: msr.bitmap.0 });
         Self {
-            capabilities: wire.kvm_capabilities.into_iter().map(|capability| capability.0).collect(),
+            capabilities: wire.kvm_capabilities.into_iter().flatten().map(|capability| capability.0).collect(),
             registers: Template { cpuid: cpuid.collect(), msrs: msrs.collect() },
         }
     }
@@ -120,6 +126,8 @@ mod tests {
     #[test]
     fn everything_may_be_left_out() {
         assert_eq!(template(json!({})), CustomTemplate::default());
+        let nulls = json!({"kvm_capabilities": null, "cpuid_modifiers": null, "msr_modifiers": null});
+        assert_eq!(template(nulls), CustomTemplate::default());
     }
 
     #[test]
@@ -150,6 +158,8 @@ mod tests {
             (leaf("0jj0", "eax", "0b1"), "No supported number system prefix found in value [0jj0]"),
             (leaf("", "eax", "0b1"), "No supported number system prefix found in value []"),
             (leaf("+1", "eax", "0b1"), "No supported number system prefix found in value [+1]"),
+            (leaf("0x+1", "eax", "0b1"), "Failed to parse string [0x+1] as a number for CPU template"),
+            (leaf("0x", "eax", "0b1"), "Failed to parse string [0x] as a number for CPU template"),
             (leaf("0x100000000", "eax", "0b1"), "Failed to parse string [0x100000000] as a number for CPU template"),
             (leaf("0b12", "eax", "0b1"), "Failed to parse string [0b12] as a number for CPU template"),
             (leaf("0x1", "eax", "0b2"), "Failed to parse string [0b2] as a bitmap - unknown character: '2'"),
@@ -163,7 +173,8 @@ mod tests {
             let error = error(body);
             assert!(error.starts_with(said) || error.contains(said), "{error}");
         }
-        let expected = "unknown field `reg_modifiers`, expected one of `kvm_capabilities`, `cpuid_modifiers`, `msr_modifiers`";
+        let expected =
+            "unknown field `reg_modifiers`, expected one of `kvm_capabilities`, `cpuid_modifiers`, `msr_modifiers`";
         assert_eq!(error(json!({"reg_modifiers": []})), expected);
         assert!(error(json!({"vcpu_features": []})).starts_with("unknown field `vcpu_features`"));
     }

@@ -7,5 +7,6 @@ pub mod boot_timer;
 pub mod i8042;
 pub mod ioapic;
 pub mod power;
+pub mod pvpanic;
 pub mod serial;
 pub mod serial_sink;

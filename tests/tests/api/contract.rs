@@ -198,8 +198,8 @@ fn what_a_schema_forbids_is_refused() {
         }
         for (key, property) in schema["properties"].as_object().expect("properties") {
             let mut mistyped = value.clone();
-            // No field takes a list.
-            mistyped[key] = json!([]);
+            let takes_lists = property["type"].as_array().is_some_and(|types| types.contains(&json!("array")));
+            mistyped[key] = if takes_lists { json!({}) } else { json!([]) };
             assert!(property.is_object());
             send(&mistyped).expect_fault("An error occurred when deserializing the json body");
         }

@@ -120,7 +120,30 @@ fn put_resets_and_patch_keeps() {
     assert_eq!(vmm.get("/machine-config").expect_200(), machine);
     vmm.put("/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 64})).expect_204();
     let machine = vmm.get("/machine-config").expect_200();
-    assert_eq!((&machine["smt"], machine.get("cpu_template")), (&json!(false), None));
+    assert_eq!((&machine["smt"], &machine["vcpu_count"]), (&json!(false), &json!(1)));
+}
+
+/// One slot: the last one to write a template wins, and a request that says nothing of templates writes none.
+#[test]
+fn custom_and_named_cpu_templates_share_a_slot() {
+    let vmm = Vmm::start();
+    let named = || vmm.get("/machine-config").expect_200().get("cpu_template").cloned();
+    let machine = |template: &str| json!({"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": template});
+    vmm.put("/machine-config", &machine("C3")).expect_204();
+    vmm.put("/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 64})).expect_204();
+    assert_eq!(named(), Some(json!("C3")));
+    vmm.put("/cpu-config", &json!({})).expect_204();
+    assert_eq!(named(), None);
+    let config = vmm.get("/vm/config").expect_200();
+    assert_eq!((&config["cpu-config"], config["machine-config"].get("cpu_template")), (&json!(null), None));
+    vmm.patch("/machine-config", &json!({"cpu_template": "T2A"})).expect_204();
+    assert_eq!(named(), Some(json!("T2A")));
+    let text = refused(&vmm, "PUT", "/cpu-config", &json!({"msr_modifiers": [{"addr": "0jj0", "bitmap": "0b1"}]}));
+    assert!(text.contains("No supported number system prefix found in value [0jj0]"), "{text}");
+    refused(&vmm, "PUT", "/cpu-config", &json!({"reg_modifiers": []}));
+    assert_eq!(named(), Some(json!("T2A")), "a refused template changes nothing");
+    vmm.put("/machine-config", &machine("None")).expect_204();
+    assert_eq!(named(), None);
 }
 
 #[test]

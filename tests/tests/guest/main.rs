@@ -4,6 +4,7 @@ mod bad_input;
 mod block;
 mod boot;
 mod console;
+mod cpu_template;
 mod hostile;
 mod idle;
 mod lifecycle;

@@ -93,7 +93,12 @@ impl Vmm {
         if let Some(machine) = self.machine.take() {
             machine.shut_down();
         }
-        reason
+        if self.guest_panicked() { ExitReason::AfterPanic(Box::new(reason)) } else { reason }
+    }
+
+    /// Whether the guest has told that its kernel panicked.
+    pub fn guest_panicked(&self) -> bool {
+        self.exit.guest_panicked()
     }
 
     /// Judges a request by the phase table and applies it.

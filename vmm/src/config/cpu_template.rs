@@ -56,11 +56,13 @@ impl FromStr for Capability {
 
     /// `121` asks for a capability, `!121` leaves out its check.
     fn from_str(text: &str) -> Result<Self, BadCapability> {
-        let bad = |_| BadCapability(text.to_owned());
-        match text.strip_prefix('!') {
-            Some(number) => number.parse().map(Self::Unchecked).map_err(bad),
-            None => text.parse().map(Self::Required).map_err(bad),
-        }
+        let (number, kind): (_, fn(u32) -> Self) = match text.strip_prefix('!') {
+            Some(number) => (number, Self::Unchecked),
+            None => (text, Self::Required),
+        };
+        // Rust's parser takes a sign.
+        let parsed = number.parse().ok().filter(|_| !number.starts_with('+'));
+        parsed.map(kind).ok_or_else(|| BadCapability(text.to_owned()))
     }
 }
 
@@ -82,7 +84,7 @@ mod tests {
     fn capabilities_are_decimal_and_may_be_struck_out() {
         assert_eq!("121".parse(), Ok(Capability::Required(121)));
         assert_eq!("!56".parse(), Ok(Capability::Unchecked(56)));
-        for bad in ["", "!", "0x79", "-1", "!!5", "4294967296"] {
+        for bad in ["", "!", "0x79", "-1", "+1", "!!5", "4294967296"] {
             let error = bad.parse::<Capability>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("Failed to parse string [{bad}] as a kvm capability")), "{error}");
         }

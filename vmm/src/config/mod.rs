@@ -20,7 +20,8 @@ mod vsock;
 pub use balloon::BalloonConfig;
 pub use boot::BootSourceConfig;
 pub use cpu_template::{
-    BadCapability, Bitmap, Capability, CpuTemplate, CpuidModifier, CustomTemplate, MsrModifier, Named, Register, Template,
+    BadCapability, Bitmap, Capability, CpuTemplate, CpuidModifier, CustomTemplate, MsrModifier, Named, Register,
+    Template,
 };
 pub use drive::{CacheType, DriveConfig, IoEngine};
 pub use entropy::EntropyConfig;

@@ -1,5 +1,6 @@
 //! The boot recipe. The order is the point: see the comments.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,21 +9,24 @@ use devices::legacy::boot_timer::BootTimer;
 use devices::legacy::i8042::I8042;
 use devices::legacy::ioapic::IoApic;
 use devices::legacy::power::{PowerEvent, PowerSink, SleepRegisters};
+use devices::legacy::pvpanic::PvPanic;
 use devices::legacy::serial::{Com1, SerialInput, SerialSink};
 use devices::ram::GuestRam;
 use devices::sys::terminal::RawTerminal;
 use devices::virtio::block::UringHub;
+use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Machine;
 use super::attach::Board;
+use super::identity::{Identity, Notice};
 use super::roster::{DeviceName, Home, Seat};
 use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
 use crate::arch::{acpi, cpuid, mptable, msr, regs, template};
 use crate::blueprint::Plan;
 use crate::boot::{self, Entry};
-use crate::config::{CpuTemplate, IoEngine, MachineConfig};
+use crate::config::{CpuTemplate, IoEngine, MachineConfig, Template};
 use crate::error::{Error, Kind, Subject};
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
@@ -95,6 +99,9 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     put(&mut pio, layout::COM1_PORT.into(), layout::COM1_PORTS.into(), serial.clone())?;
     put(&mut pio, layout::I8042_PORT.into(), layout::I8042_PORTS.into(), keyboard.clone())?;
     put(&mut pio, layout::SLEEP_CONTROL_PORT.into(), 2, Arc::new(SleepRegisters::new(power)))?;
+    let exit = around.exit.clone();
+    let pvpanic = Arc::new(PvPanic::new(move |_| exit.note_panic()));
+    put(&mut pio, layout::PVPANIC_PORT.into(), PvPanic::PORTS.into(), pvpanic.clone())?;
     put(&mut mmio, layout::IOAPIC.0, layout::IOAPIC_LEN, ioapic.clone())?;
     if around.boot_timer {
         put(&mut mmio, layout::BOOT_TIMER.0, layout::PAGE_SIZE, Arc::new(boot_timer(started)))?;
@@ -108,8 +115,15 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     // 4. What the guest finds in memory: kernel, initrd, command line, tables.
     let loaded = boot::load(&ram, &source.kernel, source.initrd.as_ref(), &line).map_err(start_error)?;
     let vcpus = plan.machine.vcpu_count();
-    let input =
-        acpi::AcpiInput { vcpus, virtio: &nodes, com1: Some(acpi::PortNode::COM1), i8042: Some(acpi::PortNode::I8042) };
+    let input = acpi::AcpiInput {
+        vcpus,
+        virtio: &nodes,
+        com1: Some(acpi::PortNode::COM1),
+        i8042: Some(acpi::PortNode::I8042),
+        identity: Some(acpi::IdentityNode::HERE),
+        pvpanic: Some(layout::PVPANIC_PORT),
+    };
+    let identity = identity(&vm, &ram, &ioapic)?;
     let rsdp = acpi::write_tables(&ram, &input).map_err(start_error)?;
     mptable::write(&ram, vcpus).map_err(start_error)?;
     let entry = boot::write_handoff(&ram, &loaded, Some(rsdp)).map_err(start_error)?;
@@ -132,7 +146,20 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
         events.add(hub).map_err(start_error)?;
     }
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
-    Ok(Machine { crew, seats, io_threads, keyboard, serial, _terminal: RawTerminal::enter(), _vm: vm, _ram: ram })
+    let _terminal = RawTerminal::enter();
+    Ok(Machine { crew, seats, io_threads, keyboard, serial, pvpanic, identity, _terminal, _vm: vm, _ram: ram })
+}
+
+/// The pages by which the guest learns that it was restored, filled for a boot.
+fn identity(vm: &VmFd, ram: &GuestRam, ioapic: &IoApic) -> Result<Identity<EventFd>, Error> {
+    let notice = |gsi| -> Result<_, Error> {
+        let notice = Notice::new(irq_line(vm, gsi)?);
+        let again = notice.clone();
+        ioapic.connect(gsi, move || again.repeat());
+        Ok(notice)
+    };
+    let (generation_id, clock) = (notice(layout::GENERATION_ID_GSI)?, notice(layout::VM_CLOCK_GSI)?);
+    Identity::boot(ram.clone(), generation_id, clock).map_err(start_error)
 }
 
 /// An eventfd that raises `gsi`.
@@ -191,6 +218,21 @@ fn uring_hub(plan: &Plan) -> Option<Arc<UringHub>> {
     }
 }
 
+/// What KVM offers with the machine's CPU template applied, and the template. Fails rather than to boot another processor than the one
+/// asked for.
+fn processor<'a>(kvm: &Kvm, machine: &'a MachineConfig) -> Result<(CpuId, Cow<'a, Template>), Error> {
+    let supported = kvm
+        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .map_err(kvm::KvmError::call("KVM_GET_SUPPORTED_CPUID"))
+        .map_err(start_error)?;
+    let template = match machine.cpu_template() {
+        CpuTemplate::None => return Ok((supported, Cow::default())),
+        CpuTemplate::Named(name) => Cow::Owned(name.for_host(&supported).map_err(start_error)?),
+        CpuTemplate::Custom(custom) => Cow::Borrowed(&custom.registers),
+    };
+    Ok((template::apply_cpuid(&supported, &template).map_err(start_error)?, template))
+}
+
 fn make_vcpus(
     kvm: &Kvm,
     vm: &VmFd,
@@ -200,21 +242,7 @@ fn make_vcpus(
     finish: impl Fn(u8, kvm_ioctls::VcpuFd) -> Vcpu,
 ) -> Result<Vec<Vcpu>, Error> {
     let call = |name| move |error| start_error(kvm::KvmError::call(name)(error));
-    let supported =
-        kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
-    let named;
-    let changes = match machine.cpu_template() {
-        CpuTemplate::None => None,
-        CpuTemplate::Named(name) => {
-            named = name.for_host(&supported).map_err(start_error)?;
-            Some(&named)
-        }
-        CpuTemplate::Custom(custom) => Some(&custom.registers),
-    };
-    let supported = match changes {
-        Some(changes) => template::apply_cpuid(&supported, changes).map_err(start_error)?,
-        None => supported,
-    };
+    let (supported, template) = processor(kvm, machine)?;
     let boot_msrs = msr::boot_msrs();
     let count = machine.vcpu_count();
     (0..count)
@@ -224,10 +252,8 @@ fn make_vcpus(
             let table = cpuid::guest_table(&supported, index, count, machine.smt(), tsc_khz).map_err(start_error)?;
             // Before the MSRs: since Linux 6.13 some of them exist only if the table says so.
             fd.set_cpuid2(&table).map_err(call("KVM_SET_CPUID2"))?;
-            if let Some(changes) = changes {
-                let changed = msr::template_msrs(&changes.msrs, |msrs| fd.get_msrs(msrs)).map_err(start_error)?;
-                msr::write_template(&changed, |msrs| fd.set_msrs(msrs)).map_err(start_error)?;
-            }
+            let changed = msr::template_msrs(&template.msrs, |msrs| fd.get_msrs(msrs)).map_err(start_error)?;
+            msr::write_template(&changed, |msrs| fd.set_msrs(msrs)).map_err(start_error)?;
             // After the template's, so that the boot protocol wins.
             let skipped = msr::write(&boot_msrs, |msrs| fd.set_msrs(msrs)).map_err(start_error)?;
             if index == 0 && !skipped.is_empty() {

@@ -4,22 +4,27 @@
 
 mod assemble;
 mod attach;
+mod identity;
 mod placement;
 mod roster;
 
 pub use assemble::{Surroundings, assemble};
+pub use identity::IdentityError;
 pub use roster::DeviceName;
 
+use identity::Identity;
 use roster::Seat;
 
 use std::sync::Arc;
 
 use devices::legacy::i8042::I8042;
+use devices::legacy::pvpanic::{PvPanic, PvPanicMetrics};
 use devices::legacy::serial::Com1;
 use devices::ram::GuestRam;
 use devices::sys::terminal::RawTerminal;
 use devices::virtio::cell::VirtioCell;
 use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::io_thread::IoThread;
 use crate::vcpu::Crew;
@@ -34,6 +39,8 @@ pub struct Machine {
     io_threads: Vec<(DeviceName, IoThread)>,
     keyboard: Arc<I8042>,
     serial: Arc<Com1>,
+    pvpanic: Arc<PvPanic>,
+    identity: Identity<EventFd>,
     /// The terminal on standard input is raw while the machine exists.
     _terminal: Option<RawTerminal>,
     _vm: Arc<VmFd>,
@@ -60,6 +67,16 @@ impl Machine {
     /// Types Ctrl-Alt-Del; `false` if the guest has not emptied the keyboard's buffer.
     pub fn press_ctrl_alt_del(&self) -> bool {
         self.keyboard.press_ctrl_alt_del()
+    }
+
+    /// Counts what the guest told about panics.
+    pub fn panic_metrics(&self) -> Arc<PvPanicMetrics> {
+        self.pvpanic.metrics()
+    }
+
+    /// Tells the guest that it was restored from a snapshot and so may exist more than once. Call it before [`Self::resume`].
+    pub fn renew_identity(&self) -> Result<(), IdentityError> {
+        self.identity.renew()
     }
 
     /// The cell of a device, if the machine has it.

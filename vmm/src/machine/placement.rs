@@ -1,9 +1,9 @@
 //! Where virtio-mmio devices go: each gets the next register window and the next interrupt, in the order they are attached.
 
-use crate::arch::layout::{VIRTIO_GSI_FIRST, VIRTIO_GSI_LAST, VIRTIO_MMIO_LEN, VIRTIO_MMIO_START};
+use crate::arch::layout::{GENERATION_ID_GSI, VIRTIO_GSI_FIRST, VIRTIO_GSI_LAST, VIRTIO_MMIO_LEN, VIRTIO_MMIO_START};
 
 /// Interrupts kept back for the generation id and clock devices, which have no window.
-const RESERVED_GSIS: u32 = 2;
+const RESERVED_GSIS: u32 = VIRTIO_GSI_LAST + 1 - GENERATION_ID_GSI;
 
 /// A device's window and interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,4 +5,5 @@ pub mod clock;
 pub mod open;
 pub mod poll;
 pub mod process;
+pub mod random;
 pub mod signals;

@@ -9,7 +9,9 @@
 
 mod dsdt;
 mod fadt;
+mod identity;
 mod madt;
+mod pvpanic;
 
 #[cfg(test)]
 mod tests;
@@ -58,6 +60,29 @@ impl PortNode {
     pub const I8042: Self = Self { port: layout::I8042_PORT, gsi: layout::I8042_GSI };
 }
 
+/// The pages that tell a guest whether it was restored from a snapshot, as the DSDT describes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdentityNode {
+    /// Guest-physical address of the VM generation id, below 4 GiB.
+    pub generation_id: u32,
+    /// Says that the generation id has changed.
+    pub generation_id_gsi: u32,
+    /// Guest-physical address of the VM clock's page, below 4 GiB.
+    pub clock: u32,
+    /// Says that the page has changed.
+    pub clock_gsi: u32,
+}
+
+impl IdentityNode {
+    /// Both where every machine has them.
+    pub const HERE: Self = Self {
+        generation_id: layout::GENERATION_ID.0 as u32,
+        generation_id_gsi: layout::GENERATION_ID_GSI,
+        clock: layout::VM_CLOCK.0 as u32,
+        clock_gsi: layout::VM_CLOCK_GSI,
+    };
+}
+
 /// What the tables describe.
 #[derive(Debug, Clone, Copy)]
 pub struct AcpiInput<'a> {
@@ -69,6 +94,10 @@ pub struct AcpiInput<'a> {
     pub com1: Option<PortNode>,
     /// The keyboard controller, if the machine has one. Without it there is no ACPI reset register.
     pub i8042: Option<PortNode>,
+    /// The generation id and the clock, if the machine has them.
+    pub identity: Option<IdentityNode>,
+    /// The pvpanic port, if the machine has one.
+    pub pvpanic: Option<u16>,
 }
 
 /// Why the tables could not be written.

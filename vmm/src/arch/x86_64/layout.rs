@@ -54,8 +54,12 @@ pub const MP_TABLE_MAX_LEN: u64 = KIB;
 /// First ACPI table (DSDT, FADT, MADT, XSDT and whatever comes later follow each other).
 pub const ACPI_TABLES: GuestAddress = GuestAddress(0xa_0000);
 /// Room for ACPI tables, in bytes. What lies between their end and [`ACPI_RSDP`] is kept for pages
-/// that ACPI points to (a generation id, a clock page).
+/// that ACPI points to.
 pub const ACPI_TABLES_MAX_LEN: u64 = 0x3_0000;
+/// The VM generation id, alone on its page.
+pub const GENERATION_ID: GuestAddress = GuestAddress(0xd_0000);
+/// The page of the VM clock.
+pub const VM_CLOCK: GuestAddress = GuestAddress(GENERATION_ID.0 + PAGE_SIZE);
 /// The ACPI root pointer, where kernels that get no pointer find it by scanning.
 pub const ACPI_RSDP: GuestAddress = GuestAddress(0xe_0000);
 
@@ -119,6 +123,9 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 /// What a guest writes to [`SLEEP_CONTROL_PORT`] to power off: SLP_TYP in bits 2–4, SLP_EN in bit 5.
 pub const SLEEP_S5_VALUE: u8 = (SLEEP_TYPE_S5 << 2) | (1 << 5);
 
+/// The port by which a guest kernel tells that it panicked (pvpanic).
+pub const PVPANIC_PORT: u16 = 0x505;
+
 // --- Interrupts ------------------------------------------------------------------------------------------
 
 /// Number of I/O APIC pins, and so of GSIs that are not MSI routes.
@@ -131,6 +138,11 @@ pub const COM1_GSI: u32 = 4;
 pub const VIRTIO_GSI_FIRST: u32 = 5;
 /// Last GSI given to a virtio-mmio device.
 pub const VIRTIO_GSI_LAST: u32 = IOAPIC_PINS as u32 - 1;
+
+/// GSI of the VM generation id. The last two pins are taken by it and the VM clock, whatever else there is.
+pub const GENERATION_ID_GSI: u32 = IOAPIC_PINS as u32 - 2;
+/// GSI of the VM clock.
+pub const VM_CLOCK_GSI: u32 = IOAPIC_PINS as u32 - 1;
 
 /// Most vCPUs a machine may have.
 pub const MAX_VCPUS: u8 = 32;
@@ -178,7 +190,9 @@ const _: () = {
     assert!(BOOT_PD.0 + PAGE_SIZE <= COMMAND_LINE.0);
     assert!(COMMAND_LINE.0 + COMMAND_LINE_MAX_LEN as u64 <= SYSTEM_AREA_START.0);
     assert!(MP_TABLE.0 + MP_TABLE_MAX_LEN <= ACPI_TABLES.0);
-    assert!(ACPI_TABLES.0 + ACPI_TABLES_MAX_LEN <= ACPI_RSDP.0);
+    assert!(ACPI_TABLES.0 + ACPI_TABLES_MAX_LEN <= GENERATION_ID.0);
+    assert!(GENERATION_ID.0.is_multiple_of(PAGE_SIZE) && VM_CLOCK.0.is_multiple_of(PAGE_SIZE));
+    assert!(VM_CLOCK.0 + PAGE_SIZE <= ACPI_RSDP.0);
     assert!(ACPI_RSDP.0 + 36 <= HIGH_MEMORY_START.0);
     let slots = (VIRTIO_GSI_LAST - VIRTIO_GSI_FIRST + 1) as u64;
     assert!(VIRTIO_MMIO_START.0 + slots * VIRTIO_MMIO_LEN <= PCI_MMCONFIG_START.0);

@@ -65,7 +65,9 @@ pub enum Error<E> {
     )]
     NoSuchMsr(u32),
     /// A template asks for a value that KVM does not allow.
-    #[error("KVM refuses the value {value:#x} for MSR {address:#x} on this host: change its bitmap in the CPU template.")]
+    #[error(
+        "KVM refuses the value {value:#x} for MSR {address:#x} on this host: change its bitmap in the CPU template."
+    )]
     Refused {
         /// Number of the register.
         address: u32,

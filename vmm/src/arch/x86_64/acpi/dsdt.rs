@@ -6,7 +6,7 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 
-use super::{AcpiInput, Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PortNode, VirtioNode};
+use super::{AcpiInput, Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PortNode, VirtioNode, identity, pvpanic};
 use crate::arch::layout;
 
 /// DSDT revision 2: integers are 64 bits wide.
@@ -29,6 +29,12 @@ pub(super) fn build(input: &AcpiInput<'_>) -> Result<Sdt, Error> {
     }
     if let Some(node) = input.i8042 {
         keyboard(&mut aml, node);
+    }
+    if let Some(node) = input.identity {
+        identity::append(&mut aml, node);
+    }
+    if let Some(port) = input.pvpanic {
+        pvpanic::append(&mut aml, port);
     }
     let mut body = Scope::raw(Path::new("_SB_"), aml);
     power_off(&mut body);
@@ -100,6 +106,6 @@ fn power_off(aml: &mut Vec<u8>) {
 }
 
 /// Edge-triggered, active high, not shared: how every interrupt of this machine is wired.
-fn interrupt(gsi: u32) -> Interrupt {
+pub(super) fn interrupt(gsi: u32) -> Interrupt {
     Interrupt::new(true, true, false, false, gsi)
 }

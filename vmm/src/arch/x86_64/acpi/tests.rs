@@ -39,7 +39,14 @@ fn nodes(count: u32) -> Vec<VirtioNode> {
 }
 
 fn input(vcpus: u8, virtio: &[VirtioNode]) -> AcpiInput<'_> {
-    AcpiInput { vcpus, virtio, com1: Some(PortNode::COM1), i8042: Some(PortNode::I8042) }
+    AcpiInput {
+        vcpus,
+        virtio,
+        com1: Some(PortNode::COM1),
+        i8042: Some(PortNode::I8042),
+        identity: Some(IdentityNode::HERE),
+        pvpanic: Some(layout::PVPANIC_PORT),
+    }
 }
 
 /// Follows the pointers from the root as an operating system does: DSDT, FADT, MADT.
@@ -81,12 +88,13 @@ fn the_fadt_says_hardware_reduced_with_reset_and_sleep_registers() {
 
 #[test]
 fn a_machine_without_a_keyboard_controller_has_no_reset_register() {
-    let bare = AcpiInput { vcpus: 1, virtio: &[], com1: None, i8042: None };
+    let bare = AcpiInput { vcpus: 1, virtio: &[], com1: None, i8042: None, identity: None, pvpanic: None };
     let (dsdt, fadt, _) = tables(&bare);
     assert_eq!(fadt.number(112, 4) & 1 << 10, 0);
     assert_eq!(fadt.number(109, 2), 0b10_0100);
     assert_eq!(fadt.number(120, 8), 0);
     assert!(!contains(&dsdt.0, b"COM1") && !contains(&dsdt.0, b"PS2_"));
+    assert!(!contains(&dsdt.0, b"GED_") && !contains(&dsdt.0, b"QEMU0001"));
 }
 
 #[test]
@@ -143,6 +151,50 @@ fn the_dsdt_describes_the_legacy_devices_and_off() {
     assert!(contains(&dsdt.0, &[0x47, 1, 0x60, 0, 0x60, 0, 1, 1, 0x47, 1, 0x64, 0, 0x64, 0, 1, 1]));
     // Name(_S5_, Package(4) { 5, 0, 0, 0 })
     assert!(contains(&dsdt.0, b"\x08_S5_\x12\x07\x04\x0a\x05\x00\x00\x00"));
+}
+
+/// An extended interrupt descriptor: consumer | edge, one interrupt.
+fn edge(gsi: u8) -> [u8; 9] {
+    [0x89, 6, 0, 0b0011, 1, gsi, 0, 0, 0]
+}
+
+#[test]
+fn the_dsdt_tells_where_the_generation_id_and_the_clock_are() {
+    let (dsdt, _, _) = tables(&input(1, &[]));
+    assert!(contains(&dsdt.0, b"VGEN\x08_HID\rVMGENCTR\0\x08_CID\rVM_Gen_Counter\0"));
+    // Name(ADDR, Package(2) { 0xd0000, 0 })
+    assert!(contains(&dsdt.0, b"\x08ADDR\x12\x08\x02\x0c\x00\x00\x0d\x00\x00"));
+    assert!(contains(&dsdt.0, b"VCLK\x08_HID\rAMZNC10C\0\x08_CID\rVMCLOCK\0"));
+    // Memory32Fixed, read-only: 0xd1000, a page.
+    assert!(contains(&dsdt.0, &[0x86, 9, 0, 0, 0, 0x10, 0x0d, 0, 0, 0x10, 0, 0]));
+}
+
+#[test]
+fn the_dsdt_says_what_the_last_two_interrupts_mean() {
+    let (dsdt, _, _) = tables(&input(1, &[]));
+    assert!(contains(&dsdt.0, b"GED_\x08_HID\rACPI0013\0"));
+    assert!(contains(&dsdt.0, &[edge(22), edge(23)].concat()));
+    // Method(_EVT, 1, Serialized), then for each interrupt: If (Arg0 == gsi) { Notify(\_SB_.NAME, 0x80) }.
+    assert!(contains(&dsdt.0, b"_EVT\x09"));
+    for (gsi, name) in [(22, "VGEN"), (23, "VCLK")] {
+        let mut case = vec![0x93, 0x68, 0x0a, gsi, 0x86];
+        case.extend(b"\\\x2e_SB_");
+        case.extend(name.as_bytes());
+        case.extend([0x0a, 0x80]);
+        assert!(contains(&dsdt.0, &case), "{name}");
+    }
+}
+
+#[test]
+fn the_dsdt_describes_the_pvpanic_port_and_its_methods() {
+    let (dsdt, _, _) = tables(&input(1, &[]));
+    assert!(contains(&dsdt.0, b"PANC\x08_HID\rQEMU0001\0"));
+    assert!(contains(&dsdt.0, &[0x47, 1, 0x05, 0x05, 0x05, 0x05, 1, 1]));
+    // OperationRegion(PREG, SystemIO, 0x505, 1)
+    assert!(contains(&dsdt.0, b"\x5b\x80PREG\x01\x0b\x05\x05\x01"));
+    // Method(RDPT, 0) { Return(PEVT) }, Method(WRPT, 1) { Store(Arg0, PEVT) }
+    assert!(contains(&dsdt.0, b"RDPT\x08\xa4PEVT"));
+    assert!(contains(&dsdt.0, b"WRPT\x09\x70\x68PEVT"));
 }
 
 #[test]

@@ -80,8 +80,7 @@ impl<T: Word> FromStr for Bitmap<T> {
     fn from_str(text: &str) -> Result<Self, BadBitmap> {
         let (mut mask, mut value) = (0u64, 0u64);
         let digits = text.strip_prefix("0b").unwrap_or(text);
-        let mut bit = 0;
-        for digit in digits.chars().rev().filter(|c| *c != '_') {
+        for (bit, digit) in (0..).zip(digits.chars().rev().filter(|c| *c != '_')) {
             if bit == T::BITS {
                 return Err(BadBitmap::TooLong { text: text.to_owned(), bits: T::BITS });
             }
@@ -94,7 +93,6 @@ impl<T: Word> FromStr for Bitmap<T> {
                 }
                 found => return Err(BadBitmap::Character { text: text.to_owned(), found }),
             }
-            bit += 1;
         }
         Ok(Self { mask: T::low(mask), value: T::low(value) })
     }

@@ -68,8 +68,7 @@ struct Generation {
     is: fn(Model) -> bool,
 }
 
-const SKYLAKE: Generation =
-    Generation { name: "Skylake", is: |m| (m.family, m.model) == (6, 0x55) && m.stepping <= 4 };
+const SKYLAKE: Generation = Generation { name: "Skylake", is: |m| (m.family, m.model) == (6, 0x55) && m.stepping <= 4 };
 const CASCADE_LAKE: Generation =
     Generation { name: "Cascade Lake", is: |m| (m.family, m.model) == (6, 0x55) && (5..=7).contains(&m.stepping) };
 const ICE_LAKE: Generation = Generation { name: "Ice Lake", is: |m| (m.family, m.model) == (6, 0x6a) };
@@ -189,13 +188,7 @@ const C3: &[Row] = &[
     row(1, 0, Edx, &[18, 21, 22, 27, 29, 31], SHOWN),
     // SGX, BMI1, HLE, AVX2, BMI2, INVPCID, RTM, RDT-M, MPX, RDT-A, AVX512F, AVX512DQ, RDSEED, ADX, AVX512_IFMA, CLFLUSHOPT, CLWB,
     // processor trace, AVX512PF, AVX512ER, AVX512CD, SHA, AVX512BW, AVX512VL.
-    row(
-        7,
-        0,
-        Ebx,
-        &[2, 3, 4, 5, 8, 10, 11, 12, 14, 15, 16, 17, 18, 19, 21, 23, 24, 25, 26, 27, 28, 29, 30, 31],
-        &[],
-    ),
+    row(7, 0, Ebx, &[2, 3, 4, 5, 8, 10, 11, 12, 14, 15, 16, 17, 18, 19, 21, 23, 24, 25, 26, 27, 28, 29, 30, 31], &[]),
     // AVX512_VBMI, UMIP, PKU, OSPKE, AVX512_VNNI, AVX512_VPOPCNTDQ, LA57, RDPID, SGX_LC.
     row(7, 0, Ecx, &[1, 2, 3, 4, 11, 14, 16, 22, 30], &[]),
     // AVX512_4VNNIW, AVX512_4FMAPS.
@@ -217,13 +210,7 @@ const HASWELL: &[Row] = &[
     row(1, 0, Edx, &[18, 21, 22, 27, 29, 30, 31], SHOWN),
     // SGX, HLE, RTM, RDT-M, MPX, RDT-A, AVX512F, AVX512DQ, RDSEED, ADX, AVX512_IFMA, PCOMMIT (AMD: RDPID), CLFLUSHOPT, CLWB,
     // processor trace, AVX512PF, AVX512ER, AVX512CD, SHA, AVX512BW, AVX512VL. Fast REP MOVSB (9) is shown.
-    row(
-        7,
-        0,
-        Ebx,
-        &[2, 4, 11, 12, 14, 15, 16, 17, 18, 19, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31],
-        &[9],
-    ),
+    row(7, 0, Ebx, &[2, 4, 11, 12, 14, 15, 16, 17, 18, 19, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31], &[9]),
     // AVX512_VBMI, UMIP, PKU, OSPKE, AVX512_VBMI2, GFNI, VAES, VPCLMULQDQ, AVX512_VNNI, AVX512_BITALG, AVX512_VPOPCNTDQ, LA57,
     // RDPID, SGX_LC.
     row(7, 0, Ecx, &[1, 2, 3, 4, 6, 8, 9, 10, 11, 12, 14, 16, 22, 30], &[]),
