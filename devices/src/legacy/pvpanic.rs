@@ -68,15 +68,14 @@ impl BusDevice for PvPanic {
     /// Unknown bits are ignored, as the specification has it.
     fn write(&self, _offset: u64, data: &[u8]) {
         let Some(events) = data.first() else { return };
-        if events & PANICKED != 0 {
-            self.metrics.panicked_count.inc();
-            crate::guest_warn!("the guest's kernel panicked");
-            (self.on_panic)(GuestPanic::Panicked);
-        }
-        if events & CRASH_LOADED != 0 {
-            self.metrics.crash_loaded_count.inc();
-            crate::guest_warn!("the guest's kernel panicked, and its crash kernel takes over");
-            (self.on_panic)(GuestPanic::CrashLoaded);
+        let known = [
+            (PANICKED, GuestPanic::Panicked, &self.metrics.panicked_count, ""),
+            (CRASH_LOADED, GuestPanic::CrashLoaded, &self.metrics.crash_loaded_count, "; its crash kernel takes over"),
+        ];
+        for (_, event, counter, next) in known.into_iter().filter(|(bit, ..)| events & bit != 0) {
+            counter.inc();
+            crate::guest_warn!("the guest's kernel panicked{next}");
+            (self.on_panic)(event);
         }
     }
 }

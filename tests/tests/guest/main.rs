@@ -6,6 +6,7 @@ mod boot;
 mod console;
 mod cpu_template;
 mod hostile;
+mod identity;
 mod idle;
 mod lifecycle;
 mod network;

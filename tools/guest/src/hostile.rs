@@ -198,6 +198,7 @@ pub const CASES: &[Case] = &[
     Case { name: "g26-net-header", needs: Needs::InterfaceRace, accept: ALIVE },
     machine("g27-sleep-garbage", ALIVE),
     machine("g27-reset-garbage", ALIVE),
+    machine("g27-panic-garbage", ALIVE),
     machine("g29-ioapic-entries", ALIVE),
     machine("g29-ioapic-registers", ALIVE),
     machine("g29-eoi-storm", ALIVE),

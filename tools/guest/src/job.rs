@@ -29,7 +29,9 @@ pub enum Mode {
     /// `tsc_khz`, `vendor`; a line per memory range (`range_start`, `range_len`,
     /// `range_ram`); a line per device (`device`, `id`, `address`, `vendor_id`,
     /// `queues`, `queue_max`, `features`); a line per CPUID leaf as the VMM
-    /// presents it (`cpuid`, `sub`, `eax`, `ebx`, `ecx`, `edx`); `command_line_len`.
+    /// presents it (`cpuid`, `sub`, `eax`, `ebx`, `ecx`, `edx`); `command_line_len`;
+    /// `generation_id` (in two halves, `high`), `clock_magic`, `clock_flags`,
+    /// `panic_events` (what the pvpanic port knows).
     Probe,
     /// Print [`crate::READY`] and then poll for ever, touching no device.
     Spin,
@@ -216,6 +218,7 @@ impl Job {
     /// Adds another `mayfly.key=value` word; the last one with a key wins.
     /// Useful ones: `net`/`drive` (which device), `batch` (frames per doorbell),
     /// `reading` (the network responder has a read in flight),
+    /// `panic` (events told to the pvpanic port before the end),
     /// `idle_ms`, `ms`, `bytes`, `kicks`, `rounds`, `patience_ms`, `withhold_ms`
     /// (a network driver is up for so long before it posts receive buffers).
     pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {

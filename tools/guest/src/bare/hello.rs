@@ -2,9 +2,14 @@
 //! facts for programs.
 
 use crate::block::{Block, Options};
+use crate::dma::Dma;
 use crate::mmio::{Window, kind, reg};
 use crate::virtqueue::Piece;
-use crate::{Machine, cpuid, say};
+use crate::{Machine, cpu, cpuid, power, say};
+
+/// Where this machine has its VM generation id and its VM clock; operating systems ask ACPI.
+const GENERATION_ID: u64 = 0xd_0000;
+const VM_CLOCK: u64 = 0xd_1000;
 
 /// Prints the greeting, the machine, its devices, and the first drive's start.
 pub fn run(machine: &mut Machine) {
@@ -67,6 +72,11 @@ pub fn probe(machine: &mut Machine) {
         say!("cpuid={leaf:#x} sub={subleaf} eax={a:#x} ebx={b:#x} ecx={c:#x} edx={d:#x}");
     }
     say!("command_line_len={}", machine.command_line.0.len());
+    let id = Dma::left_by_loader(GENERATION_ID, 16);
+    say!("generation_id={:#x} high={:#x}", id.read64(0), id.read64(8));
+    let clock = Dma::left_by_loader(VM_CLOCK, 112);
+    say!("clock_magic={:#x} clock_flags={:#x}", clock.read32(0), clock.read64(24));
+    say!("panic_events={:#x}", cpu::in8(power::PANIC));
 }
 
 /// Number of queues and the first one's largest size.

@@ -11,8 +11,15 @@ const I8042_RESET: u8 = 0xfe;
 pub const SLEEP_CONTROL: u16 = 0x600;
 const SLEEP_S5: u8 = 5 << 2 | 1 << 5;
 
-/// Ends the machine the way the command line asks for; `reset` by default.
+/// The pvpanic port.
+pub const PANIC: u16 = 0x505;
+
+/// Ends the machine the way the command line asks for; `reset` by default. With `panic=EVENTS` it tells of a panic before that.
 pub fn end(command_line: CommandLine) -> ! {
+    match u8::try_from(command_line.number("panic", 0)) {
+        Ok(events @ 1..) => cpu::out8(PANIC, events),
+        _ => {}
+    }
     match command_line.text("end") {
         Some("s5") => cpu::out8(SLEEP_CONTROL, SLEEP_S5),
         Some("triple-fault") => cpu::undefined_instruction(),

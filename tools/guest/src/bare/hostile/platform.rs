@@ -9,6 +9,7 @@ pub const CASES: &[Case] = &[
     ("g27-string-copy", string_copy),
     ("g27-sleep-garbage", sleep_garbage),
     ("g27-reset-garbage", reset_garbage),
+    ("g27-panic-garbage", panic_garbage),
     ("g29-ioapic-entries", ioapic_entries),
     ("g29-ioapic-registers", ioapic_registers),
     ("g29-eoi-storm", eoi_storm),
@@ -110,6 +111,23 @@ fn reset_garbage(lab: &mut Lab<'_>) -> Outcome {
     }
     cpu::out8(0xcf9, 0x06);
     lab.facts[0] = ("i8042_status", cpu::in8(0x64).into());
+    "alive"
+}
+
+/// The pvpanic port with every value, again and again, and at every width and alignment.
+fn panic_garbage(lab: &mut Lab<'_>) -> Outcome {
+    for _ in 0..16 {
+        for value in 0..=u8::MAX {
+            cpu::out8(power::PANIC, value);
+        }
+    }
+    for port in power::PANIC - 4..power::PANIC + 4 {
+        cpu::out16(port, 0xffff);
+        cpu::out32(port, u32::MAX);
+        cpu::in16(port);
+        cpu::in32(port);
+    }
+    lab.facts[0] = ("panic_events", cpu::in8(power::PANIC).into());
     "alive"
 }
 
