@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 8] = [
+pub(crate) const CASES: [(&str, &[&str]); 9] = [
     (
         "05-readme",
         &[
@@ -93,7 +93,7 @@ pub(crate) const CASES: [(&str, &[&str]); 8] = [
             "end-ctrl-alt-del",
         ],
     ),
-    ("50-panic", &["panic-boot", "panic-shown", "end-panic"]),
+    ("50-panic", &["panic-boot", "no-template-hides-nothing", "panic-shown", "end-panic"]),
     ("60-triple-fault", &["config-file-boot", "no-api-no-socket", "end-triple-fault"]),
     (
         "65-races",
@@ -108,6 +108,28 @@ pub(crate) const CASES: [(&str, &[&str]); 8] = [
             "races-log-bounded",
             "races-disk-untouched",
             "races-end",
+        ],
+    ),
+    (
+        "70-cpu-identity",
+        &[
+            "template-accepted",
+            "template-boot",
+            "template-hides-a-flag",
+            "template-leaves-the-others",
+            "template-names-the-cpu",
+            "acpi-VMGENCTR",
+            "acpi-AMZNC10C",
+            "acpi-ACPI0013",
+            "acpi-QEMU0001",
+            "ged-interrupts",
+            "generation-id",
+            "vm-clock",
+            "pvpanic-driver",
+            "pvpanic-panic",
+            "end-after-panic",
+            "pvpanic-logged",
+            "pvpanic-told-at-the-end",
         ],
     ),
 ];

@@ -20,8 +20,17 @@ const ROOT_INIT: &str = include_str!("scripts/root-init.sh");
 
 /// In the order of their dependencies.
 const OUTER_MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "tun"];
-const INNER_MODULES: [&str; 7] =
-    ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net"];
+const INNER_MODULES: [&str; 9] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_mmio",
+    "virtio_blk",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "pvpanic",
+    "pvpanic-mmio",
+];
 /// Mount points and homes that every root needs.
 const DIRECTORIES: [&str; 8] = ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "modules"];
 
@@ -88,6 +97,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "50-panic",
     "60-triple-fault",
     "65-races",
+    "70-cpu-identity",
 ];
 
 /// The README's block for booting a kernel by hand, marked there by a comment.

@@ -94,6 +94,33 @@ do_root() {
     say root failed
 }
 
+# What ACPI tells of the pages by which a guest learns that it was restored, and what is on them.
+do_identity() {
+    for hid in VMGENCTR AMZNC10C ACPI0013 QEMU0001; do
+        say "acpi-$hid" "$(cat /sys/bus/acpi/devices/$hid:00/path)"
+    done
+    say ged-interrupts "$(grep -c 'ACPI:Ged' /proc/interrupts)"
+    # Below 1 MiB, so any kernel lets root read it.
+    page() { dd if=/dev/mem bs=16 skip=$(($1 / 16)) count=1 2>/dev/null | od -An -tx1 | tr -d ' \n'; }
+    say generation-id "$(page 0xd0000)"
+    say clock-page "$(page 0xd1000)"
+}
+
+# The driver asks the port which events it knows.
+do_pvpanic() {
+    for module in pvpanic pvpanic-mmio; do
+        insmod "/modules/$module.ko" || say "insmod-$module" failed
+    done
+    driver=/sys/bus/platform/drivers/pvpanic-mmio/QEMU0001:00
+    say pvpanic "$(cat $driver/capability) $(cat $driver/events)"
+}
+
+do_cpu() {
+    say model-name "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sort -u)"
+    say cpu-flags " $(sed -n 's/^flags[^:]*: //p' /proc/cpuinfo | sort -u) "
+    say cpu-done yes
+}
+
 do_reboot() { reboot -f; }
 do_poweroff() { poweroff -f; }
 do_panic() { echo c >/proc/sysrq-trigger; }
