@@ -129,7 +129,7 @@ pub fn template_msrs<E>(
     Ok(changed)
 }
 
-/// Writes `entries` through `set` like [`write`], but all of them or none is missing: a refused one is an error.
+/// Writes `entries` through `set` like [`write()`], except that a register refused is an error.
 pub fn write_template<E>(
     entries: &[kvm_msr_entry],
     mut set: impl FnMut(&Msrs) -> Result<usize, E>,
