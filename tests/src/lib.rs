@@ -24,7 +24,7 @@ pub mod http;
 pub mod lines;
 pub mod slow_disk;
 pub mod stock;
-mod sys;
+pub mod sys;
 pub mod tap;
 pub mod vmm;
 

@@ -130,3 +130,71 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<File> {
     checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) })?;
     Ok(File::from(socket))
 }
+
+/// A stream socket of the `AF_VSOCK` family, connected or listening; only inside a guest.
+pub mod vsock {
+    use super::*;
+
+    /// Accept from anybody.
+    const ANY_CID: u32 = u32::MAX;
+
+    fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
+        // SAFETY: all zeroes is a value of this plain C struct.
+        let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+        address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+        address.svm_cid = cid;
+        address.svm_port = port;
+        address
+    }
+
+    fn socket() -> io::Result<OwnedFd> {
+        // SAFETY: socket takes three integers.
+        let fd = checked(unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+        // SAFETY: the kernel just gave us this descriptor and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    const LEN: libc::socklen_t = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+
+    /// Connects to `port` of `cid` (2 is the host).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn connect(cid: u32, port: u32) -> io::Result<File> {
+        let socket = socket()?;
+        let address = address(cid, port);
+        // SAFETY: `address` is valid for LEN bytes during the call.
+        checked(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), LEN) })?;
+        Ok(File::from(socket))
+    }
+
+    /// Waits for one connection to `port`; `ready` is called as soon as one can come.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn accept(port: u32, ready: impl FnOnce()) -> io::Result<File> {
+        let socket = socket()?;
+        let address = address(ANY_CID, port);
+        // SAFETY: `address` is valid for LEN bytes during the call.
+        checked(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), LEN) })?;
+        // SAFETY: listen and accept4 take integers; the null pointers say that the peer's address is not wanted.
+        checked(unsafe { libc::listen(socket.as_raw_fd(), 1) })?;
+        ready();
+        // SAFETY: as above.
+        let flags = libc::SOCK_CLOEXEC;
+        // SAFETY: as above.
+        let fd =
+            checked(unsafe { libc::accept4(socket.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) })?;
+        // SAFETY: the kernel just gave us this descriptor and nobody else has it.
+        Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Says that no more will be sent.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn finish_sending(socket: &File) -> io::Result<()> {
+        // SAFETY: shutdown takes two integers.
+        checked(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) }).map(|_| ())
+    }
+}
