@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use vmm::config::{DriveConfig, NetConfig};
-use vmm::requests::{PutBootSource, PutCpuConfig, PutDrive, PutMachineConfig, PutNet};
+use vmm::config::{DriveConfig, MemoryHotplugConfig, NetConfig, PmemConfig, VsockConfig};
+use vmm::requests::{
+    PutBalloon, PutBootSource, PutCpuConfig, PutDrive, PutEntropy, PutMachineConfig, PutMemoryHotplug, PutNet, PutPmem,
+    PutVsock,
+};
 use vmm::{Error, Handle};
 
 use crate::error::Fault;
@@ -22,16 +25,16 @@ pub(crate) struct ConfigFile {
     drives: Vec<wire::Drive>,
     machine_config: Option<wire::MachineConfig>,
     network_interfaces: Option<Vec<wire::Net>>,
+    vsock: Option<wire::Vsock>,
+    balloon: Option<wire::Balloon>,
+    entropy: Option<wire::Entropy>,
+    pmem: Option<Vec<wire::Pmem>>,
+    memory_hotplug: Option<wire::MemoryHotplug>,
     logger: Option<wire::Logger>,
     cpu_config: Option<CpuConfig>,
     // Known sections that this version cannot honour; an echo of GET /vm/config has them as null or [].
     metrics: Option<Value>,
-    balloon: Option<Value>,
-    vsock: Option<Value>,
     mmds_config: Option<Value>,
-    entropy: Option<Value>,
-    pmem: Option<Vec<Value>>,
-    memory_hotplug: Option<Value>,
 }
 
 /// A CPU template, or the path of a file with one.
@@ -125,26 +128,31 @@ impl ConfigFile {
         for net in self.network_interfaces.unwrap_or_default() {
             handle.call(PutNet(NetConfig::try_from(net)?))?;
         }
+        if let Some(vsock) = self.vsock {
+            handle.call(PutVsock(VsockConfig::try_from(vsock)?))?;
+        }
+        if let Some(balloon) = self.balloon {
+            handle.call(PutBalloon(balloon.into()))?;
+        }
+        if let Some(entropy) = self.entropy {
+            handle.call(PutEntropy(entropy.into()))?;
+        }
+        for pmem in self.pmem.unwrap_or_default() {
+            handle.call(PutPmem(PmemConfig::try_from(pmem)?))?;
+        }
+        if let Some(memory) = self.memory_hotplug {
+            handle.call(PutMemoryHotplug(MemoryHotplugConfig::try_from(memory)?))?;
+        }
         Ok(())
     }
 
     /// The first thing asked for that this version does not do.
     fn later(&self) -> Option<Later> {
-        let sections = [
-            (self.metrics.is_some(), Later("metrics")),
-            (self.balloon.is_some(), Later("balloon")),
-            (self.vsock.is_some(), Later("vsock")),
-            (self.mmds_config.is_some(), Later("mmds-config")),
-            (self.entropy.is_some(), Later("entropy")),
-            (self.pmem.as_ref().is_some_and(|list| !list.is_empty()), Later("pmem")),
-            (self.memory_hotplug.is_some(), Later("memory-hotplug")),
-        ];
+        let sections = [(self.metrics.is_some(), Later("metrics")), (self.mmds_config.is_some(), Later("mmds-config"))];
         sections
             .into_iter()
             .find_map(|(there, later)| there.then_some(later))
             .or_else(|| self.machine_config.as_ref().and_then(wire::MachineConfig::later))
-            .or_else(|| self.drives.iter().find_map(wire::Drive::later))
-            .or_else(|| self.network_interfaces.iter().flatten().find_map(wire::Net::later))
     }
 }
 
@@ -174,14 +182,10 @@ mod tests {
 
     #[test]
     fn sections_without_a_meaning_are_refused_by_name() {
-        for section in ["metrics", "balloon", "vsock", "mmds-config", "entropy", "memory-hotplug"] {
+        for section in ["metrics", "mmds-config"] {
             let mut document = json!({"boot-source": {"kernel_image_path": "k"}, "drives": []});
             document[section] = json!({});
             assert_eq!(parse(document).unwrap().later(), Some(Later(section)));
         }
-        let limited = json!({"boot-source": {"kernel_image_path": "k"}, "drives": [
-            {"drive_id": "a", "is_root_device": true, "path_on_host": "p", "rate_limiter": {"ops": {"size": 1, "refill_time": 1}}}
-        ]});
-        assert_eq!(parse(limited).unwrap().later(), Some(Later("rate_limiter")));
     }
 }

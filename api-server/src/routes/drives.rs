@@ -8,7 +8,7 @@ use super::{Call, DONE, Reply};
 use crate::error::Fault;
 use crate::wire::{Drive, DrivePatch};
 
-fn same_id(path: &str, body: &str) -> Result<(), Fault> {
+pub(super) fn same_id(path: &str, body: &str) -> Result<(), Fault> {
     if path == body {
         Ok(())
     } else {
@@ -20,8 +20,8 @@ pub(super) async fn put(call: &Call<'_>) -> Result<Reply, Fault> {
     let id = call.id()?;
     let drive: Drive = call.json()?;
     same_id(id.as_str(), &drive.drive_id)?;
-    call.refuse_later(drive.later(), Ask::Configure).await?;
-    call.app.ask(PutDrive(DriveConfig::try_from(drive)?)).await?;
+    let drive = call.valid(DriveConfig::try_from(drive), Ask::Configure).await?;
+    call.app.ask(PutDrive(drive)).await?;
     DONE
 }
 
@@ -29,14 +29,11 @@ pub(super) async fn patch(call: &Call<'_>) -> Result<Reply, Fault> {
     let id = call.id()?;
     let patch: DrivePatch = call.json()?;
     same_id(id.as_str(), &patch.drive_id)?;
-    call.refuse_later(patch.later(), Ask::Reconfigure).await?;
-    call.app.ask(PatchDrive { id, path_on_host: patch.path_on_host }).await?;
+    let rate_limiter = patch.rate_limits();
+    call.app.ask(PatchDrive { id, path_on_host: patch.path_on_host, rate_limiter }).await?;
     DONE
 }
 
 pub(super) async fn delete(call: &Call<'_>) -> Result<Reply, Fault> {
-    call.id()?;
-    call.app.permit(Ask::Reconfigure).await?;
-    // Only PCI devices can be unplugged, and this version has none.
-    Err(Fault::bad_request("PCI is not enabled"))
+    call.unplug().await
 }

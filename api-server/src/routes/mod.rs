@@ -5,16 +5,21 @@
 //! trailing slashes and pieces nobody reads do not matter.
 
 mod actions;
+mod balloon;
 mod boot_source;
 mod cpu_config;
 mod drives;
+mod entropy;
+mod hotplug;
 mod instance;
 mod logger;
 mod machine_config;
 mod network_interfaces;
+mod pmem;
 mod serial;
 mod table;
 mod vm;
+mod vsock;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,8 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use vmm::Ask;
 use vmm::config::ResourceId;
+use vmm::{Ask, Error};
 
 use crate::app::App;
 use crate::error::Fault;
@@ -40,6 +45,8 @@ pub(crate) struct Call<'a> {
     app: &'a App,
     /// The path piece after the resource, for resources that have ids.
     id: &'a str,
+    /// The path pieces that the route does not ask for.
+    rest: &'a [&'a str],
     body: &'a [u8],
     deprecated: AtomicBool,
 }
@@ -70,6 +77,24 @@ impl<'a> Call<'a> {
         ResourceId::try_from(self.id).map_err(|e| Fault::bad_request(e.to_string()))
     }
 
+    /// Unwraps a value that was asked for. A wrong one is a reason to refuse only where it would have been allowed.
+    async fn valid<T>(&self, value: Result<T, Error>, ask: Ask) -> Result<T, Fault> {
+        match value {
+            Ok(value) => Ok(value),
+            Err(refusal) => {
+                self.app.permit(ask).await?;
+                Err(refusal.into())
+            }
+        }
+    }
+
+    /// DELETE of a device. Only PCI devices can be unplugged, and this version has none.
+    async fn unplug(&self) -> Result<Reply, Fault> {
+        self.id()?;
+        self.app.permit(Ask::Reconfigure).await?;
+        Err(Fault::bad_request("PCI is not enabled"))
+    }
+
     /// Refuses what this version does not do, but only where it would have been allowed.
     async fn refuse_later(&self, later: Option<Later>, ask: Ask) -> Result<(), Fault> {
         match later {
@@ -90,20 +115,29 @@ fn found(value: &impl Serialize) -> Result<Reply, Fault> {
 /// 204.
 const DONE: Result<Reply, Fault> = Ok(None);
 
+/// Refuses a method on a path, `path` being what the contract names of it.
+fn unknown(method: &Method, path: &str) -> Fault {
+    Fault::bad_request(format!("Invalid request method and/or path: {method} {path}."))
+}
+
 /// Finds the handler of a request and runs it.
 pub(crate) async fn serve(app: &App, method: &Method, path: &str, body: &[u8]) -> Served {
     let refused = |fault| Served { outcome: Err(fault), deprecated: false };
-    if let Err(fault) = check_body(method, body) {
+    let pieces: Vec<&str> = path.split('/').filter(|piece| !piece.is_empty()).collect();
+    let found = table::find(method, &pieces);
+    // Judged before the path, so it holds for unknown paths too.
+    if !found.as_ref().is_some_and(|found| found.route.body_optional)
+        && let Err(fault) = check_body(method, body)
+    {
         return refused(fault);
     }
-    let pieces: Vec<&str> = path.split('/').filter(|piece| !piece.is_empty()).collect();
-    let Some((route, id)) = table::find(method, &pieces) else {
-        return refused(Fault::bad_request(match table::known_elsewhere(method, &pieces) {
-            Some(endpoint) => later(&format!("{method} {endpoint}")),
-            None => format!("Invalid request method and/or path: {method} {}.", pieces.first().unwrap_or(&"")),
-        }));
+    let Some(table::Found { route, id, rest }) = found else {
+        return refused(match table::known_elsewhere(method, &pieces) {
+            Some(endpoint) => Fault::bad_request(later(&format!("{method} {endpoint}"))),
+            None => unknown(method, pieces.first().unwrap_or(&"")),
+        });
     };
-    let call = Call { app, id, body, deprecated: AtomicBool::new(false) };
+    let call = Call { app, id, rest, body, deprecated: AtomicBool::new(false) };
     let outcome = (route.handle)(&call).await;
     Served { outcome, deprecated: call.deprecated.into_inner() }
 }
@@ -119,7 +153,7 @@ pub(crate) fn word(method: &Method) -> &str {
     }
 }
 
-/// Which methods want a body; judged before the path, so it holds for unknown paths too.
+/// Which methods want a body.
 fn check_body(method: &Method, body: &[u8]) -> Result<(), Fault> {
     let text = match (method.as_str(), body.is_empty()) {
         ("GET", false) => "GET request cannot have a body.",

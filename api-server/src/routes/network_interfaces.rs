@@ -20,8 +20,8 @@ pub(super) async fn put(call: &Call<'_>) -> Result<Reply, Fault> {
     let id = call.id()?;
     let net: Net = call.json()?;
     same_id(id.as_str(), &net.iface_id)?;
-    call.refuse_later(net.later(), Ask::Configure).await?;
-    call.app.ask(PutNet(NetConfig::try_from(net)?)).await?;
+    let net = call.valid(NetConfig::try_from(net), Ask::Configure).await?;
+    call.app.ask(PutNet(net)).await?;
     DONE
 }
 
@@ -29,14 +29,11 @@ pub(super) async fn patch(call: &Call<'_>) -> Result<Reply, Fault> {
     let id = call.id()?;
     let patch: NetPatch = call.json()?;
     same_id(id.as_str(), &patch.iface_id)?;
-    call.refuse_later(patch.later(), Ask::Reconfigure).await?;
-    call.app.ask(PatchNet(id)).await?;
+    let (rx_rate_limiter, tx_rate_limiter) = patch.rate_limits();
+    call.app.ask(PatchNet { id, rx_rate_limiter, tx_rate_limiter }).await?;
     DONE
 }
 
 pub(super) async fn delete(call: &Call<'_>) -> Result<Reply, Fault> {
-    call.id()?;
-    call.app.permit(Ask::Reconfigure).await?;
-    // Only PCI devices can be unplugged, and this version has none.
-    Err(Fault::bad_request("PCI is not enabled"))
+    call.unplug().await
 }

@@ -1,6 +1,5 @@
 //! `PUT /serial`.
 
-use vmm::Ask;
 use vmm::requests::PutSerial;
 
 use super::{Call, DONE, Reply};
@@ -9,7 +8,6 @@ use crate::wire::Serial;
 
 pub(super) async fn put(call: &Call<'_>) -> Result<Reply, Fault> {
     let serial: Serial = call.json()?;
-    call.refuse_later(serial.later(), Ask::Configure).await?;
     call.app.ask(PutSerial(serial.into())).await?;
     DONE
 }

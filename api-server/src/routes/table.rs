@@ -3,8 +3,8 @@
 use axum::http::Method;
 
 use super::{
-    Answer, Call, actions, boot_source, cpu_config, drives, instance, logger, machine_config, network_interfaces,
-    serial, vm,
+    Answer, Call, actions, balloon, boot_source, cpu_config, drives, entropy, hotplug, instance, logger,
+    machine_config, network_interfaces, pmem, serial, vm, vsock,
 };
 
 /// A method on a resource.
@@ -15,24 +15,30 @@ pub(crate) struct Route {
     pub(crate) pieces: &'static [&'static str],
     /// Whether an id follows.
     pub(crate) has_id: bool,
+    /// Whether the body may be left out, or sent where none is expected.
+    pub(crate) body_optional: bool,
     /// What to do.
     pub(super) handle: for<'a> fn(&'a Call<'a>) -> Answer<'a>,
 }
 
 macro_rules! routes {
-    ($($method:ident $($piece:literal)/ * $([$id:ident])? => $handle:path;)*) => {
+    ($($method:ident $($piece:literal)/ * $([$mark:tt])? => $handle:path;)*) => {
         &[$(Route {
             method: Method::$method,
             pieces: &[$($piece),*],
-            has_id: routes!(@id $($id)?),
+            has_id: routes!(@id $($mark)?),
+            body_optional: routes!(@body $($mark)?),
             handle: |call| Box::pin($handle(call)),
         }),*]
     };
-    (@id) => { false };
     (@id id) => { true };
+    (@id $($other:tt)?) => { false };
+    (@body ?) => { true };
+    (@body $($other:tt)?) => { false };
 }
 
-/// The routes. A route whose pieces begin with those of another one comes before it.
+/// The routes: `[id]` after the pieces asks for an id, `[?]` says that the body may be left out. A route whose pieces begin with those of
+/// another one comes before it.
 pub(crate) static ROUTES: &[Route] = routes! {
     GET => instance::get;
     GET "version" => instance::get_version;
@@ -50,6 +56,22 @@ pub(crate) static ROUTES: &[Route] = routes! {
     PUT "network-interfaces" [id] => network_interfaces::put;
     PATCH "network-interfaces" [id] => network_interfaces::patch;
     DELETE "network-interfaces" [id] => network_interfaces::delete;
+    PUT "pmem" [id] => pmem::put;
+    PATCH "pmem" [id] => pmem::patch;
+    DELETE "pmem" [id] => pmem::delete;
+    GET "balloon" / "statistics" => balloon::get_statistics;
+    PATCH "balloon" / "statistics" => balloon::patch_statistics;
+    GET "balloon" / "hinting" / "status" => balloon::get_hinting;
+    PATCH "balloon" / "hinting" / "start" [?] => balloon::start_hinting;
+    PATCH "balloon" / "hinting" / "stop" [?] => balloon::stop_hinting;
+    GET "balloon" => balloon::get;
+    PUT "balloon" => balloon::put;
+    PATCH "balloon" => balloon::patch;
+    PUT "vsock" => vsock::put;
+    PUT "entropy" => entropy::put;
+    GET "hotplug" / "memory" => hotplug::get_memory;
+    PUT "hotplug" / "memory" => hotplug::put_memory;
+    PATCH "hotplug" / "memory" => hotplug::patch_memory;
     PUT "serial" => serial::put;
     PUT "logger" => logger::put;
 };
@@ -58,22 +80,6 @@ pub(crate) static ROUTES: &[Route] = routes! {
 /// rather than suspecting a typing mistake.
 const LATER: &[(Method, &[&str], &str)] = &[
     (Method::PUT, &["metrics"], "/metrics"),
-    (Method::PUT, &["pmem"], "/pmem"),
-    (Method::PATCH, &["pmem"], "/pmem"),
-    (Method::DELETE, &["pmem"], "/pmem"),
-    (Method::GET, &["balloon", "statistics"], "/balloon/statistics"),
-    (Method::PATCH, &["balloon", "statistics"], "/balloon/statistics"),
-    (Method::GET, &["balloon", "hinting", "status"], "/balloon/hinting/status"),
-    (Method::PATCH, &["balloon", "hinting", "start"], "/balloon/hinting/start"),
-    (Method::PATCH, &["balloon", "hinting", "stop"], "/balloon/hinting/stop"),
-    (Method::GET, &["balloon"], "/balloon"),
-    (Method::PUT, &["balloon"], "/balloon"),
-    (Method::PATCH, &["balloon"], "/balloon"),
-    (Method::PUT, &["vsock"], "/vsock"),
-    (Method::PUT, &["entropy"], "/entropy"),
-    (Method::GET, &["hotplug", "memory"], "/hotplug/memory"),
-    (Method::PUT, &["hotplug", "memory"], "/hotplug/memory"),
-    (Method::PATCH, &["hotplug", "memory"], "/hotplug/memory"),
     (Method::PUT, &["mmds", "config"], "/mmds/config"),
     (Method::GET, &["mmds"], "/mmds"),
     (Method::PUT, &["mmds"], "/mmds"),
@@ -82,16 +88,26 @@ const LATER: &[(Method, &[&str], &str)] = &[
     (Method::PUT, &["snapshot", "load"], "/snapshot/load"),
 ];
 
-/// The route of a request and the id in its path (empty where there is none).
-pub(crate) fn find<'p>(method: &Method, pieces: &[&'p str]) -> Option<(&'static Route, &'p str)> {
-    let route = ROUTES.iter().find(|route| {
-        route.method == *method
-            && pieces.starts_with(route.pieces)
+/// The route of a request.
+pub(crate) struct Found<'p> {
+    pub(crate) route: &'static Route,
+    /// The id in the path; empty where there is none.
+    pub(crate) id: &'p str,
+    /// The pieces of the path the route does not ask for.
+    pub(crate) rest: &'p [&'p str],
+}
+
+/// Finds the route of a request.
+pub(crate) fn find<'p>(method: &Method, pieces: &'p [&'p str]) -> Option<Found<'p>> {
+    ROUTES.iter().filter(|route| route.method == *method).find_map(|route| {
+        let rest = pieces.strip_prefix(route.pieces)?;
+        match rest {
+            [id, rest @ ..] if route.has_id => Some(Found { route, id, rest }),
             // The root has no pieces, so it would match everything.
-            && (!route.pieces.is_empty() || pieces.is_empty())
-    })?;
-    let id = if route.has_id { pieces.get(route.pieces.len()).copied().unwrap_or("") } else { "" };
-    Some((route, id))
+            [_, ..] if route.pieces.is_empty() => None,
+            _ => Some(Found { route, id: "", rest }),
+        }
+    })
 }
 
 /// The v1 endpoint a request is meant for, if it is one that this version does not have.

@@ -76,9 +76,10 @@ fn routes_are_reachable_and_do_not_hide_each_other() {
         if route.has_id {
             pieces.push("id");
         }
-        let (found, id) = table::find(&route.method, &pieces).unwrap();
-        assert!(std::ptr::eq(found, route));
-        assert_eq!(id, if route.has_id { "id" } else { "" });
+        let found = table::find(&route.method, &pieces).unwrap();
+        assert!(std::ptr::eq(found.route, route));
+        assert_eq!(found.id, if route.has_id { "id" } else { "" });
+        assert!(found.rest.is_empty());
         assert_eq!(table::known_elsewhere(&route.method, &pieces), None);
     }
 }
@@ -105,6 +106,15 @@ fn unknown_paths_and_methods_are_named() {
         (Method::PATCH, "/logger", "{}", "PATCH logger"),
         (Method::PUT, "/", "{}", "PUT "),
         (Method::DELETE, "/machine-config", "", "DELETE machine-config"),
+        (Method::GET, "/balloon/nothing", "", "GET /balloon/nothing"),
+        (Method::GET, "/balloon/hinting", "", "GET /balloon/hinting"),
+        (Method::PATCH, "/balloon/hinting", "{}", "PATCH /balloon/hinting"),
+        (Method::PATCH, "/balloon/hinting/pause", "{}", "PATCH /balloon/hinting"),
+        (Method::DELETE, "/balloon", "", "DELETE balloon"),
+        (Method::PATCH, "/vsock", "{}", "PATCH vsock"),
+        (Method::GET, "/entropy", "", "GET entropy"),
+        (Method::PUT, "/hotplug", "{}", "PUT hotplug"),
+        (Method::GET, "/hotplug/cpu", "", "GET hotplug"),
     ] {
         let expected = format!("Invalid request method and/or path: {said}.");
         assert_eq!(fault(&app, method, path, body), expected);
@@ -115,10 +125,6 @@ fn unknown_paths_and_methods_are_named() {
 fn v1_endpoints_of_later_versions_are_named() {
     let app = app();
     for (method, path, body) in [
-        (Method::PUT, "/balloon", "{}"),
-        (Method::GET, "/balloon/statistics", ""),
-        (Method::PATCH, "/balloon/hinting/start", "{}"),
-        (Method::PUT, "/vsock", "{}"),
         (Method::GET, "/mmds", ""),
         (Method::PUT, "/mmds/config", "{}"),
         (Method::PUT, "/snapshot/create", "{}"),
@@ -138,6 +144,19 @@ fn body_rules_come_before_the_path() {
     assert_eq!(fault(&app, Method::DELETE, "/drives/a", "x"), "Empty Delete request.");
     assert_eq!(fault(&app, Method::PATCH, "/machine-config", "{}"), "Empty PATCH request.");
     assert_eq!(fault(&app, Method::PATCH, "/machine-config", r#"{"smt":null}"#), "Empty PATCH request.");
+    assert_eq!(fault(&app, Method::PATCH, "/balloon", ""), "Empty PATCH request.");
+    assert_eq!(fault(&app, Method::PATCH, "/balloon/hinting", ""), "Empty PATCH request.");
+    // Hinting is started and stopped without a body too.
+    let before = "The requested operation is not supported before starting the microVM.";
+    for body in ["", "{}", r#"{"acknowledge_on_stop":false,"more":1}"#] {
+        assert_eq!(fault(&app, Method::PATCH, "/balloon/hinting/start", body), before);
+        assert_eq!(fault(&app, Method::PATCH, "/balloon/hinting/stop", body), before);
+    }
+    let text = fault(&app, Method::PATCH, "/balloon/hinting/start", r#"{"acknowledge_on_stop":1}"#);
+    assert!(
+        text.starts_with("An error occurred when deserializing the json body of a request: invalid type"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -161,29 +180,27 @@ fn ids_are_checked_and_compared() {
         "The id from the path [b] does not match the id from the body [a]!"
     );
     assert!(fault(&app, Method::PUT, "/drives/a/extra", drive).starts_with("Drive config error: "));
+    let pmem = r#"{"id":"a","path_on_host":"/nope"}"#;
+    assert_eq!(fault(&app, Method::PUT, "/pmem", pmem), "The ID cannot be empty.");
+    for method in [Method::PUT, Method::PATCH] {
+        let body = if method == Method::PUT { pmem } else { r#"{"id":"a"}"# };
+        assert_eq!(fault(&app, method, "/pmem/b", body), "The id from the path does not match the id from the body!");
+    }
 }
 
 #[test]
 fn what_this_version_lacks_is_refused_unless_the_phase_is_wrong_anyway() {
     let app = app();
-    let limiter = r#"{"ops":{"size":1,"refill_time":1}}"#;
     let later = |what: &str| format!("{what} is not supported yet by this version of Mayfly.");
     let before = "The requested operation is not supported before starting the microVM.";
-    let drive =
-        format!(r#"{{"drive_id":"a","is_root_device":false,"path_on_host":"/dev/null","rate_limiter":{limiter}}}"#);
-    assert_eq!(fault(&app, Method::PUT, "/drives/a", &drive), later("rate_limiter"));
     let vhost = r#"{"drive_id":"a","is_root_device":false,"socket":"/s"}"#;
     assert_eq!(fault(&app, Method::PUT, "/drives/a", vhost), later("socket (a vhost-user drive)"));
-    let net = format!(r#"{{"iface_id":"a","host_dev_name":"t","tx_rate_limiter":{limiter}}}"#);
-    assert_eq!(fault(&app, Method::PUT, "/network-interfaces/a", &net), later("tx_rate_limiter"));
-    let serial = r#"{"rate_limiter":{"size":1,"refill_time":1}}"#;
-    assert_eq!(fault(&app, Method::PUT, "/serial", serial), later("rate_limiter"));
     let gdb = r#"{"vcpu_count":1,"mem_size_mib":1,"gdb_socket_path":"/s"}"#;
     assert_eq!(fault(&app, Method::PUT, "/machine-config", gdb), later("gdb_socket_path"));
-    let patch = format!(r#"{{"drive_id":"a","rate_limiter":{limiter}}}"#);
-    assert_eq!(fault(&app, Method::PATCH, "/drives/a", &patch), before);
     assert_eq!(fault(&app, Method::PUT, "/actions", r#"{"action_type":"FlushMetrics"}"#), before);
-    assert_eq!(fault(&app, Method::DELETE, "/drives/a", ""), before);
+    for resource in ["drives", "network-interfaces", "pmem"] {
+        assert_eq!(fault(&app, Method::DELETE, &format!("/{resource}/a"), ""), before);
+    }
 }
 
 #[test]

@@ -1,12 +1,12 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vmm::config::RateLimits;
-use vmm::config::{self, DriveConfig, ResourceId};
-use vmm::{Error, Subject};
+use vmm::config::{self, DriveConfig, RateLimitChange, ResourceId};
+use vmm::{Error, Kind, Subject};
 
-use super::Later;
-use super::rate_limiter::RateLimiter;
+use super::later;
+use super::object::object;
+use super::rate_limiter::{self, RateLimiter};
 
 /// When a guest's FLUSH reaches the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -34,7 +34,7 @@ pub(crate) struct Drive {
     pub(crate) cache_type: CacheType,
     pub(crate) is_read_only: Option<bool>,
     pub(crate) path_on_host: Option<PathBuf>,
-    #[serde(serialize_with = "serialize_none")]
+    #[serde(default, deserialize_with = "object")]
     pub(crate) rate_limiter: Option<RateLimiter>,
     pub(crate) io_engine: Option<IoEngine>,
     pub(crate) socket: Option<PathBuf>,
@@ -46,34 +46,30 @@ pub(crate) struct Drive {
 pub(crate) struct DrivePatch {
     pub(crate) drive_id: String,
     pub(crate) path_on_host: Option<PathBuf>,
+    #[serde(default, deserialize_with = "object")]
     pub(crate) rate_limiter: Option<RateLimiter>,
 }
 
-/// A limiter that limits nothing is all that can be set, and it is echoed as none at all.
-pub(super) fn serialize_none<S: serde::Serializer>(_: &Option<RateLimiter>, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_none()
-}
-
-/// Whether a limiter is there and limits.
-pub(super) fn limits(limiter: &Option<RateLimiter>) -> bool {
-    limiter.as_ref().is_some_and(RateLimiter::limits)
-}
-
-impl Drive {
-    /// What this version does not do.
-    pub(crate) fn later(&self) -> Option<Later> {
-        if self.socket.is_some() {
-            Some(Later("socket (a vhost-user drive)"))
-        } else {
-            limits(&self.rate_limiter).then_some(Later("rate_limiter"))
-        }
+impl DrivePatch {
+    /// What changes in the limiter, if it was mentioned at all.
+    pub(crate) fn rate_limits(&self) -> Option<RateLimitChange> {
+        self.rate_limiter.is_some().then(|| rate_limiter::change(self.rate_limiter))
     }
 }
 
-impl DrivePatch {
-    /// What this version does not do.
-    pub(crate) fn later(&self) -> Option<Later> {
-        limits(&self.rate_limiter).then_some(Later("rate_limiter"))
+/// A vhost-user drive: its back end decides what a file's drive is told here.
+fn refuse_socket(drive: &Drive) -> Error {
+    let foreign = [
+        ("path_on_host", drive.path_on_host.is_some()),
+        ("is_read_only", drive.is_read_only.is_some()),
+        ("rate_limiter", drive.rate_limiter.is_some()),
+        ("io_engine", drive.io_engine.is_some()),
+    ];
+    match foreign.into_iter().find(|(_, there)| *there) {
+        Some((field, _)) => {
+            Error::invalid(Subject::Drive, format!("socket and {field} exclude each other: leave one of them out."))
+        }
+        None => Error::new(Kind::Unsupported, Subject::None, later("socket (a vhost-user drive)")),
     }
 }
 
@@ -81,6 +77,9 @@ impl TryFrom<Drive> for DriveConfig {
     type Error = Error;
 
     fn try_from(wire: Drive) -> Result<Self, Error> {
+        if wire.socket.is_some() {
+            return Err(refuse_socket(&wire));
+        }
         let Some(path_on_host) = wire.path_on_host else {
             return Err(Error::invalid(Subject::Drive, "path_on_host is missing: name the file or block device."));
         };
@@ -98,7 +97,7 @@ impl TryFrom<Drive> for DriveConfig {
                 None | Some(IoEngine::Sync) => config::IoEngine::Sync,
                 Some(IoEngine::Async) => config::IoEngine::Async,
             },
-            rate_limiter: RateLimits::default(),
+            rate_limiter: rate_limiter::limits(wire.rate_limiter),
         })
     }
 }
@@ -115,7 +114,7 @@ impl From<DriveConfig> for Drive {
             },
             is_read_only: Some(config.is_read_only),
             path_on_host: Some(config.path_on_host),
-            rate_limiter: None,
+            rate_limiter: rate_limiter::echo(config.rate_limiter),
             io_engine: Some(match config.io_engine {
                 config::IoEngine::Sync => IoEngine::Sync,
                 config::IoEngine::Async => IoEngine::Async,

@@ -2,13 +2,13 @@ use serde::Serialize;
 use serde_json::Value;
 use vmm::config;
 
-use super::{BootSource, Drive, MachineConfig, Net};
+use super::{Balloon, BootSource, Drive, Entropy, MachineConfig, MemoryHotplug, Net, Pmem, Vsock};
 
-/// Reply of `GET /vm/config`. Every key is always there; what this version does not have is null or empty.
+/// Reply of `GET /vm/config`. Every key is always there; what was not configured is null or empty, and some keys always are.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct FullConfig {
-    balloon: Value,
+    balloon: Option<Balloon>,
     drives: Vec<Drive>,
     boot_source: Option<BootSource>,
     cpu_config: Value,
@@ -17,16 +17,16 @@ pub(crate) struct FullConfig {
     metrics: Value,
     mmds_config: Value,
     network_interfaces: Vec<Net>,
-    vsock: Value,
-    entropy: Value,
-    pmem: Vec<Value>,
-    memory_hotplug: Value,
+    vsock: Option<Vsock>,
+    entropy: Option<Entropy>,
+    pmem: Vec<Pmem>,
+    memory_hotplug: Option<MemoryHotplug>,
 }
 
 impl From<config::FullConfig> for FullConfig {
     fn from(config: config::FullConfig) -> Self {
         Self {
-            balloon: Value::Null,
+            balloon: config.balloon.map(Into::into),
             drives: config.drives.into_iter().map(Into::into).collect(),
             boot_source: config.boot_source.map(Into::into),
             cpu_config: Value::Null,
@@ -35,10 +35,10 @@ impl From<config::FullConfig> for FullConfig {
             metrics: Value::Null,
             mmds_config: Value::Null,
             network_interfaces: config.nets.into_iter().map(Into::into).collect(),
-            vsock: Value::Null,
-            entropy: Value::Null,
-            pmem: Vec::new(),
-            memory_hotplug: Value::Null,
+            vsock: config.vsock.map(Into::into),
+            entropy: config.entropy.map(Into::into),
+            pmem: config.pmems.into_iter().map(Into::into).collect(),
+            memory_hotplug: config.memory_hotplug.map(Into::into),
         }
     }
 }

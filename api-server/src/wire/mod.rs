@@ -5,31 +5,42 @@
 //! clients compare those messages. Used by `routes` and by `config_file`; nothing here knows HTTP or asks the VMM anything.
 
 mod actions;
+mod balloon;
 mod boot_source;
 mod cpu_config;
 mod drive;
+mod entropy;
 mod full_config;
 mod instance;
 mod later;
 mod logger;
 mod machine_config;
+mod memory_hotplug;
 mod net;
+mod object;
+mod pmem;
 mod rate_limiter;
 mod serial;
 mod vm;
+mod vsock;
 
 pub(crate) use actions::{Action, ActionType};
+pub(crate) use balloon::{Balloon, BalloonPatch, BalloonStatisticsPatch, Hinting, HintingStart, Statistics};
 pub(crate) use boot_source::BootSource;
 pub(crate) use cpu_config::CpuConfig;
 pub(crate) use drive::{Drive, DrivePatch};
+pub(crate) use entropy::Entropy;
 pub(crate) use full_config::FullConfig;
 pub(crate) use instance::{InstanceInfo, Version};
 pub(crate) use later::{Later, later};
 pub(crate) use logger::Logger;
 pub(crate) use machine_config::{MachineConfig, MachineConfigPatch};
+pub(crate) use memory_hotplug::{MemoryHotplug, MemoryHotplugPatch, MemoryHotplugState};
 pub(crate) use net::{Net, NetPatch};
+pub(crate) use pmem::{Pmem, PmemPatch};
 pub(crate) use serial::Serial;
 pub(crate) use vm::{Vm, VmState};
+pub(crate) use vsock::Vsock;
 
 #[cfg(test)]
 mod tests;

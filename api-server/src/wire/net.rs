@@ -1,11 +1,9 @@
 use serde::{Deserialize, Serialize};
-use vmm::config::RateLimits;
-use vmm::config::{MacAddr, NetConfig, ResourceId};
+use vmm::config::{MacAddr, NetConfig, RateLimitChange, ResourceId};
 use vmm::{Error, Subject};
 
-use super::Later;
-use super::drive::{limits, serialize_none};
-use super::rate_limiter::RateLimiter;
+use super::object::object;
+use super::rate_limiter::{self, RateLimiter};
 
 /// Smallest MTU a link may have (RFC 791).
 const MIN_MTU: u16 = 68;
@@ -18,9 +16,9 @@ pub(crate) struct Net {
     pub(crate) host_dev_name: String,
     pub(crate) guest_mac: Option<String>,
     pub(crate) mtu: Option<u16>,
-    #[serde(serialize_with = "serialize_none")]
+    #[serde(default, deserialize_with = "object")]
     pub(crate) rx_rate_limiter: Option<RateLimiter>,
-    #[serde(serialize_with = "serialize_none")]
+    #[serde(default, deserialize_with = "object")]
     pub(crate) tx_rate_limiter: Option<RateLimiter>,
 }
 
@@ -29,25 +27,16 @@ pub(crate) struct Net {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NetPatch {
     pub(crate) iface_id: String,
+    #[serde(default, deserialize_with = "object")]
     pub(crate) rx_rate_limiter: Option<RateLimiter>,
+    #[serde(default, deserialize_with = "object")]
     pub(crate) tx_rate_limiter: Option<RateLimiter>,
 }
 
-fn later(rx: &Option<RateLimiter>, tx: &Option<RateLimiter>) -> Option<Later> {
-    if limits(rx) { Some(Later("rx_rate_limiter")) } else { limits(tx).then_some(Later("tx_rate_limiter")) }
-}
-
-impl Net {
-    /// What this version does not do.
-    pub(crate) fn later(&self) -> Option<Later> {
-        later(&self.rx_rate_limiter, &self.tx_rate_limiter)
-    }
-}
-
 impl NetPatch {
-    /// What this version does not do.
-    pub(crate) fn later(&self) -> Option<Later> {
-        later(&self.rx_rate_limiter, &self.tx_rate_limiter)
+    /// What changes in the limiters, towards the guest and from it.
+    pub(crate) fn rate_limits(&self) -> (RateLimitChange, RateLimitChange) {
+        (rate_limiter::change(self.rx_rate_limiter), rate_limiter::change(self.tx_rate_limiter))
     }
 }
 
@@ -72,8 +61,8 @@ impl TryFrom<Net> for NetConfig {
             host_dev_name: wire.host_dev_name,
             guest_mac,
             mtu: wire.mtu,
-            rx_rate_limiter: RateLimits::default(),
-            tx_rate_limiter: RateLimits::default(),
+            rx_rate_limiter: rate_limiter::limits(wire.rx_rate_limiter),
+            tx_rate_limiter: rate_limiter::limits(wire.tx_rate_limiter),
         })
     }
 }
@@ -85,8 +74,8 @@ impl From<NetConfig> for Net {
             host_dev_name: config.host_dev_name,
             guest_mac: config.guest_mac.map(|mac| mac.to_string()),
             mtu: config.mtu,
-            rx_rate_limiter: None,
-            tx_rate_limiter: None,
+            rx_rate_limiter: rate_limiter::echo(config.rx_rate_limiter),
+            tx_rate_limiter: rate_limiter::echo(config.tx_rate_limiter),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 use serde_json::{from_str, json, to_value};
+use vmm::config::{BucketChange, BucketSpec, RateLimitChange, RateLimits};
+use vmm::requests::{BalloonStatistics, HintingStatus};
 
 use super::*;
 
@@ -56,19 +58,142 @@ fn null_means_absent() {
         r#"{"drive_id":"a","is_root_device":false,"path_on_host":"/x","partuuid":null,"is_read_only":null,"rate_limiter":null,"io_engine":null,"socket":null}"#,
     )
     .unwrap();
-    assert_eq!(drive.later(), None);
+    assert!(vmm::config::DriveConfig::try_from(drive).is_ok());
+    assert!(from_str::<Vsock>(r#"{"guest_cid":3,"uds_path":"/v","vsock_id":null}"#).is_ok_and(|v| !v.deprecated()));
+    assert!(from_str::<Vsock>(r#"{"guest_cid":3,"uds_path":"/v","vsock_id":""}"#).is_ok_and(|v| v.deprecated()));
+}
+
+/// How a limiter is understood by PUT, by PATCH, and how it is shown.
+fn limiter(text: &str) -> (RateLimits, RateLimitChange, serde_json::Value) {
+    let put: Entropy = from_str(&format!(r#"{{"rate_limiter":{text}}}"#)).unwrap();
+    let config = vmm::config::EntropyConfig::from(put);
+    let patch: PmemPatch = from_str(&format!(r#"{{"id":"a","rate_limiter":{text}}}"#)).unwrap();
+    let echo = to_value(Entropy::from(config.clone())).unwrap();
+    (config.rate_limiter, patch.rate_limits(), echo["rate_limiter"].clone())
 }
 
 #[test]
-fn limiters_are_accepted_only_if_they_limit_nothing() {
-    let limiter =
-        |text: &str| from_str::<DrivePatch>(&format!(r#"{{"drive_id":"a","rate_limiter":{text}}}"#)).map(|d| d.later());
-    assert_eq!(limiter("null").unwrap(), None);
-    assert_eq!(limiter("{}").unwrap(), None);
-    assert_eq!(limiter(r#"{"ops":null,"bandwidth":null}"#).unwrap(), None);
-    assert_eq!(limiter(r#"{"ops":{"size":1,"refill_time":1}}"#).unwrap(), Some(Later("rate_limiter")));
-    assert!(limiter(r#"{"op":{"size":1,"refill_time":1}}"#).is_err());
-    assert!(limiter(r#"{"ops":{"size":1}}"#).is_err());
+fn limiters_that_limit_nothing_are_none() {
+    let (nothing, keep) = (RateLimits::default(), RateLimitChange::default());
+    for text in ["null", "{}", r#"{"ops":null,"bandwidth":null}"#] {
+        assert_eq!(limiter(text), (nothing, keep, json!(null)), "{text}");
+    }
+    // An empty bucket, or one that fills in no time, switches off.
+    let off = RateLimitChange { ops: BucketChange::Remove, ..keep };
+    for text in [r#"{"ops":{"size":0,"refill_time":100}}"#, r#"{"ops":{"size":5,"refill_time":0,"one_time_burst":9}}"#]
+    {
+        assert_eq!(limiter(text), (nothing, off, json!(null)), "{text}");
+    }
+}
+
+#[test]
+fn limiters_are_echoed_without_the_burst_they_do_not_have() {
+    let ops = BucketSpec { size: 5, one_time_burst: 0, refill_ms: 100 };
+    let expected = (
+        RateLimits { ops: Some(ops), bandwidth: None },
+        RateLimitChange { ops: BucketChange::Set(ops), bandwidth: BucketChange::Keep },
+        json!({"bandwidth": null, "ops": {"size": 5, "one_time_burst": null, "refill_time": 100}}),
+    );
+    assert_eq!(limiter(r#"{"ops":{"size":5,"refill_time":100}}"#), expected);
+    assert_eq!(limiter(r#"{"ops":{"size":5,"refill_time":100,"one_time_burst":0,"more":1}}"#), expected);
+    // The largest numbers are fine: buckets reckon in 128 bits.
+    let max = u64::MAX;
+    let (limits, _, echo) = limiter(&format!(
+        r#"{{"bandwidth":{{"size":{max},"refill_time":{max},"one_time_burst":{max}}},"ops":{{"size":0,"refill_time":0}}}}"#
+    ));
+    assert_eq!(limits.bandwidth, Some(BucketSpec { size: max, one_time_burst: max, refill_ms: max }));
+    assert_eq!(echo, json!({"bandwidth": {"size": max, "one_time_burst": max, "refill_time": max}, "ops": null}));
+}
+
+#[test]
+fn misshapen_limiters_are_refused() {
+    for bad in [
+        r#"{"op":{"size":1,"refill_time":1}}"#,
+        r#"{"ops":{"size":1}}"#,
+        r#"{"ops":{"size":-1,"refill_time":1}}"#,
+        // serde's second spelling of a struct.
+        "[]",
+        "[null,null]",
+        r#"{"ops":[1,null,1]}"#,
+        "1",
+        r#""""#,
+    ] {
+        error::<Entropy>(&format!(r#"{{"rate_limiter":{bad}}}"#));
+        error::<Pmem>(&format!(r#"{{"id":"a","path_on_host":"p","rate_limiter":{bad}}}"#));
+        error::<PmemPatch>(&format!(r#"{{"id":"a","rate_limiter":{bad}}}"#));
+        error::<Drive>(&format!(
+            r#"{{"drive_id":"a","is_root_device":false,"path_on_host":"p","rate_limiter":{bad}}}"#
+        ));
+        error::<DrivePatch>(&format!(r#"{{"drive_id":"a","rate_limiter":{bad}}}"#));
+        for way in ["rx", "tx"] {
+            error::<Net>(&format!(r#"{{"iface_id":"a","host_dev_name":"t","{way}_rate_limiter":{bad}}}"#));
+            error::<NetPatch>(&format!(r#"{{"iface_id":"a","{way}_rate_limiter":{bad}}}"#));
+        }
+    }
+    error::<Serial>(r#"{"rate_limiter":[1,null,1]}"#);
+    error::<Serial>(r#"{"rate_limiter":{"ops":{"size":1,"refill_time":1}}}"#);
+    let text = error::<Entropy>(r#"{"rate_limiter":{"ops":{"size":1}}}"#);
+    assert_eq!(text, "missing field `refill_time` at line 1 column 33");
+    let text = error::<Entropy>(r#"{"rate_limiter":{"op":1}}"#);
+    assert!(text.starts_with("unknown field `op`, expected `bandwidth` or `ops`"), "{text}");
+}
+
+#[test]
+fn devices_name_their_fields_in_order_too() {
+    let unknown = r#"{"x":1}"#;
+    for (text, fields) in [
+        (
+            error::<Balloon>(unknown),
+            "one of `amount_mib`, `deflate_on_oom`, `stats_polling_interval_s`, `free_page_hinting`, `free_page_reporting`",
+        ),
+        (error::<BalloonPatch>(unknown), "`amount_mib`"),
+        (error::<BalloonStatisticsPatch>(unknown), "`stats_polling_interval_s`"),
+        (error::<Vsock>(unknown), "one of `vsock_id`, `guest_cid`, `uds_path`"),
+        (error::<Entropy>(unknown), "`rate_limiter`"),
+        (error::<Pmem>(unknown), "one of `id`, `path_on_host`, `root_device`, `read_only`, `rate_limiter`"),
+        (error::<PmemPatch>(unknown), "`id` or `rate_limiter`"),
+        (error::<MemoryHotplug>(unknown), "one of `total_size_mib`, `block_size_mib`, `slot_size_mib`"),
+        (error::<MemoryHotplugPatch>(unknown), "`requested_size_mib`"),
+        (error::<Serial>(unknown), "`serial_out_path` or `rate_limiter`"),
+        (error::<NetPatch>(unknown), "one of `iface_id`, `rx_rate_limiter`, `tx_rate_limiter`"),
+    ] {
+        assert!(text.starts_with(&format!("unknown field `x`, expected {fields} at line")), "{text}");
+    }
+    assert_eq!(error::<Pmem>(r#"{"id":"a"}"#), "missing field `path_on_host` at line 1 column 10");
+    assert!(
+        error::<MemoryHotplug>(r#"{"total_size_mib":4294967296}"#).starts_with("invalid value: integer `4294967296`")
+    );
+    assert!(from_str::<HintingStart>(r#"{"x":1}"#).unwrap().acknowledge_on_stop);
+    assert!(!from_str::<HintingStart>(r#"{"acknowledge_on_stop":false}"#).unwrap().acknowledge_on_stop);
+}
+
+#[test]
+fn a_drive_has_a_file_or_a_socket() {
+    let refused = |more: &str| {
+        let wire: Drive = from_str(&format!(r#"{{"drive_id":"a","is_root_device":false{more}}}"#)).unwrap();
+        vmm::config::DriveConfig::try_from(wire).unwrap_err().to_string()
+    };
+    assert!(refused("").contains("path_on_host is missing"));
+    assert_eq!(
+        refused(r#","socket":"/s""#),
+        "socket (a vhost-user drive) is not supported yet by this version of Mayfly."
+    );
+    for (field, value) in
+        [("path_on_host", r#""/p""#), ("is_read_only", "false"), ("rate_limiter", "{}"), ("io_engine", r#""Sync""#)]
+    {
+        let text = refused(&format!(r#","socket":"/s","{field}":{value}"#));
+        assert!(text.contains(&format!("socket and {field} exclude each other")), "{text}");
+    }
+}
+
+#[test]
+fn statistics_show_what_the_guest_reports() {
+    let said = BalloonStatistics { target_mib: 2, target_pages: 512, free_memory: Some(7), ..Default::default() };
+    let expected = json!({"target_pages": 512, "actual_pages": 0, "target_mib": 2, "actual_mib": 0, "free_memory": 7});
+    assert_eq!(to_value(Statistics::from(said)).unwrap(), expected);
+    let hinting = |guest_cmd| to_value(Hinting::from(HintingStatus { host_cmd: 2, guest_cmd })).unwrap();
+    assert_eq!(hinting(None), json!({"host_cmd": 2, "guest_cmd": null}));
+    assert_eq!(hinting(Some(2)), json!({"host_cmd": 2, "guest_cmd": 2}));
 }
 
 #[test]

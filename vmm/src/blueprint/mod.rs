@@ -1,7 +1,7 @@
 //! The plan of a machine: configuration values together with the host resources they name, already opened.
 //!
 //! Files and taps are opened when they are configured, so that a wrong path is refused by the request that names it. Rules that
-//! need more than one object (one root drive, no MAC twice) live here. The plan is consumed by `machine::assemble`.
+//! need more than one object (one root, no MAC twice) live here. The plan is consumed by `machine::assemble`.
 
 mod boot;
 mod drive;
@@ -19,7 +19,7 @@ pub use vsock::Vsock;
 
 use crate::config::{
     BalloonConfig, DriveConfig, EntropyConfig, FullConfig, MachineConfig, MemoryHotplugConfig, MmdsConfig, NetConfig,
-    PmemConfig, ResourceId,
+    PmemConfig, ResourceId, VsockConfig, check_balloon,
 };
 use crate::error::{Error, Subject};
 
@@ -79,9 +79,73 @@ impl Plan {
         &self.nets
     }
 
-    /// The persistent-memory devices, root first. Their files are opened at the start.
+    /// The network interface called `id`.
+    pub fn net_mut(&mut self, id: &ResourceId) -> Option<&mut Net> {
+        self.nets.iter_mut().find(|n| &n.config.id == id)
+    }
+
+    /// The persistent-memory devices in the order they were put, which is how the guest numbers them. Their files are opened at the
+    /// start.
     pub fn pmems(&self) -> &[PmemConfig] {
         &self.pmems
+    }
+
+    /// The persistent-memory device called `id`.
+    pub fn pmem_mut(&mut self, id: &ResourceId) -> Option<&mut PmemConfig> {
+        self.pmems.iter_mut().find(|p| &p.id == id)
+    }
+
+    /// Sets vCPUs and memory. The balloon must still fit.
+    pub fn put_machine(&mut self, machine: MachineConfig) -> Result<(), Error> {
+        if let Some(balloon) = &self.balloon
+            && check_balloon(balloon.amount_mib, machine.mem_size_mib()).is_err()
+        {
+            let what = "The memory size (MiB) is smaller than the previously set balloon device target size.";
+            return Err(Error::invalid(Subject::Machine, what));
+        }
+        self.machine = machine;
+        Ok(())
+    }
+
+    /// Sets the balloon. It must fit into memory.
+    pub fn put_balloon(&mut self, balloon: BalloonConfig) -> Result<(), Error> {
+        check_balloon(balloon.amount_mib, self.machine.mem_size_mib())
+            .map_err(|e| Error::invalid(Subject::Balloon, e))?;
+        self.balloon = Some(balloon);
+        Ok(())
+    }
+
+    /// Binds the socket device's host socket. That of the device it replaces is removed.
+    pub fn put_vsock(&mut self, config: VsockConfig) -> Result<(), Error> {
+        self.vsock = Some(match self.vsock.take() {
+            Some(old) => match old.replaced_by(config) {
+                Ok(new) => new,
+                Err((old, refusal)) => {
+                    self.vsock = Some(old);
+                    return Err(refusal);
+                }
+            },
+            None => Vsock::open(config)?,
+        });
+        Ok(())
+    }
+
+    /// Adds a persistent-memory device, or replaces the one of the same id.
+    pub fn put_pmem(&mut self, config: PmemConfig) -> Result<(), Error> {
+        if config.root_device {
+            if self.drives.iter().any(|d| d.config.is_root_device) {
+                let what = "Attempt to add pmem as a root device while the root device defined as a block device";
+                return Err(Error::invalid(Subject::Pmem, what));
+            }
+            if self.pmems.iter().any(|p| p.root_device && p.id != config.id) {
+                return Err(Error::invalid(Subject::Pmem, "A root pmem device already exist"));
+            }
+        }
+        match self.pmem_mut(&config.id) {
+            Some(old) => *old = config,
+            None => self.pmems.push(config),
+        }
+        Ok(())
     }
 
     /// Opens a drive and adds it, or replaces the one of the same id. The root drive comes first, as `/dev/vda`.
@@ -89,6 +153,10 @@ impl Plan {
         let other_root = self.drives.iter().any(|d| d.config.is_root_device && d.config.id != config.id);
         if config.is_root_device && other_root {
             return Err(Error::invalid(Subject::Drive, "A root block device already exists!"));
+        }
+        if config.is_root_device && self.pmems.iter().any(|p| p.root_device) {
+            let what = "Attempt to add block as a root device while the root device defined as a pmem device";
+            return Err(Error::invalid(Subject::Drive, what));
         }
         let drive = Drive::open(config)?;
         let place = self.drives.iter().position(|d| d.config.id == drive.config.id);

@@ -17,7 +17,7 @@ mod pmem;
 mod serial;
 mod vsock;
 
-pub use balloon::BalloonConfig;
+pub use balloon::{BalloonConfig, TooMuch, check_balloon};
 pub use boot::BootSourceConfig;
 pub use cpu_template::{
     BadCapability, Bitmap, Capability, CpuTemplate, CpuidModifier, CustomTemplate, MsrModifier, Named, Register,
@@ -27,12 +27,12 @@ pub use drive::{CacheType, DriveConfig, IoEngine};
 pub use entropy::EntropyConfig;
 pub use id::{BadId, InstanceId, ResourceId};
 pub use machine::{BadMachine, HugePages, MAX_VCPUS, MachineConfig, MachinePatch};
-pub use memory_hotplug::MemoryHotplugConfig;
+pub use memory_hotplug::{BadMemoryHotplug, MIN_BLOCK_MIB, MIN_SLOT_MIB, MemoryHotplugConfig};
 pub use mmds::{MmdsConfig, MmdsVersion};
 pub use net::{BadMac, MacAddr, NetConfig};
 pub use pmem::PmemConfig;
 pub use serial::SerialConfig;
-pub use vsock::VsockConfig;
+pub use vsock::{BadVsock, VsockConfig};
 // Plain values of the devices that need no second spelling here.
 pub use devices::rate_limit::{BucketChange, BucketSpec, RateLimitChange, RateLimits};
 
@@ -53,7 +53,7 @@ pub struct FullConfig {
     pub vsock: Option<VsockConfig>,
     /// `entropy`.
     pub entropy: Option<EntropyConfig>,
-    /// `pmem`, root first, then in the order they were first put.
+    /// `pmem`, in the order they were first put.
     pub pmems: Vec<PmemConfig>,
     /// `memory-hotplug`.
     pub memory_hotplug: Option<MemoryHotplugConfig>,

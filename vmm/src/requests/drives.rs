@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::{Answer, Request, Submit};
 use crate::actor::Vmm;
-use crate::config::{DriveConfig, ResourceId};
+use crate::config::{DriveConfig, RateLimitChange, ResourceId};
 use crate::error::Error;
 use crate::lifecycle::Ask;
 
@@ -19,14 +19,16 @@ impl Request for PutDrive {
     }
 }
 
-/// Swaps the file behind a drive of a started machine and tells the guest of the new capacity. To open the file and to finish what the
-/// drive is doing may take as long as the host's disks do, so that happens on the drive's own thread.
+/// Swaps the file behind a drive of a started machine and tells the guest of the new capacity, or changes its rate limiter. To open the
+/// file and to finish what the drive is doing may take as long as the host's disks do, so that happens on the drive's own thread.
 #[derive(Debug)]
 pub struct PatchDrive {
     /// Which drive.
     pub id: ResourceId,
-    /// The new file; `None` asks for a refresh, which only vhost-user drives have.
+    /// The new file.
     pub path_on_host: Option<PathBuf>,
+    /// What changes in the limiter. Neither a file nor this asks for a refresh, which only vhost-user drives have.
+    pub rate_limiter: Option<RateLimitChange>,
 }
 
 impl Submit for PatchDrive {

@@ -28,8 +28,8 @@ impl Request for PatchMachineConfig {
 
     fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
         let plan = vmm.plan_mut();
-        plan.machine = plan.machine.patched(&self.0).map_err(|e| Error::invalid(Subject::Machine, e))?;
-        Ok(())
+        let machine = plan.machine.patched(&self.0).map_err(|e| Error::invalid(Subject::Machine, e))?;
+        plan.put_machine(machine)
     }
 }
 

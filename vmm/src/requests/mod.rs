@@ -3,23 +3,36 @@
 //! A request says by [`Request::ASK`] what it is, so that [`crate::lifecycle::permit`] can judge it before it is applied. `apply` runs
 //! on the VMM thread. A request that fails leaves the machine as it was.
 
+mod balloon;
 mod boot_source;
 mod cpu_config;
 mod drives;
+mod entropy;
 mod instance;
 mod life;
 mod machine_config;
+mod memory_hotplug;
 mod nets;
+mod pmem;
 mod serial;
+mod vsock;
 
+pub use balloon::{
+    BalloonStatistics, GetBalloon, GetBalloonStatistics, GetHinting, HintingStatus, PatchBalloon,
+    PatchBalloonStatistics, PutBalloon, StartHinting, StopHinting,
+};
 pub use boot_source::PutBootSource;
 pub use cpu_config::PutCpuConfig;
 pub use drives::{PatchDrive, PutDrive};
+pub use entropy::PutEntropy;
 pub use instance::{GetConfig, GetInstance, InstanceInfo};
 pub use life::{FlushMetrics, Pause, Resume, SendCtrlAltDel, Start};
 pub use machine_config::{GetMachineConfig, PatchMachineConfig, PutMachineConfig};
+pub use memory_hotplug::{GetMemoryHotplug, MemoryHotplugStatus, PatchMemoryHotplug, PutMemoryHotplug};
 pub use nets::{PatchNet, PutNet};
+pub use pmem::{PatchPmem, PutPmem};
 pub use serial::PutSerial;
+pub use vsock::PutVsock;
 
 use crate::actor::Vmm;
 use crate::error::Error;

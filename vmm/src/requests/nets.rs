@@ -1,6 +1,6 @@
 use super::Request;
 use crate::actor::Vmm;
-use crate::config::{NetConfig, ResourceId};
+use crate::config::{NetConfig, RateLimitChange, ResourceId};
 use crate::error::Error;
 use crate::lifecycle::Ask;
 
@@ -17,15 +17,22 @@ impl Request for PutNet {
     }
 }
 
-/// Updates an interface of a started machine. It has nothing to change but rate limiters, so until those exist it only checks the id.
+/// Changes the rate limiters of a started machine's interface.
 #[derive(Debug)]
-pub struct PatchNet(pub ResourceId);
+pub struct PatchNet {
+    /// Which interface.
+    pub id: ResourceId,
+    /// What changes for frames towards the guest.
+    pub rx_rate_limiter: RateLimitChange,
+    /// What changes for frames from the guest.
+    pub tx_rate_limiter: RateLimitChange,
+}
 
 impl Request for PatchNet {
     type Reply = ();
     const ASK: Ask = Ask::Reconfigure;
 
     fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
-        vmm.patch_net(&self.0)
+        vmm.patch_net(&self.id, self.rx_rate_limiter, self.tx_rate_limiter)
     }
 }

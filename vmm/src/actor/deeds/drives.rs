@@ -3,7 +3,7 @@ use devices::virtio::cell::{ConfigChange, VirtioCell};
 
 use crate::actor::Vmm;
 use crate::blueprint::Drive;
-use crate::config::DriveConfig;
+use crate::config::{DriveConfig, RateLimitChange, ResourceId};
 use crate::error::{Error, Subject};
 use crate::machine::DeviceName;
 use crate::requests::{Answer, PatchDrive};
@@ -13,51 +13,59 @@ fn refuse(why: &dyn std::fmt::Display) -> Error {
     Error::invalid(Subject::Drive, what)
 }
 
+/// What becomes of a drive.
+struct Change {
+    /// The drive with its new file, if it gets one.
+    drive: Option<Drive>,
+    limits: RateLimitChange,
+}
+
 impl Vmm {
     /// Judges the request here, does the slow part at the drive, and comes back to note what the drive is now.
     pub(crate) fn patch_drive(&mut self, patch: PatchDrive, answer: Answer<()>) {
+        let id = patch.id.clone();
         match self.plan_drive_patch(patch) {
-            Ok((config, name)) => {
-                let handle = self.handle();
-                let work = |machine: &crate::machine::Machine| {
-                    let Some(cell) = machine.device(&name).cloned() else { return answer(Err(Error::gone())) };
-                    machine.run_at(&name, move || {
-                        let outcome = swap_file(&cell, config);
-                        handle.send(move |vmm| answer(outcome.map(|drive| vmm.note_drive(drive))));
-                    });
-                };
-                match self.live_machine() {
-                    Ok(machine) => work(machine),
-                    Err(gone) => drop(gone),
-                }
-            }
+            Ok((moved, limits)) => self.do_at_device(
+                DeviceName::Drive(id.clone()),
+                answer,
+                move |cell| change(cell, moved, limits),
+                move |vmm, change| vmm.note_drive(&id, change),
+            ),
             Err(refusal) => answer(Err(refusal)),
         }
     }
 
-    fn plan_drive_patch(&mut self, patch: PatchDrive) -> Result<(DriveConfig, DeviceName), Error> {
-        let PatchDrive { id, path_on_host } = patch;
+    /// The drive as configured with its new file, if it gets one, and what changes in its limiter.
+    fn plan_drive_patch(&mut self, patch: PatchDrive) -> Result<(Option<DriveConfig>, RateLimitChange), Error> {
+        let PatchDrive { id, path_on_host, rate_limiter } = patch;
         let Some(drive) = self.plan.drive_mut(&id) else {
             return Err(refuse(&format!("there is no drive `{id}`.")));
         };
-        let Some(path) = path_on_host else {
+        if path_on_host.is_none() && rate_limiter.is_none() {
             // What the reference says when a drive with a file is asked to re-read its back end's configuration.
             return Err(refuse(&"Running method expected different backend."));
-        };
-        let mut config = drive.config.clone();
-        config.path_on_host = path;
-        Ok((config, DeviceName::Drive(id)))
+        }
+        let limits = rate_limiter.unwrap_or_default();
+        if limits != RateLimitChange::default() {
+            return Err(super::unsupported(Subject::Drive, "To change the rate_limiter of a started machine's drive"));
+        }
+        Ok((path_on_host.map(|path_on_host| DriveConfig { path_on_host, ..drive.config.clone() }), limits))
     }
 
-    fn note_drive(&mut self, drive: Drive) {
-        if let Some(old) = self.plan.drive_mut(&drive.config.id) {
-            *old = drive;
+    /// Other requests to the drive may have been judged meanwhile, so only what changed is noted.
+    fn note_drive(&mut self, id: &ResourceId, change: Change) {
+        let Some(noted) = self.plan.drive_mut(id) else { return };
+        if let Some(drive) = change.drive {
+            noted.config.path_on_host = drive.config.path_on_host;
+            noted.file = drive.file;
         }
+        noted.config.rate_limiter = noted.config.rate_limiter.changed(change.limits);
     }
 }
 
-/// Opens the drive anew and puts its file behind the live device. Runs where the drive is served.
-fn swap_file(cell: &VirtioCell, config: DriveConfig) -> Result<Drive, Error> {
+/// Opens the drive's new file, if it gets one, and changes the live device. Runs where the drive is served.
+fn change(cell: &VirtioCell, moved: Option<DriveConfig>, limits: RateLimitChange) -> Result<Change, Error> {
+    let Some(config) = moved else { return Ok(Change { drive: None, limits }) };
     let drive = Drive::open(config).map_err(|e| refuse(&e))?;
     let file = drive.file.try_clone().map_err(|e| refuse(&e))?;
     cell.reconfigure(|device| match device {
@@ -66,5 +74,5 @@ fn swap_file(cell: &VirtioCell, config: DriveConfig) -> Result<Drive, Error> {
         }
         _ => Err(refuse(&format!("{} is not a drive.", cell.name()))),
     })?;
-    Ok(drive)
+    Ok(Change { drive: Some(drive), limits })
 }

@@ -1,12 +1,22 @@
 //! What requests make the VMM thread do to the machine: here its life, in one file each its devices.
 
+mod balloon;
 mod drives;
+mod memory_hotplug;
 mod nets;
+mod pmem;
+
+use devices::virtio::cell::VirtioCell;
 
 use super::vmm::Vmm;
 use crate::error::{Error, Kind, Subject};
 use crate::lifecycle::Phase;
-use crate::machine::{self, Machine, Surroundings};
+use crate::machine::{self, DeviceName, Machine, Surroundings};
+use crate::requests::Answer;
+
+fn unsupported(subject: Subject, what: &str) -> Error {
+    Error::new(Kind::Unsupported, subject, format!("{what} is not supported yet by this version of Mayfly."))
+}
 
 impl Vmm {
     /// Builds the machine and runs it. If that fails nothing is left of it, and the plan can be changed and tried again.
@@ -54,6 +64,24 @@ impl Vmm {
                 "Ctrl-Alt-Del was not sent: the guest does not read its keyboard, whose buffer is full.",
             )),
         }
+    }
+
+    /// Has `work` done where the device called `name` is served, which may take as long as the host's disks do, and comes back here to
+    /// `note` what came of it before the answer.
+    pub(super) fn do_at_device<W: Send + 'static>(
+        &self,
+        name: DeviceName,
+        answer: Answer<()>,
+        work: impl FnOnce(&VirtioCell) -> Result<W, Error> + Send + 'static,
+        note: impl FnOnce(&mut Vmm, W) + Send + 'static,
+    ) {
+        let Some(machine) = &self.machine else { return answer(Err(Error::gone())) };
+        let Some(cell) = machine.device(&name).cloned() else { return answer(Err(Error::gone())) };
+        let handle = self.handle();
+        machine.run_at(&name, move || {
+            let outcome = work(&cell);
+            handle.send(move |vmm| answer(outcome.map(|done| note(vmm, done))));
+        });
     }
 
     pub(super) fn live_machine(&self) -> Result<&Machine, Error> {
