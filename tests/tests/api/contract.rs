@@ -84,7 +84,7 @@ impl Contract {
 /// The request path for a body: ids are what the body says.
 fn fill(path: &str, body: &Value) -> String {
     let id = |key: &str| body[key].as_str().unwrap_or("data").to_owned();
-    path.replace("{drive_id}", &id("drive_id")).replace("{iface_id}", &id("iface_id"))
+    path.replace("{drive_id}", &id("drive_id")).replace("{iface_id}", &id("iface_id")).replace("{id}", &id("id"))
 }
 
 /// Puts the test's files and tap in the place of the example's.
@@ -100,6 +100,27 @@ fn at_home(value: &Value, dir: &Path, tap: &str) -> Value {
     }
 }
 
+/// Examples that this version refuses although the configuration allows them: the path and the example's name.
+const LATER: &[(&str, &str)] = &[
+    ("/balloon", "more"),
+    ("/balloon/statistics", "minute"),
+    ("/balloon/hinting/start", "default"),
+    ("/balloon/hinting/start", "held"),
+    ("/balloon/hinting/stop", "nothing"),
+    ("/drives/{drive_id}", "limit"),
+    ("/hotplug/memory", "half"),
+    ("/network-interfaces/{iface_id}", "limit"),
+    ("/pmem/{id}", "limit"),
+];
+
+/// Everything that was sent is in the echo, which may say more.
+fn holds(echo: &Value, sent: &Value) -> bool {
+    match sent {
+        Value::Object(fields) => fields.iter().all(|(key, value)| holds(&echo[key], value)),
+        _ => echo == sent,
+    }
+}
+
 /// Everything sent is in the echo, as sent.
 #[track_caller]
 fn assert_echoed(vmm: &Vmm, path: &str, sent: &Value) {
@@ -112,13 +133,18 @@ fn assert_echoed(vmm: &Vmm, path: &str, sent: &Value) {
         "/machine-config" => config["machine-config"].clone(),
         "/drives/{drive_id}" => item("drives", "drive_id"),
         "/network-interfaces/{iface_id}" => item("network-interfaces", "iface_id"),
+        "/pmem/{id}" => item("pmem", "id"),
+        "/balloon" => config["balloon"].clone(),
+        "/vsock" => config["vsock"].clone(),
+        "/entropy" => config["entropy"].clone(),
+        "/hotplug/memory" => config["memory-hotplug"].clone(),
         _ => return,
     };
     for (key, value) in sent.as_object().expect("an object") {
         if key == "cpu_template" && value == "None" {
             assert!(echo.get(key).is_none(), "the template None is not echoed");
         } else {
-            assert_eq!(&echo[key], value, "{key} of {path}");
+            assert!(holds(&echo[key], value), "{key} of {path}: {} for {value}", echo[key]);
         }
     }
 }
@@ -143,13 +169,17 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
         assert!(errors.is_empty(), "example {name} of {method} {path}: {errors:?}");
         let body = at_home(value, vmm.dir(), tap.name());
         let reply = vmm.request(method, &fill(path, &body), Some(&body.to_string()));
-        assert_eq!(reply.status, 204, "example {name} of {method} {path}: {}\n{}", reply.text(), vmm.said());
         contract.check_reply(method, path, &reply);
-        assert_echoed(&vmm, path, &body);
+        if method == "PATCH" && LATER.contains(&(path, name)) {
+            reply.expect_fault("is not supported yet by this version of Mayfly.");
+        } else {
+            assert_eq!(reply.status, 204, "example {name} of {method} {path}: {}\n{}", reply.text(), vmm.said());
+            assert_echoed(&vmm, path, &body);
+        }
     };
     before.iter().for_each(send);
     let get_all = || {
-        for path in ["/", "/version", "/vm/config", "/machine-config"] {
+        for path in ["/", "/version", "/vm/config", "/machine-config", "/balloon"] {
             let reply = vmm.get(path);
             assert_eq!(reply.status, 200, "{path}");
             contract.check_reply("GET", path, &reply);
@@ -188,15 +218,20 @@ fn what_a_schema_forbids_is_refused() {
         };
         let mut with_unknown = value.clone();
         with_unknown["bogus"] = json!(1);
-        send(&with_unknown).expect_fault("unknown field `bogus`");
+        if schema["additionalProperties"] == json!(false) {
+            send(&with_unknown).expect_fault("unknown field `bogus`");
+        } else {
+            assert!(path.starts_with("/balloon/hinting/"), "{path} takes fields nobody knows");
+        }
         for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             let mut without = value.clone();
             without.as_object_mut().expect("an object").remove(key);
-            // One of two alternatives in v1, so its absence is not serde's business.
-            let said = if key == "path_on_host" { "path_on_host is missing" } else { "missing field" };
+            // Of a drive it is one of two alternatives in v1, so its absence is not serde's business.
+            let alternative = path.starts_with("/drives/") && key == "path_on_host";
+            let said = if alternative { "path_on_host is missing" } else { "missing field" };
             send(&without).expect_fault(said);
         }
-        for (key, property) in schema["properties"].as_object().expect("properties") {
+        for (key, property) in schema["properties"].as_object().into_iter().flatten() {
             let mut mistyped = value.clone();
             let takes_lists = property["type"].as_array().is_some_and(|types| types.contains(&json!("array")));
             mistyped[key] = if takes_lists { json!({}) } else { json!([]) };
@@ -205,6 +240,21 @@ fn what_a_schema_forbids_is_refused() {
         }
     }
     assert_eq!(vmm.get("/vm/config").expect_200(), fresh, "a refused request left a trace");
+}
+
+#[test]
+fn the_gets_examples_are_as_their_schemas_say() {
+    let contract = Contract::read();
+    let mut seen = 0;
+    for (path, item) in contract.0["paths"].as_object().expect("paths") {
+        let content = &item["get"]["responses"]["200"]["content"]["application/json"];
+        for (name, example) in content["examples"].as_object().into_iter().flatten() {
+            let errors = contract.errors(&content["schema"], &example["value"]);
+            assert!(errors.is_empty(), "example {name} of GET {path}: {errors:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "only {seen} examples");
 }
 
 #[test]

@@ -3,25 +3,11 @@
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use mayfly_tests::{Disk, Tap, Vmm, VmmBuilder};
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// A refusal must not wait for anything outside; this leaves room for a busy machine.
-const AT_ONCE: Duration = Duration::from_secs(2);
-
-/// Sends a request that must be refused at once and change nothing.
-#[track_caller]
-fn refused(vmm: &Vmm, method: &str, path: &str, body: &Value) -> String {
-    let before = vmm.get("/vm/config").expect_200();
-    let started = Instant::now();
-    let reply = vmm.request(method, path, Some(&body.to_string()));
-    assert!(started.elapsed() < AT_ONCE, "{method} {path} {body} took {:?}", started.elapsed());
-    let message = reply.expect_fault("");
-    assert_eq!(vmm.get("/vm/config").expect_200(), before, "{method} {path} {body} left a trace");
-    message
-}
+use crate::refused;
 
 fn hostile_paths(dir: &Path) -> Vec<String> {
     let fifo = dir.join("fifo");
@@ -52,6 +38,15 @@ fn hostile_paths(dir: &Path) -> Vec<String> {
     ]
 }
 
+/// A socket is made, so what must not be there is anything at all.
+fn hostile_paths_of_sockets(dir: &Path) -> Vec<String> {
+    let there = ["fifo", "socket", "dangling", "."].map(|name| dir.join(name));
+    let missing = [dir.join("no/such"), dir.join("socket/below"), dir.join("a".repeat(200))];
+    let mut paths: Vec<_> = there.iter().chain(&missing).map(|path| path.to_str().unwrap().to_owned()).collect();
+    paths.extend(["", "/dev/null", "/proc/self/socket", "/v\0"].map(str::to_owned));
+    paths
+}
+
 #[test]
 fn hostile_paths_are_refused_at_once() {
     let vmm = Vmm::start();
@@ -67,6 +62,10 @@ fn hostile_paths_are_refused_at_once() {
             let drive = refused(&vmm, "PUT", "/drives/a", &drive);
             assert!(drive.starts_with("Drive config error: Unable to create the virtio block device: "), "{drive}");
         }
+    }
+    for path in hostile_paths_of_sockets(vmm.dir()) {
+        let text = refused(&vmm, "PUT", "/vsock", &json!({"guest_cid": 3, "uds_path": path}));
+        assert!(text.starts_with("Vsock config error: "), "{text}");
     }
     for path in [vmm.dir().join("no/such/dir").to_str().unwrap(), vmm.dir().to_str().unwrap(), "/x\0y"] {
         refused(&vmm, "PUT", "/serial", &json!({"serial_out_path": path}));

@@ -8,6 +8,9 @@ use crate::{SPIN, guest_kernel};
 const BEFORE: &str = "The requested operation is not supported before starting the microVM.";
 const AFTER: &str = "The requested operation is not supported after starting the microVM.";
 const NO_PCI: &str = "PCI is not enabled";
+const NO_BALLOON: &str = "No balloon device found.";
+const NO_MEMORY: &str = "No memory hotplug device found.";
+const LARGE: &str = "Amount of pages requested is too large.";
 
 /// What a phase answers.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +56,42 @@ fn rows(kernel: &str, disk: &str, serial: &str, tap: &str) -> Vec<Row> {
             Fault(BEFORE),
             Fault("FlushMetrics is not supported yet"),
         ),
-        row("PUT", "/balloon", Some(json!({})), Fault("/balloon is not supported"), Fault("/balloon is not supported")),
+        row("GET", "/balloon", None, Fault(NO_BALLOON), Fault(NO_BALLOON)),
+        row("PATCH", "/balloon", Some(json!({"amount_mib": 1})), Fault(BEFORE), Fault(NO_BALLOON)),
+        row("GET", "/balloon/statistics", None, Fault(BEFORE), Fault(NO_BALLOON)),
+        row(
+            "PATCH",
+            "/balloon/statistics",
+            Some(json!({"stats_polling_interval_s": 1})),
+            Fault(BEFORE),
+            Fault(NO_BALLOON),
+        ),
+        row("PATCH", "/balloon/hinting/start", None, Fault(BEFORE), Fault(NO_BALLOON)),
+        row("PATCH", "/balloon/hinting/stop", None, Fault(BEFORE), Fault(NO_BALLOON)),
+        row("GET", "/balloon/hinting/status", None, Fault(BEFORE), Fault(NO_BALLOON)),
+        row(
+            "PUT",
+            "/balloon",
+            Some(json!({"amount_mib": 1 << 30, "deflate_on_oom": true})),
+            Fault(LARGE),
+            Fault(AFTER),
+        ),
+        configure("/entropy", json!({"rate_limiter": {"ops": {"size": 1, "refill_time": 1}}})),
+        configure("/pmem/pmem", json!({"id": "pmem", "path_on_host": disk})),
+        row("PATCH", "/pmem/pmem", Some(json!({"id": "pmem"})), Fault(BEFORE), Done),
+        row("DELETE", "/pmem/pmem", None, Fault(BEFORE), Fault(NO_PCI)),
+        // What is wrong in itself is refused for its phase first.
+        row(
+            "PUT",
+            "/vsock",
+            Some(json!({"guest_cid": 2, "uds_path": ""})),
+            Fault("guest_cid 2 is reserved"),
+            Fault(AFTER),
+        ),
+        row("PUT", "/drives/x", Some(json!({"drive_id": "x", "is_root_device": true})), Fault("missing"), Fault(AFTER)),
+        row("GET", "/hotplug/memory", None, Fault(BEFORE), Fault(NO_MEMORY)),
+        row("PATCH", "/hotplug/memory", Some(json!({"requested_size_mib": 0})), Fault(BEFORE), Fault(NO_MEMORY)),
+        row("PUT", "/hotplug/memory", Some(json!({"total_size_mib": 1})), Fault("Total size"), Fault(AFTER)),
         row("GET", "/nothing", None, Fault("Invalid request method"), Fault("Invalid request method")),
     ]
 }

@@ -252,7 +252,7 @@ fn bad_configuration_files_say_what_is_wrong() {
         (config(Path::new("/no/such"), SPIN), "The kernel file cannot be opened: No such file or directory"),
         (
             json!({"boot-source": {"kernel_image_path": "/k"}, "drives": [], "balloon": {"amount_mib": 1}}),
-            "balloon is not supported yet",
+            "missing field `deflate_on_oom`",
         ),
         (json!([]), "invalid length 0"),
     ];
