@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 9] = [
+pub(crate) const CASES: [(&str, &[&str]); 15] = [
     (
         "05-readme",
         &[
@@ -130,6 +130,89 @@ pub(crate) const CASES: [(&str, &[&str]); 9] = [
             "end-after-panic",
             "pvpanic-logged",
             "pvpanic-told-at-the-end",
+        ],
+    ),
+    (
+        "80-rng-balloon",
+        &[
+            "rng-boot",
+            "rng-driver",
+            "rng-bytes",
+            "rng-random",
+            "balloon-inflates",
+            "balloon-returns-memory",
+            "balloon-statistics",
+            "balloon-deflates",
+            "balloon-end",
+        ],
+    ),
+    (
+        "81-balloon-free-pages",
+        &[
+            "reporting-boot",
+            "reporting-returns-memory",
+            "reporting-end",
+            "hinting-boot",
+            "hinting-starts",
+            "hinting-returns-memory",
+            "hinting-status",
+            "hinting-stops",
+            "hinting-end",
+        ],
+    ),
+    (
+        "82-pmem",
+        &[
+            "pmem-boot",
+            "pmem-size",
+            "pmem-dax",
+            "pmem-reads",
+            "pmem-syncs",
+            "pmem-ro-reads",
+            "pmem-end",
+            "pmem-written",
+            "pmem-ro-untouched",
+        ],
+    ),
+    (
+        "83-memory-hotplug",
+        &[
+            "mem-boot",
+            "mem-request",
+            "mem-plugs",
+            "mem-grows",
+            "mem-request-less",
+            "mem-unplugs",
+            "mem-shrinks",
+            "mem-returns-memory",
+            "mem-end",
+        ],
+    ),
+    (
+        "84-vsock",
+        &[
+            "vsock-boot",
+            "vsock-connect-ok",
+            "vsock-to-guest",
+            "vsock-sends",
+            "vsock-from-guest",
+            "vsock-refused",
+            "vsock-end",
+            "vsock-unlinked",
+        ],
+    ),
+    (
+        "85-mmds",
+        &[
+            "mmds-boot",
+            "mmds-config",
+            "mmds-put",
+            "mmds-token-needed",
+            "mmds-value",
+            "mmds-json",
+            "mmds-mac",
+            "mmds-other-traffic",
+            "mmds-end",
         ],
     ),
 ];

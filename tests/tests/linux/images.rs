@@ -20,7 +20,7 @@ const ROOT_INIT: &str = include_str!("scripts/root-init.sh");
 
 /// In the order of their dependencies.
 const OUTER_MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "tun"];
-const INNER_MODULES: [&str; 9] = [
+const INNER_MODULES: [&str; 20] = [
     "virtio_ring",
     "virtio",
     "virtio_mmio",
@@ -30,7 +30,20 @@ const INNER_MODULES: [&str; 9] = [
     "virtio_net",
     "pvpanic",
     "pvpanic-mmio",
+    "virtio-rng",
+    "virtio_balloon",
+    "virtio_mem",
+    "libnvdimm",
+    "nd_virtio",
+    "virtio_pmem",
+    "nd_btt",
+    "nd_pmem",
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
 ];
+/// Built with this test; static, as everything in this workspace.
+const VSOCK_CAT: &str = env!("CARGO_BIN_EXE_vsock-cat");
 /// Mount points and homes that every root needs.
 const DIRECTORIES: [&str; 8] = ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "modules"];
 
@@ -61,6 +74,7 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     let mayfly = binary::mayfly();
     println!("binary under test: {}", mayfly.display());
     archive.file("bin/mayfly", 0o755, &fs::read(mayfly)?)?;
+    archive.file("bin/vsock-cat", 0o755, &fs::read(VSOCK_CAT)?)?;
     add_program(&mut archive, "curl")?;
     archive.file("scenario.sh", 0o644, SCENARIO.as_bytes())?;
     archive.file("readme.sh", 0o644, readme_lines()?.as_bytes())?;
@@ -98,6 +112,12 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "60-triple-fault",
     "65-races",
     "70-cpu-identity",
+    "80-rng-balloon",
+    "81-balloon-free-pages",
+    "82-pmem",
+    "83-memory-hotplug",
+    "84-vsock",
+    "85-mmds",
 ];
 
 /// The README's block for booting a kernel by hand, marked there by a comment.
@@ -118,6 +138,7 @@ fn inner(kernel: &Kernel, busybox: &Busybox, dir: &Path) -> Result<PathBuf> {
     for module in INNER_MODULES {
         archive.file(&format!("modules/{module}.ko"), 0o644, &kernel.module(module)?)?;
     }
+    archive.file("bin/vsock-cat", 0o755, &fs::read(VSOCK_CAT)?)?;
     archive.finish()?.flush()?;
     Ok(path)
 }
@@ -137,7 +158,8 @@ fn root_disk(dir: &Path, busybox: &Busybox) -> Result<PathBuf> {
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     let image = dir.join("root.ext4");
     let output = Command::new("/sbin/mkfs.ext4")
-        .args(["-q", "-F", "-d"])
+        // Blocks of a page, which DAX needs.
+        .args(["-q", "-F", "-b", "4096", "-d"])
         .args([&tree, &image])
         .arg("32M")
         .output()

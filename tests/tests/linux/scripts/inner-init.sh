@@ -121,6 +121,101 @@ do_cpu() {
     say cpu-done yes
 }
 
+# load MODULE...: in the order of their dependencies.
+load() {
+    for module in "$@"; do
+        insmod "/modules/$module.ko" || say "insmod-$module" failed
+    done
+}
+
+do_rng() {
+    load virtio-rng
+    say rng-current "$(cat /sys/class/misc/hw_random/rng_current)"
+    dd if=/dev/hwrng of=/tmp/one bs=4096 count=16 iflag=fullblock 2>/dev/null
+    dd if=/dev/hwrng of=/tmp/two bs=4096 count=16 iflag=fullblock 2>/dev/null
+    say rng-bytes "$(cat /tmp/one /tmp/two | wc -c)"
+    say rng-one "$(md5 </tmp/one)"
+    say rng-two "$(md5 </tmp/two)"
+}
+
+memory() { sed -n "s/^$1: *\([0-9]*\) kB/\1/p" /proc/meminfo; }
+
+# fill MIB: uses so much memory once and frees it again, so that the host has it all.
+fill() {
+    dd if=/dev/zero of=/tmp/fill bs=1M count="$1" 2>/dev/null
+    rm /tmp/fill
+}
+
+do_balloon() {
+    load virtio_balloon
+    fill 160
+    say balloon-filled yes
+}
+
+do_mem() {
+    echo online_movable >/sys/devices/system/memory/auto_online_blocks
+    load virtio_mem
+    before=$(memory MemTotal)
+    say mem-total "$before"
+    until [ "$(memory MemTotal)" -gt $((before + 200000)) ]; do usleep 50000; done
+    say mem-plugged "$(memory MemTotal)"
+    # More than there was before, so some of it lies in the new memory.
+    mount -o remount,size=400M /tmp
+    fill 300
+    say mem-filled yes
+    until [ "$(memory MemTotal)" -lt $((before + 20000)) ]; do usleep 50000; done
+    say mem-unplugged "$(memory MemTotal)"
+}
+
+do_pmem() {
+    load libnvdimm nd_virtio virtio_pmem nd_btt nd_pmem
+    say pmem-sectors "$(cat /sys/block/pmem0/size)"
+    mkdir -p /mnt
+    mount -t ext4 -o dax /dev/pmem0 /mnt
+    say pmem-mount "$(grep -c ' /mnt ext4 .*dax' /proc/mounts)"
+    say pmem-there "$(cat /mnt/bin/busybox | md5)"
+    echo "written by the guest" >/mnt/from-guest
+    sync
+    umount /mnt
+    say pmem-synced $?
+    say pmem-ro "$(cat /sys/block/pmem1/ro)"
+    say pmem-ro-read "$(dd if=/dev/pmem1 bs=4k count=16 2>/dev/null | md5)"
+    dd if=/dev/zero of=/dev/pmem1 bs=4k count=1 conv=notrunc oflag=sync 2>/dev/null
+    say pmem-ro-write $?
+}
+
+do_vsock() {
+    load vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport
+    vsock-cat guest-listen 1000 </dev/null 2>/tmp/listening | md5 >/tmp/received &
+    until grep -q listening /tmp/listening; do usleep 50000; done
+    say vsock-listening yes
+    wait
+    say vsock-received "$(cat /tmp/received)"
+    dd if=/dev/urandom of=/tmp/seed bs=1M count=4 2>/dev/null
+    upload() { for n in 1 2 3 4 5 6 7 8; do cat /tmp/seed /tmp/seed /tmp/seed /tmp/seed /tmp/seed /tmp/seed /tmp/seed /tmp/seed; done; }
+    say vsock-sent "$(upload | md5)"
+    upload | vsock-cat guest-connect 2 2000 >/dev/null
+    say vsock-sent-status $?
+    vsock-cat guest-connect 2 2999 </dev/null 2>/dev/null
+    say vsock-refused $?
+}
+
+http() { printf '%s\r\n' "$@" '' | nc 169.254.169.254 80 | tr -d '\r'; }
+status() { sed -n '1s/^HTTP\/1.1 \([0-9]*\).*/\1/p'; }
+
+do_mmds() {
+    ip addr add 172.16.0.2/24 dev eth0
+    ip link set eth0 up
+    ip route add 169.254.169.254 dev eth0
+    say mmds-no-token "$(http 'GET /latest/meta-data/ami-id HTTP/1.1' 'Connection: close' | status)"
+    token=$(http 'PUT /latest/api/token HTTP/1.1' 'X-metadata-token-ttl-seconds: 60' 'Connection: close' | tail -n 1)
+    say mmds-value "$(http 'GET /latest/meta-data/ami-id HTTP/1.1' "X-metadata-token: $token" 'Connection: close' | tail -n 1)"
+    say mmds-json "$(http 'GET /latest/meta-data HTTP/1.1' "X-metadata-token: $token" 'Accept: application/json' 'Connection: close' | tail -n 1)"
+    say mmds-mac "$(ip neigh show 169.254.169.254 | sed -n 's/.*lladdr \([^ ]*\).*/\1/p')"
+    ping -c 2 -W 5 172.16.0.1 >/dev/null
+    say mmds-other-traffic $?
+}
+
 do_reboot() { reboot -f; }
 do_poweroff() { poweroff -f; }
 do_panic() { echo c >/proc/sysrq-trigger; }
