@@ -78,10 +78,21 @@ impl Latency {
 
     /// Adds one duration.
     pub fn record(&self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.min_us.fetch_min(us, Ordering::Relaxed);
-        self.max_us.fetch_max(us, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
+        self.record_batch(took, 1);
+    }
+
+    /// Adds `count` durations of which only their sum is known; each is taken to be as long as the others.
+    pub fn record_batch(&self, took: Duration, count: u32) {
+        let us = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let Some(each) = took.checked_div(count).map(us) else { return };
+        // A look is cheaper than a locked instruction, and new extremes are rare.
+        if each < self.min_us.load(Ordering::Relaxed) {
+            self.min_us.fetch_min(each, Ordering::Relaxed);
+        }
+        if each > self.max_us.load(Ordering::Relaxed) {
+            self.max_us.fetch_max(each, Ordering::Relaxed);
+        }
+        self.sum_us.fetch_add(us(took), Ordering::Relaxed);
     }
 
     /// What was recorded since the last call, and forgets it. Not one atomic step: a duration recorded meanwhile may be split between
@@ -296,6 +307,9 @@ mod tests {
         latency.record(Duration::from_micros(5));
         latency.record(Duration::from_micros(2));
         assert_eq!(latency.take(), Spread { min_us: 2, max_us: 5, sum_us: 7 });
+        latency.record_batch(Duration::from_micros(30), 10);
+        latency.record_batch(Duration::from_micros(8), 0);
+        assert_eq!(latency.take(), Spread { min_us: 3, max_us: 3, sum_us: 30 });
         assert_eq!(latency.take(), Spread::default());
     }
 

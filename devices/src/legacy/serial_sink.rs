@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::serial::UartMetrics;
+use crate::rate_limit::{Bucket, BucketSpec};
 use crate::sys::nonblocking::NonBlocking;
 
 /// Bytes kept while the descriptor takes none.
@@ -23,7 +24,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_millis(100);
 /// A console's output.
 ///
 /// Bytes are gathered into lines, because a guest hands them over one by one. What cannot be written is kept up to [`BUFFER_LEN`]; beyond
-/// that, or if writing fails, it is dropped and counted.
+/// that, or if writing fails, it is dropped and counted. So is what a rate limit does not let through: the guest never waits.
 #[derive(Debug)]
 pub struct SerialSink {
     out: NonBlocking,
@@ -33,6 +34,7 @@ pub struct SerialSink {
     /// Ends the wait for the rest of a line.
     timer: TimerFd,
     timer_is_set: bool,
+    limit: Option<Bucket>,
     metrics: std::sync::Arc<UartMetrics>,
 }
 
@@ -54,8 +56,16 @@ impl SerialSink {
             stuck: false,
             timer: TimerFd::new().map_err(io::Error::from)?,
             timer_is_set: false,
+            limit: None,
             metrics: std::sync::Arc::default(),
         })
+    }
+
+    /// Takes no more bytes in a time than this.
+    #[must_use]
+    pub fn limited(mut self, limit: Option<BucketSpec>) -> Self {
+        self.limit = limit.map(|spec| Bucket::new(spec, Instant::now()));
+        self
     }
 
     /// Counts into `metrics` from now on.
@@ -90,6 +100,18 @@ impl SerialSink {
 
     /// Takes bytes from the guest.
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        let bytes = match &mut self.limit {
+            Some(bucket) => {
+                let allowed = bucket.take_up_to(bytes.len() as u64, Instant::now());
+                let (allowed, refused) = bytes.split_at(bytes.len().min(allowed as usize));
+                self.metrics.rate_limiter_dropped_bytes.add(refused.len() as u64);
+                allowed
+            }
+            None => bytes,
+        };
+        if bytes.is_empty() {
+            return;
+        }
         let room = BUFFER_LEN.saturating_sub(self.waiting.len());
         let (kept, dropped) = bytes.split_at(bytes.len().min(room));
         self.waiting.extend(kept);
@@ -143,7 +165,7 @@ impl SerialSink {
 
     /// Writes everything that is waiting, but waits no longer than a moment for a slow reader. For the end of the machine.
     pub(super) fn finish(&mut self) {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         self.write_out();
         while !self.waiting.is_empty() && started.elapsed() < FINISH_TIMEOUT {
             let left = FINISH_TIMEOUT.saturating_sub(started.elapsed()).as_millis();

@@ -81,6 +81,16 @@ impl Bucket {
         self.level = self.level.saturating_sub(self.units(tokens.saturating_sub(from_burst)));
     }
 
+    /// Takes as many of `tokens` as there are; says how many that was.
+    pub fn take_up_to(&mut self, tokens: u64, now: Instant) -> u64 {
+        self.refill(now);
+        let whole = self.level.checked_div(self.refill_ns()).unwrap_or(0).max(0);
+        let held = self.burst.saturating_add(u64::try_from(whole).unwrap_or(u64::MAX));
+        let taken = tokens.min(held);
+        self.take(taken);
+        taken
+    }
+
     /// Gives back tokens that were taken for something that was not done after all.
     pub fn give_back(&mut self, tokens: u64) {
         self.level = self.level.saturating_add(self.units(tokens)).min(self.full());
@@ -121,12 +131,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_there_can_be_taken_without_waiting() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(spec(10, 5, 100), start);
+        assert_eq!(bucket.take_up_to(12, start), 12);
+        assert_eq!(bucket.take_up_to(12, start), 3);
+        assert_eq!(bucket.take_up_to(12, start), 0);
+        // A token takes 10 ms; half of one is none, but is not lost.
+        assert_eq!(bucket.take_up_to(12, start + Duration::from_millis(25)), 2);
+        assert_eq!(bucket.take_up_to(12, start + Duration::from_millis(30)), 1);
+        bucket.take(20);
+        assert_eq!(bucket.take_up_to(1, start + Duration::from_millis(100)), 0, "a debt comes first");
+    }
+
+    #[test]
     fn the_largest_numbers_do_no_harm() {
         let start = Instant::now();
         let mut bucket = Bucket::new(spec(u64::MAX, u64::MAX, u64::MAX), start);
         for _ in 0..3 {
             bucket.wait(u64::MAX, start + Duration::from_secs(1 << 30));
             bucket.take(u64::MAX);
+            bucket.take_up_to(u64::MAX, start + Duration::from_secs(1 << 31));
         }
         let mut slow = Bucket::new(spec(1, 0, u64::MAX), start);
         slow.take(1);

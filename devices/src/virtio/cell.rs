@@ -17,6 +17,7 @@ use super::registers::{Action, F_EVENT_IDX, F_INDIRECT_DESC, Registers};
 use crate::event::{Interest, Source, Subscriber};
 use crate::irq::VirtioIrq;
 use crate::ram::GuestRam;
+use crate::rate_limit::LimitDial;
 
 /// Lets the driver's doorbell writes reach an eventfd without a vCPU exit (an ioeventfd in practice). Bound at the first DRIVER_OK,
 /// because a machine that dies soon after adding one pays for it.
@@ -59,6 +60,7 @@ pub struct VirtioCell {
     binder: Arc<dyn DoorbellBinder>,
     doorbells: Vec<EventFd>,
     control: EventFd,
+    dials: Vec<LimitDial>,
     inner: Mutex<Inner>,
 }
 
@@ -81,6 +83,7 @@ impl VirtioCell {
             binder,
             doorbells: sizes.iter().map(|_| bell()).collect::<Result<_, _>>()?,
             control: bell()?,
+            dials: device.get().limit_dials(),
             inner: Mutex::new(Inner {
                 registers: Registers::new(device.get().features(), sizes),
                 device,
@@ -99,6 +102,11 @@ impl VirtioCell {
     /// Name for log lines.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// By what the device's rate limiters are changed, see [`super::device::VirtioDevice::limit_dials`]. Does not wait for the device.
+    pub fn limit_dials(&self) -> &[LimitDial] {
+        &self.dials
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

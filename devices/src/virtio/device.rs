@@ -7,6 +7,7 @@ use crate::event::Source;
 use crate::irq::VirtioIrq;
 use crate::metrics::MetricGroup;
 use crate::ram::GuestRam;
+use crate::rate_limit::LimitDial;
 
 /// Device ids (virtio 1.3 §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,11 @@ pub trait VirtioDevice: Send {
 
     /// Descriptors of the device's own to watch, with tokens below 2^16. Fixed for the life of the device.
     fn sources(&self) -> Vec<Source> {
+        Vec::new()
+    }
+
+    /// By what its rate limiters are changed while it works; which is which its kind says. Fixed for the life of the device.
+    fn limit_dials(&self) -> Vec<LimitDial> {
         Vec::new()
     }
 

@@ -20,6 +20,7 @@ use crate::bus::BusDevice;
 use crate::event::Subscriber;
 use crate::irq::IrqLine;
 use crate::ram::GuestRam;
+use crate::rate_limit::{BucketChange, BucketSpec, RateLimitChange, RateLimits};
 
 const RAM_LEN: u64 = 1 << 20;
 /// The device ends in the middle of a sector; what is behind must never change.
@@ -242,11 +243,19 @@ pub fn drive(data: &[u8]) -> (u64, u64) {
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory");
     let irq = Arc::new(MmioIrq::new(Silent));
     let mut file = disk();
+    // Low enough to be hit, refilled soon enough to go on.
+    let bucket = |size| BucketSpec { size, one_time_burst: 0, refill_ms: 1 };
+    let limits = match how >> 6 {
+        0 | 1 => RateLimits::default(),
+        2 => RateLimits { bandwidth: Some(bucket(4096)), ops: None },
+        _ => RateLimits { bandwidth: Some(bucket(1 << 20)), ops: Some(bucket(2)) },
+    };
     let spec = |file: &File| BlockSpec {
         file: file.try_clone().expect("a spare descriptor"),
         read_only,
         writeback: how & 8 != 0,
         engine: hub.clone().map_or(Engine::Sync, Engine::Async),
+        limits,
     };
     let block = Block::new(spec(&file)).expect("a drive");
     let seat = block.uring_seat();
@@ -288,6 +297,8 @@ pub fn drive(data: &[u8]) -> (u64, u64) {
     assert_eq!(status, [0; 4], "a reset did not take");
     check(&file, read_only);
     // Whatever happened before, a reset makes a working device of it.
+    let lift = RateLimitChange { bandwidth: BucketChange::Remove, ops: BucketChange::Remove };
+    machine.cell.limit_dials().iter().for_each(|dial| dial.turn(lift));
     machine.cell.resume();
     machine.bring_up(0);
     machine.descriptor(0x8000, 0, 0, 0, 0);

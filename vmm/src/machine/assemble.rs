@@ -174,7 +174,7 @@ fn console(plan: &Plan, line: EventFd) -> std::io::Result<Com1> {
         Some(file) => SerialSink::file(file)?,
         None => SerialSink::stdout()?,
     };
-    Com1::new(line, output, SerialInput::stdin()?)
+    Com1::new(line, output.limited(plan.serial.config.rate_limiter), SerialInput::stdin()?)
 }
 
 /// A thread for each device that may block.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::serial_sink::BUFFER_LEN;
 use super::*;
+use crate::rate_limit::BucketSpec;
 use crate::sys::nonblocking;
 
 struct Edges(Arc<AtomicU32>);
@@ -112,6 +113,50 @@ fn a_closed_or_full_output_is_counted() {
     let com1 = Com1::new(Edges(Arc::default()), SerialSink::file(&full).unwrap(), None).unwrap();
     com1.write(0, b"abc\n");
     assert_eq!(com1.metrics.dropped_bytes.get(), 4);
+}
+
+#[test]
+fn what_a_rate_limit_refuses_is_dropped_and_counted() {
+    let (mut screen, out) = io::pipe().unwrap();
+    let limit = BucketSpec { size: 10, one_time_burst: 5, refill_ms: 3_600_000 };
+    let sink = SerialSink::file(&file_of(out.as_fd())).unwrap().limited(Some(limit));
+    let com1 = Com1::new(Edges(Arc::default()), sink, None).unwrap();
+    for byte in b"0123456789abcdefghij" {
+        com1.write(0, &[*byte]);
+    }
+    com1.finish();
+    drop(out);
+    let metrics = com1.metrics();
+    drop(com1);
+    let mut seen = String::new();
+    screen.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, "0123456789abcde");
+    assert_eq!(metrics.rate_limiter_dropped_bytes.get(), 5);
+    assert_eq!((metrics.dropped_bytes.get(), metrics.error_count.get()), (0, 0), "that is no error");
+}
+
+#[test]
+fn a_rate_limit_lets_through_what_trickles_in() {
+    let (mut screen, out) = io::pipe().unwrap();
+    let limit = BucketSpec { size: 4, one_time_burst: 0, refill_ms: 20 };
+    let sink = SerialSink::file(&file_of(out.as_fd())).unwrap().limited(Some(limit));
+    let com1 = Com1::new(Edges(Arc::default()), sink, None).unwrap();
+    let started = Instant::now();
+    let mut said = 0u64;
+    while started.elapsed() < Duration::from_millis(100) {
+        com1.write(0, b"x");
+        said += 1;
+    }
+    let most = 4 + started.elapsed().as_millis() as u64 * 4 / 20 + 1;
+    com1.finish();
+    let dropped = com1.metrics.rate_limiter_dropped_bytes.get();
+    drop((com1, out));
+    let mut seen = String::new();
+    screen.read_to_string(&mut seen).unwrap();
+    let passed = seen.len() as u64;
+    assert_eq!(passed + dropped, said);
+    // The first four, and what came in meanwhile.
+    assert!((5..=most).contains(&passed), "{passed} of {said} bytes, at most {most}");
 }
 
 #[test]

@@ -3,13 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::config_space::{ConfigSpace, SECTOR_LEN};
 use super::engine::{self, Disk, Finished, Submitted, UringHub, Work};
 use super::metrics::BlockMetrics;
 use super::request::{self, Ask, ID_LEN, Limits, Reply, S_IOERR, S_OK};
+use crate::event::Source;
 use crate::metrics::MetricGroup;
 use crate::ram::GuestRam;
+use crate::rate_limit::{LimitDial, RateLimiter, RateLimits};
 use crate::sys::disk;
 use crate::sys::iovec::GuestIoVec;
 use crate::virtio::chain::{self, Chain};
@@ -28,6 +31,8 @@ pub(super) const F_WRITE_ZEROES: u64 = 1 << 14;
 
 /// Token by which the Async engine's pump says that work has completed.
 pub(super) const COMPLETIONS: u32 = 0;
+/// Token of the rate limiter.
+pub(super) const LIMITER: u32 = 1;
 
 /// One visit moves about so much, then others have their turn.
 const VISIT_BYTES: u64 = 8 << 20;
@@ -52,6 +57,8 @@ pub struct BlockSpec {
     pub writeback: bool,
     /// How requests reach the file.
     pub engine: Engine,
+    /// Bytes of data and requests per time. Every request is an operation, also one that is refused.
+    pub limits: RateLimits,
 }
 
 /// A request in flight.
@@ -59,6 +66,33 @@ pub struct BlockSpec {
 struct Slot {
     ask: Ask,
     reply: Reply,
+    /// When its visit came to it.
+    begun: Instant,
+}
+
+/// What is to happen with a chain.
+enum Outcome {
+    Served(Served),
+    /// The rate limiter has no tokens for it.
+    Throttled,
+    /// Its head is in flight already, which no working driver does.
+    Duplicate,
+}
+
+/// Tells how long requests take with few looks at the clock: what is served after another begins where that one ended, and requests that
+/// go to the engine together begin together.
+#[derive(Default)]
+struct Stopwatch(Option<Instant>);
+
+impl Stopwatch {
+    fn begun(&mut self) -> Instant {
+        *self.0.get_or_insert_with(Instant::now)
+    }
+
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now.saturating_duration_since(self.0.replace(now).unwrap_or(now))
+    }
 }
 
 /// What the drive's file is, read when it is opened or swapped.
@@ -91,6 +125,7 @@ pub struct Block {
     config: ConfigSpace,
     read_only: bool,
     writeback: bool,
+    limiter: RateLimiter,
     metrics: Arc<BlockMetrics>,
     /// Requests in flight, by the head of their chain, which is what makes duplicates impossible.
     slots: Box<[Option<Slot>]>,
@@ -104,7 +139,7 @@ pub struct Block {
 impl Block {
     /// A drive on a file.
     pub fn new(spec: BlockSpec) -> io::Result<Self> {
-        let BlockSpec { file, read_only, writeback, engine } = spec;
+        let BlockSpec { file, read_only, writeback, engine, limits } = spec;
         let backing = Backing::of(&file)?;
         let disk: Box<dyn Disk> = match engine {
             Engine::Sync => Box::new(engine::Sync::new(file)),
@@ -116,6 +151,7 @@ impl Block {
             backing,
             read_only,
             writeback,
+            limiter: RateLimiter::new(limits)?,
             metrics: Arc::default(),
             slots: vec![None; MAX_SIZE.into()].into(),
             pieces: Vec::with_capacity(MAX_SIZE.into()),
@@ -168,12 +204,20 @@ impl Block {
         Limits { capacity_bytes: self.capacity_bytes(), read_only: self.read_only, flush: self.writeback }
     }
 
-    /// Serves one chain. `None` if its head is in flight already, which no working driver does.
-    fn serve(&mut self, chain: &Chain) -> Option<Served> {
-        let Some((ask, reply)) = request::read(chain, self.limits(), &mut self.pieces) else {
+    /// Serves one chain.
+    fn serve(&mut self, chain: &Chain, watch: &mut Stopwatch) -> Outcome {
+        let request = request::read(chain, self.limits(), &mut self.pieces);
+        let bytes = match request {
+            Some((Ask::Read { len, .. } | Ask::Write { len, .. }, _)) => len.into(),
+            _ => 0,
+        };
+        if !self.limiter.take(bytes) {
+            return Outcome::Throttled;
+        }
+        let Some((ask, reply)) = request else {
             self.metrics.invalid_reqs_count.inc();
             crate::guest_warn!("drive: a request without a status byte");
-            return Some(Served::Done { written: 0 });
+            return Outcome::Served(Served::Done { written: 0 });
         };
         let pieces = self.pieces.as_slice();
         let work = match ask {
@@ -185,19 +229,22 @@ impl Block {
             Ask::GetId => {
                 // The pieces were cut to this length.
                 let _ = chain::write_bytes(pieces, &self.backing.id);
-                return Some(Served::Done { written: reply.send(S_OK, ID_LEN as u32) });
+                return Outcome::Served(Served::Done { written: reply.send(S_OK, ID_LEN as u32) });
             }
             Ask::Refuse(status) => {
                 self.metrics.invalid_reqs_count.inc();
                 crate::guest_warn!("drive: a request refused with status {status}");
-                return Some(Served::Done { written: reply.send(status, 0) });
+                return Outcome::Served(Served::Done { written: reply.send(status, 0) });
             }
         };
-        let slot = self.slots.get_mut(usize::from(chain.head())).filter(|slot| slot.is_none())?;
-        Some(match self.disk.submit(chain.head(), work) {
-            Submitted::Done(result) => Served::Done { written: answer(&self.metrics, Slot { ask, reply }, result) },
+        let Some(slot) = self.slots.get_mut(usize::from(chain.head())).filter(|slot| slot.is_none()) else {
+            return Outcome::Duplicate;
+        };
+        let flight = Slot { ask, reply, begun: watch.begun() };
+        Outcome::Served(match self.disk.submit(chain.head(), work) {
+            Submitted::Done(result) => Served::Done { written: answer(&self.metrics, flight, result, watch.lap()) },
             Submitted::Later => {
-                *slot = Some(Slot { ask, reply });
+                *slot = Some(flight);
                 Served::Later
             }
         })
@@ -205,24 +252,33 @@ impl Block {
 
     /// Serves the queue, then sends what was submitted on its way.
     fn visit(&mut self, rings: &mut Rings) -> Result<Visit, RingError> {
+        if self.limiter.is_blocked() {
+            // The limiter's timer brings us back.
+            return Ok(Visit::Idle);
+        }
         let Rings { ram, irq, queues } = rings;
         let Some(queue) = queues.first_mut() else { return Ok(Visit::Idle) };
         let mut moved = 0u64;
         let mut served = 0u32;
         let mut duplicate = false;
         let mut tired = false;
+        let mut watch = Stopwatch::default();
         let visit = queue.serve(ram, &**irq, |chain| {
             if moved >= VISIT_BYTES {
                 tired = true;
                 return Served::PutBack;
             }
             served = served.saturating_add(1);
-            match self.serve(chain) {
-                Some(done) => {
+            match self.serve(chain, &mut watch) {
+                Outcome::Served(done) => {
                     moved = moved.saturating_add(GuestIoVec::total(&self.pieces) as u64);
                     done
                 }
-                None => {
+                Outcome::Throttled => {
+                    self.metrics.rate_limiter_throttled_events.inc();
+                    Served::PutBack
+                }
+                Outcome::Duplicate => {
                     duplicate = true;
                     Served::PutBack
                 }
@@ -233,6 +289,9 @@ impl Block {
         }
         let visit = visit?;
         self.finish(rings)?;
+        if self.disk.is_throttled() {
+            self.metrics.io_engine_throttled_events.inc();
+        }
         if duplicate {
             return Err(RingError::new("a chain was made available again while it was in flight"));
         }
@@ -241,6 +300,17 @@ impl Block {
             self.metrics.remaining_reqs_count.inc();
         }
         Ok(visit)
+    }
+
+    /// The rate limiter has tokens again.
+    fn go_on(&mut self, rings: &mut Rings) -> Result<(), RingError> {
+        if self.limiter.on_timer() {
+            self.metrics.rate_limiter_event_count.inc();
+            if self.visit(rings)? == Visit::More {
+                self.limiter.come_back();
+            }
+        }
+        Ok(())
     }
 
     /// Answers what the engine has finished.
@@ -255,9 +325,11 @@ impl Block {
         }
         let Rings { ram, irq, queues } = rings;
         let Some(queue) = queues.first_mut() else { return Ok(()) };
+        let now = Instant::now();
         for Finished { tag, result } in self.finished.drain(..) {
             let Some(slot) = self.slots.get_mut(usize::from(tag)).and_then(Option::take) else { continue };
-            queue.complete(ram, tag, answer(&self.metrics, slot, result))?;
+            let took = now.saturating_duration_since(slot.begun);
+            queue.complete(ram, tag, answer(&self.metrics, slot, result, took))?;
         }
         queue.notify(ram, &**irq)
     }
@@ -272,8 +344,8 @@ impl Block {
 }
 
 /// Counts a finished request and tells the driver how it ended; returns how many bytes were written to its buffers.
-fn answer(metrics: &BlockMetrics, slot: Slot, result: io::Result<()>) -> u32 {
-    let Slot { ask, reply } = slot;
+fn answer(metrics: &BlockMetrics, slot: Slot, result: io::Result<()>, took: Duration) -> u32 {
+    let Slot { ask, reply, .. } = slot;
     if let Err(error) = result {
         metrics.execute_fails.inc();
         crate::guest_warn!("drive: {ask:?} failed: {error}");
@@ -283,11 +355,13 @@ fn answer(metrics: &BlockMetrics, slot: Slot, result: io::Result<()>) -> u32 {
         Ask::Read { len, .. } => {
             metrics.read_count.inc();
             metrics.read_bytes.add(len.into());
+            metrics.read_agg.record(took);
             return reply.send(S_OK, len);
         }
         Ask::Write { len, .. } => {
             metrics.write_count.inc();
             metrics.write_bytes.add(len.into());
+            metrics.write_agg.record(took);
         }
         Ask::Flush => metrics.flush_count.inc(),
         Ask::Discard { .. } => metrics.discard_count.inc(),
@@ -341,8 +415,22 @@ impl VirtioDevice for Block {
         self.visit(rings).inspect_err(|_| self.metrics.event_fails.inc())
     }
 
+    fn sources(&self) -> Vec<Source> {
+        vec![self.limiter.source(LIMITER)]
+    }
+
+    /// The one for its requests.
+    fn limit_dials(&self) -> Vec<LimitDial> {
+        vec![self.limiter.dial()]
+    }
+
     fn on_source(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
-        if token == COMPLETIONS { self.finish(rings) } else { Ok(()) }
+        let outcome = match token {
+            COMPLETIONS => self.finish(rings),
+            LIMITER => self.go_on(rings),
+            _ => Ok(()),
+        };
+        outcome.inspect_err(|_| self.metrics.event_fails.inc())
     }
 
     fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {
@@ -350,6 +438,7 @@ impl VirtioDevice for Block {
         self.answer_finished(rings)
     }
 
+    /// The limiter stays as it is: a reset is no way around it.
     fn reset(&mut self) {
         self.abandon();
     }

@@ -39,9 +39,9 @@ crate::metric_group! {
         io_engine_throttled_events: Counter,
         /// Visits that left requests on the queue for the next one.
         remaining_reqs_count: Counter,
-        /// How long reads took.
+        /// How long reads took, from when the device came to them.
         read_agg: Latency,
-        /// How long writes took.
+        /// How long writes took, from when the device came to them.
         write_agg: Latency,
     }
     beyond v1 {

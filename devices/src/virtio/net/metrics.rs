@@ -17,7 +17,7 @@ crate::metric_group! {
         rx_queue_event_count: Counter,
         /// Times the receive rate limiter had tokens again.
         rx_event_rate_limiter_count: Counter,
-        /// Times that frames had to wait for the receive rate limiter.
+        /// Times that receiving stopped for the receive rate limiter.
         rx_rate_limiter_throttled: Counter,
         /// Times the tap had something to read.
         rx_tap_event_count: Counter,
@@ -53,7 +53,7 @@ crate::metric_group! {
         tx_spoofed_mac_count: Counter,
         /// Visits to the transmit queue that left chains for the next one.
         tx_remaining_reqs_count: Counter,
-        /// How long writes to the tap took.
+        /// How long writes to the tap took. Those of one visit are timed together and count as equally long.
         tap_write_agg: Latency,
     }
 }

@@ -26,6 +26,7 @@ use super::device::{Kind, Rings, VirtioDevice};
 use super::queue::{self, RingError, Visit};
 use crate::event::{Interest, Source};
 use crate::metrics::MetricGroup;
+use crate::rate_limit::{LimitDial, RateLimiter, RateLimits};
 use crate::sys::iovec::GuestIoVec;
 use crate::sys::tap::{HEADER_LEN, Offloads};
 pub use crate::sys::tap::{Tap, TapError};
@@ -50,6 +51,9 @@ const QUEUE_SIZES: [u16; 2] = [queue::MAX_SIZE; 2];
 const TAP: u32 = 0;
 /// The last visit left frames on the tap.
 const AGAIN: u32 = 1;
+/// The rate limiter of a direction has tokens again.
+const RX_LIMITER: u32 = 2;
+const TX_LIMITER: u32 = 3;
 
 /// Frames of an earlier driver that are thrown away at most; more than a tap holds.
 const MAX_STALE_FRAMES: u32 = 4096;
@@ -63,6 +67,10 @@ pub struct NetSpec {
     pub mac: Option<[u8; 6]>,
     /// The MTU it recommends.
     pub mtu: Option<u16>,
+    /// Bytes of frames and frames per time towards the guest.
+    pub rx_limits: RateLimits,
+    /// The same from the guest. What is no frame is one all the same.
+    pub tx_limits: RateLimits,
 }
 
 /// A network card.
@@ -73,6 +81,8 @@ pub struct Net {
     mtu: Option<u16>,
     rx: Rx,
     tx: Tx,
+    rx_limiter: RateLimiter,
+    tx_limiter: RateLimiter,
     /// What the tap was last allowed to hand over unfinished.
     offloads: Offloads,
     /// Frames on the tap may still be of that kind.
@@ -84,13 +94,15 @@ pub struct Net {
 impl Net {
     /// A card on a tap. Fails if the process is out of descriptors.
     pub fn new(spec: NetSpec) -> io::Result<Self> {
-        let NetSpec { tap, mac, mtu } = spec;
+        let NetSpec { tap, mac, mtu, rx_limits, tx_limits } = spec;
         Ok(Self {
             tap,
             mac,
             mtu,
             rx: Rx::default(),
             tx: Tx::default(),
+            rx_limiter: RateLimiter::new(rx_limits)?,
+            tx_limiter: RateLimiter::new(tx_limits)?,
             offloads: Offloads::empty(),
             stale: Offloads::empty(),
             again: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
@@ -119,16 +131,61 @@ impl Net {
     }
 
     fn receive(&mut self, rings: &mut Rings) -> Result<Visit, RingError> {
-        match place(&self.tap, &self.metrics, rings, RX) {
+        match place(&self.tap, &self.metrics, &mut self.rx_limiter, rings, RX) {
             Some(mut place) => self.rx.visit(&mut place),
             None => Ok(Visit::Idle),
         }
     }
+
+    fn transmit(&mut self, rings: &mut Rings) -> Result<Visit, RingError> {
+        match place(&self.tap, &self.metrics, &mut self.tx_limiter, rings, TX) {
+            Some(mut place) => self.tx.visit(&mut place),
+            None => Ok(Visit::Idle),
+        }
+    }
+
+    fn source_ready(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
+        match token {
+            TAP | AGAIN => {
+                if token == TAP {
+                    self.metrics.rx_tap_event_count.inc();
+                }
+                let visit = self.receive(rings)?;
+                if token == TAP && self.rx.is_starved() {
+                    self.metrics.no_rx_avail_buffer.inc();
+                }
+                if visit == Visit::More {
+                    // Never read, watched by edge; fails after 2^64 rings.
+                    let _ = self.again.write(1);
+                }
+            }
+            RX_LIMITER if self.rx_limiter.on_timer() => {
+                self.metrics.rx_event_rate_limiter_count.inc();
+                if self.receive(rings)? == Visit::More {
+                    self.rx_limiter.come_back();
+                }
+            }
+            TX_LIMITER if self.tx_limiter.on_timer() => {
+                self.metrics.tx_rate_limiter_event_count.inc();
+                if self.transmit(rings)? == Visit::More {
+                    self.tx_limiter.come_back();
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
-fn place<'a>(tap: &'a Tap, metrics: &'a NetMetrics, rings: &'a mut Rings, queue: u16) -> Option<Place<'a>> {
+fn place<'a>(
+    tap: &'a Tap,
+    metrics: &'a NetMetrics,
+    limiter: &'a mut RateLimiter,
+    rings: &'a mut Rings,
+    queue: u16,
+) -> Option<Place<'a>> {
     let Rings { ram, irq, queues } = rings;
-    Some(Place { tap, ram, irq: &**irq, queue: queues.get_mut(usize::from(queue))?, metrics })
+    Some(Place { tap, ram, irq: &**irq, queue: queues.get_mut(usize::from(queue))?, metrics, limiter })
 }
 
 impl VirtioDevice for Net {
@@ -180,48 +237,48 @@ impl VirtioDevice for Net {
     }
 
     fn on_doorbell(&mut self, queue: u16, rings: &mut Rings) -> Result<Visit, RingError> {
-        match queue {
+        let outcome = match queue {
             RX => {
                 self.metrics.rx_queue_event_count.inc();
                 self.receive(rings)
             }
             TX => {
                 self.metrics.tx_queue_event_count.inc();
-                let Some(mut place) = place(&self.tap, &self.metrics, rings, TX) else { return Ok(Visit::Idle) };
-                self.tx.visit(&mut place)
+                self.transmit(rings)
             }
             _ => Ok(Visit::Idle),
-        }
+        };
+        outcome.inspect_err(|_| self.metrics.event_fails.inc())
     }
 
     fn sources(&self) -> Vec<Source> {
         let readable = |fd, token| Source { fd, interest: Interest::Readable, token };
-        vec![readable(self.tap.as_raw_fd(), TAP), readable(self.again.as_raw_fd(), AGAIN)]
+        vec![
+            readable(self.tap.as_raw_fd(), TAP),
+            readable(self.again.as_raw_fd(), AGAIN),
+            self.rx_limiter.source(RX_LIMITER),
+            self.tx_limiter.source(TX_LIMITER),
+        ]
+    }
+
+    /// Receiving, then sending.
+    fn limit_dials(&self) -> Vec<LimitDial> {
+        vec![self.rx_limiter.dial(), self.tx_limiter.dial()]
     }
 
     fn on_source(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
-        if token == TAP {
-            self.metrics.rx_tap_event_count.inc();
-        }
-        let visit = self.receive(rings)?;
-        if token == TAP && self.rx.is_starved() {
-            self.metrics.no_rx_avail_buffer.inc();
-        }
-        if visit == Visit::More {
-            // Never read, watched by edge; fails after 2^64 rings.
-            let _ = self.again.write(1);
-        }
-        Ok(())
+        self.source_ready(token, rings).inspect_err(|_| self.metrics.event_fails.inc())
     }
 
     /// Frames are sent when they are taken from the ring; only receive buffers are held.
     fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {
-        match place(&self.tap, &self.metrics, rings, RX) {
+        match place(&self.tap, &self.metrics, &mut self.rx_limiter, rings, RX) {
             Some(mut place) => self.rx.release(&mut place),
             None => Ok(()),
         }
     }
 
+    /// The limiters stay as they are: a reset is no way around them.
     fn reset(&mut self) {
         self.rx = Rx::default();
         self.tx = Tx::default();

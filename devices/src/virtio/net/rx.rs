@@ -13,6 +13,7 @@ use super::metrics::NetMetrics;
 use super::{MAX_BYTES_PER_VISIT, MAX_FRAME_LEN, MAX_FRAMES_PER_VISIT};
 use crate::irq::VirtioIrq;
 use crate::ram::GuestRam;
+use crate::rate_limit::RateLimiter;
 use crate::sys::iovec::GuestIoVec;
 use crate::sys::tap::{HEADER_LEN, MAX_PIECES, Tap};
 use crate::virtio::chain::Chain;
@@ -82,6 +83,8 @@ pub(super) struct Place<'a> {
     pub(super) irq: &'a dyn VirtioIrq,
     pub(super) queue: &'a mut VirtQueue,
     pub(super) metrics: &'a NetMetrics,
+    /// Of this direction.
+    pub(super) limiter: &'a mut RateLimiter,
 }
 
 impl Rx {
@@ -104,6 +107,10 @@ impl Rx {
 
     /// Brings frames in until the tap or the ring is empty, or the visit has lasted long enough.
     pub(super) fn visit(&mut self, place: &mut Place<'_>) -> Result<Visit, RingError> {
+        if place.limiter.is_blocked() {
+            // The limiter's timer brings us back.
+            return Ok(Visit::Idle);
+        }
         if self.starved && !place.queue.has_available(place.ram)? {
             // Arriving frames must not cost more than this while the guest offers nothing (CVE-2020-16843).
             return Ok(Visit::Idle);
@@ -133,9 +140,15 @@ impl Rx {
                     return Ok(Visit::Idle);
                 }
             }
+            // How long a frame is shows only when it is in the guest's memory, so its bytes are paid for afterwards.
+            if !place.limiter.allow(1) {
+                place.metrics.rx_rate_limiter_throttled.inc();
+                return Ok(Visit::Idle);
+            }
             match self.read(place) {
                 Arrival::Nothing => return Ok(Visit::Idle),
                 Arrival::TooLarge => {
+                    place.limiter.charge(0);
                     place.metrics.rx_fails.inc();
                     if self.mergeable {
                         // The interface has a larger MTU than it was thought to have.
@@ -144,8 +157,10 @@ impl Rx {
                     crate::guest_warn!("a frame is larger than the guest's receive buffers and lost");
                 }
                 Arrival::Frame(len) => {
+                    let frame_len = len.saturating_sub(HEADER_LEN) as u64;
+                    place.limiter.charge(frame_len);
                     place.metrics.rx_packets_count.inc();
-                    place.metrics.rx_bytes_count.add(len.saturating_sub(HEADER_LEN) as u64);
+                    place.metrics.rx_bytes_count.add(frame_len);
                     self.deliver(place, len)?;
                     bytes = bytes.saturating_add(len);
                     if bytes > MAX_BYTES_PER_VISIT {

@@ -2,6 +2,8 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
+mod limits;
+
 use super::features::{CSUM, GUEST_CSUM, HOST_TSO4, MRG_RXBUF};
 use super::*;
 use crate::sys::test_net::{self, PEER_HEADER_LEN, Peer};
@@ -29,10 +31,14 @@ struct Bench {
 }
 
 fn open() -> (Net, Peer) {
+    open_limited(RateLimits::default(), RateLimits::default())
+}
+
+fn open_limited(rx_limits: RateLimits, tx_limits: RateLimits) -> (Net, Peer) {
     test_net::own_network();
     let tap = Tap::open(NAME).expect("network tests need root and the tun module");
     test_net::set_link(NAME, true);
-    (Net::new(NetSpec { tap, mac: Some(MAC), mtu: None }).unwrap(), Peer::new(NAME))
+    (Net::new(NetSpec { tap, mac: Some(MAC), mtu: None, rx_limits, tx_limits }).unwrap(), Peer::new(NAME))
 }
 
 impl Bench {
@@ -41,7 +47,10 @@ impl Bench {
     }
 
     fn with(accepted: u64, queue_size: u16, event_idx: bool) -> Self {
-        let (net, peer) = open();
+        Self::of(open(), accepted, queue_size, event_idx)
+    }
+
+    fn of((net, peer): (Net, Peer), accepted: u64, queue_size: u16, event_idx: bool) -> Self {
         let driver = TestDriver::new(2, queue_size);
         let rings = driver.rings(event_idx, true);
         let mut bench = Self { driver, rings, net, peer, offered: Vec::new(), next_slot: 0 };

@@ -1,6 +1,7 @@
 //! From the guest's transmit buffers to the tap (virtio 1.3 §5.1.6.2): one system call a frame, no copy but of the header.
 
 use std::io;
+use std::time::Instant;
 
 use vm_memory::VolatileSlice;
 use zerocopy::{FromBytes, IntoBytes};
@@ -25,6 +26,10 @@ pub(super) struct Tx {
     /// The card's own address, if it has one.
     mac: Option<[u8; MAC_LEN]>,
     window: Vec<GuestIoVec>,
+    /// Where the frame at hand says that it comes from.
+    source: Option<[u8; MAC_LEN]>,
+    /// Frames written to the tap in this visit.
+    written: u32,
 }
 
 impl Tx {
@@ -35,9 +40,18 @@ impl Tx {
 
     /// Sends what waits on the ring, until it is empty or the visit has lasted long enough.
     pub(super) fn visit(&mut self, place: &mut Place<'_>) -> Result<Visit, RingError> {
+        if place.limiter.is_blocked() {
+            // The limiter's timer brings us back.
+            return Ok(Visit::Idle);
+        }
         place.metrics.tx_count.inc();
         place.queue.disarm(place.ram)?;
+        let begun = Instant::now();
+        self.written = 0;
         let outcome = self.send_waiting(place);
+        if self.written > 0 {
+            place.metrics.tap_write_agg.record_batch(begun.elapsed(), self.written);
+        }
         // Also after an error: frames may have been completed before it.
         place.queue.notify(place.ram, place.irq)?;
         if let Ok(Visit::More) = outcome {
@@ -58,9 +72,25 @@ impl Tx {
                 }
                 return Ok(Visit::Idle);
             }
-            let sent = self.send(place);
+            let frame_len = self.chain.readable_len().saturating_sub(HEADER_LEN);
+            // No more than the largest frame, so that a chain of gigabytes, which is dropped, does not silence the card for a year.
+            if !place.limiter.take(frame_len.min(MAX_FRAME_LEN) as u64) {
+                place.queue.put_back(1);
+                place.metrics.tx_rate_limiter_throttled.inc();
+                return Ok(Visit::Idle);
+            }
+            match self.judge(frame_len) {
+                Some(header) => {
+                    self.write(place, header, frame_len);
+                    bytes = bytes.saturating_add(frame_len);
+                }
+                None => {
+                    place.metrics.tx_malformed_frames.inc();
+                    place.metrics.tx_fails.inc();
+                    crate::guest_warn!("a malformed frame of {frame_len} bytes was dropped");
+                }
+            }
             place.queue.complete(place.ram, self.chain.head(), 0)?;
-            bytes = bytes.saturating_add(sent);
             if bytes > MAX_BYTES_PER_VISIT {
                 break;
             }
@@ -68,35 +98,37 @@ impl Tx {
         Ok(Visit::More)
     }
 
-    /// Sends the frame in `self.chain` or drops it. Its length.
-    fn send(&mut self, place: &Place<'_>) -> usize {
-        let metrics = place.metrics;
+    /// Looks at what is in `self.chain`: its header, and in `self.window` the frame behind an empty piece for the header. `None` if it is
+    /// no frame.
+    fn judge(&mut self, frame_len: usize) -> Option<Header> {
         let readable = self.chain.readable();
         let len = self.chain.readable_len();
-        let frame_len = len.saturating_sub(HEADER_LEN);
+        if !(HEADER_LEN + ETHERNET_LEN..=MAX_FRAME_LEN).contains(&len) || !self.chain.writable().is_empty() {
+            return None;
+        }
         let mut start = [0; START_LEN];
-        let header = ((HEADER_LEN + ETHERNET_LEN..=MAX_FRAME_LEN).contains(&len) && self.chain.writable().is_empty())
-            .then(|| chain::read_bytes(readable, &mut start))
-            .flatten()
-            .and_then(|()| Header::read_from_prefix(&start).ok())
-            .and_then(|(header, _)| header.judge(frame_len, self.accepted));
+        chain::read_bytes(readable, &mut start)?;
+        let (header, _) = Header::read_from_prefix(&start).ok()?;
+        let header = header.judge(frame_len, self.accepted)?;
+        self.source = start.last_chunk().copied();
         self.window.clear();
         // Room for the header, which follows once it lies where it is to stay.
         self.window.push(GuestIoVec::empty());
-        let cut = chain::cut(readable, HEADER_LEN, frame_len, &mut self.window);
-        let (Some(mut header), Some(())) = (header, cut) else {
-            metrics.tx_malformed_frames.inc();
-            metrics.tx_fails.inc();
-            crate::guest_warn!("a malformed frame of {frame_len} bytes was dropped");
-            return 0;
-        };
-        if self.mac.is_some_and(|mac| start.last_chunk() != Some(&mac)) {
+        chain::cut(readable, HEADER_LEN, frame_len, &mut self.window)?;
+        Some(header)
+    }
+
+    /// Writes a judged frame to the tap.
+    fn write(&mut self, place: &Place<'_>, mut header: Header, frame_len: usize) {
+        let metrics = place.metrics;
+        if self.mac.is_some() && self.mac != self.source {
             metrics.tx_spoofed_mac_count.inc();
         }
         // The kernel gets the copy that was judged: the guest can still write its own.
         if let Some(first) = self.window.first_mut() {
             *first = GuestIoVec::new(&VolatileSlice::from(header.as_mut_bytes()));
         }
+        self.written = self.written.saturating_add(1);
         loop {
             match place.tap.write(&self.window) {
                 Ok(()) => {
@@ -111,7 +143,7 @@ impl Tx {
                     crate::guest_warn!("{}: a frame of {frame_len} bytes is lost: {error}", place.tap.name());
                 }
             }
-            return frame_len;
+            return;
         }
     }
 }

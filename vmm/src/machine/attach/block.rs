@@ -43,5 +43,6 @@ fn open(drive: &Drive, hub: Option<&Arc<UringHub>>) -> std::io::Result<Block> {
         read_only: drive.config.is_read_only,
         writeback: drive.config.cache_type == CacheType::Writeback,
         engine,
+        limits: drive.config.rate_limiter,
     })
 }

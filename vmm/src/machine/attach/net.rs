@@ -14,6 +14,8 @@ pub(super) fn attach(board: &mut Board<'_>, net: &blueprint::Net) -> Result<(), 
         tap: net.tap.try_clone().map_err(fail)?,
         mac: net.config.guest_mac.map(|mac| mac.bytes()),
         mtu: net.config.mtu,
+        rx_limits: net.config.rx_rate_limiter,
+        tx_limits: net.config.tx_rate_limiter,
     };
     let device = Net::new(spec).map_err(fail)?;
     board.put(name, Home::Vmm, AnyDevice::Net(Box::new(device)))?;

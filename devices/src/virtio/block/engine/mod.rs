@@ -57,6 +57,11 @@ pub(super) trait Disk: Send {
     /// Hands what was submitted to the kernel, in one system call, and appends what is finished to `finished`. Does not wait.
     fn reap(&mut self, finished: &mut Vec<Finished>);
 
+    /// Whether work is left that the kernel did not take at the last [`Self::reap`].
+    fn is_throttled(&self) -> bool {
+        false
+    }
+
     /// Waits until nothing is in flight and appends what is finished to `finished`.
     fn drain(&mut self, finished: &mut Vec<Finished>);
 

@@ -192,6 +192,10 @@ impl Disk for Uring {
         }
     }
 
+    fn is_throttled(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
     fn seat(&self) -> Option<usize> {
         Some(self.seat)
     }

@@ -123,7 +123,7 @@ fn read_only_means_it() {
         for accept in [0, crate::virtio::block::device::F_RO] {
             let image = pattern(23, LEN);
             let file = disk_of(&image);
-            let options = Options { read_only: true, writeback: false, accept };
+            let options = Options { read_only: true, writeback: false, accept, ..Options::default() };
             let mut rig = Rig::new(file.try_clone().unwrap(), engine(), options);
             assert_eq!(rig.write(0, &[1; 512]).status, IOERR);
             assert_eq!(rig.range(11, 0, 8, 0).status, IOERR);

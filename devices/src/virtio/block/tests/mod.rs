@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod in_flight;
+mod limits;
 pub(crate) mod rig;
 mod work;
 

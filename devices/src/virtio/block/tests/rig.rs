@@ -11,6 +11,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event::Subscriber;
+use crate::rate_limit::RateLimits;
 use crate::virtio::any::AnyDevice;
 use crate::virtio::block::{Block, BlockMetrics, BlockSpec, Engine};
 use crate::virtio::cell::{DoorbellBinder, VirtioCell};
@@ -104,25 +105,32 @@ pub(crate) struct Options {
     pub read_only: bool,
     pub writeback: bool,
     pub accept: u64,
+    pub limits: RateLimits,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { read_only: false, writeback: true, accept: F_EVENT_IDX | F_INDIRECT_DESC }
+        Self { read_only: false, writeback: true, accept: F_EVENT_IDX | F_INDIRECT_DESC, limits: RateLimits::default() }
     }
 }
 
 impl Rig {
     pub(crate) fn new(file: File, engine: Engine, options: Options) -> Self {
-        let mut rig = Self::idle(file, engine, options.read_only, options.writeback);
-        rig.bring_up(options.accept);
+        let accept = options.accept;
+        let mut rig = Self::made_of(file, engine, options);
+        rig.bring_up(accept);
         rig
     }
 
     /// A drive whose driver has not begun.
     pub(crate) fn idle(file: File, engine: Engine, read_only: bool, writeback: bool) -> Self {
+        Self::made_of(file, engine, Options { read_only, writeback, ..Options::default() })
+    }
+
+    fn made_of(file: File, engine: Engine, options: Options) -> Self {
+        let Options { read_only, writeback, limits, .. } = options;
         let driver = TestDriver::new(1, 256);
-        let block = Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone() }).unwrap();
+        let block = Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), limits }).unwrap();
         let metrics = block.metrics();
         let seat = block.uring_seat();
         let cell = Arc::new(
