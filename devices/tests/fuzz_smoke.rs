@@ -58,6 +58,13 @@ fn drive() {
     });
 }
 
+#[test]
+fn entropy() {
+    smoke("entropy", |bytes| {
+        devices::virtio::fuzz::entropy(bytes);
+    });
+}
+
 /// Input that never gets past the registers would test little.
 #[test]
 fn the_input_reaches_the_requests() {
@@ -67,4 +74,7 @@ fn the_input_reaches_the_requests() {
         (done, refused) = (done + d, refused + r);
     }
     assert!(done > 200 && refused > 200, "{done} requests done, {refused} refused");
+
+    let answered: u64 = (1..=200).map(|seed| devices::virtio::fuzz::entropy(&input(seed))).sum();
+    assert!(answered > 200, "{answered} requests for entropy answered");
 }

@@ -3,6 +3,7 @@
 pub mod disk;
 pub mod iovec;
 pub mod nonblocking;
+pub mod random;
 pub mod tap;
 pub mod terminal;
 pub mod uring;

@@ -11,6 +11,7 @@ pub mod device;
 pub mod net;
 pub mod queue;
 pub mod registers;
+pub mod rng;
 pub mod status;
 pub mod transport;
 

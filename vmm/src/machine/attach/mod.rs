@@ -2,6 +2,7 @@
 
 mod block;
 mod net;
+mod rng;
 
 use std::sync::Arc;
 
@@ -75,6 +76,9 @@ impl<'a> Board<'a> {
         }
         for interface in plan.nets() {
             net::attach(self, interface)?;
+        }
+        if let Some(config) = &plan.entropy {
+            rng::attach(self, config)?;
         }
         Ok(())
     }
