@@ -47,6 +47,16 @@ impl Ask {
         [Ask::Look, Ask::Configure, Ask::Reconfigure, Ask::Start, Ask::Pause, Ask::Resume, Ask::Act, Ask::Shutdown];
 }
 
+impl Ask {
+    /// Whether it may not happen while the machine is on its way from one phase to another.
+    pub const fn changes_the_machine(self) -> bool {
+        match self {
+            Ask::Look | Ask::Act | Ask::Shutdown => false,
+            Ask::Configure | Ask::Reconfigure | Ask::Start | Ask::Pause | Ask::Resume => true,
+        }
+    }
+}
+
 /// Why a request is refused in a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {

@@ -53,8 +53,22 @@ fn a_drive_that_hangs_delays_nobody() {
     }
     assert!(!vmm.console().text().contains("read=done"), "the read was to hang meanwhile");
 
+    // To pause is to finish what was begun, so that waits too, and so does whoever resumes after it; looking does not.
+    let mut pausing = vmm.client();
+    pausing.send("PATCH", "/vm", Some(r#"{"state": "Paused"}"#)).unwrap();
+    for _ in 0..20 {
+        assert_eq!(vmm.get("/").expect_200()["state"], "Running");
+    }
+    let mut resuming = vmm.client();
+    resuming.send("PATCH", "/vm", Some(r#"{"state": "Resumed"}"#)).unwrap();
+    vmm.get("/").expect_200();
+    assert!(!vmm.console().text().contains("read=done"), "the read was to hang meanwhile");
+
     disk.release();
     patient.read_response().unwrap().expect_204();
+    pausing.read_response().unwrap().expect_204();
+    resuming.read_response().unwrap().expect_204();
+    assert_eq!(vmm.get("/").expect_200()["state"], "Running");
     vmm.wait_for_line("read=done", PATIENCE);
     let config = vmm.get("/vm/config").expect_200();
     assert_eq!(config["drives"][0]["path_on_host"], json!(path));

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use super::handle::{Handle, Mailbox};
+use super::handle::{Handle, Job, Mailbox};
 use crate::blueprint::Plan;
 use crate::config::InstanceId;
 use crate::event_loop::EventLoop;
@@ -39,6 +39,8 @@ pub struct Vmm {
     pub(super) phase: Phase,
     pub(super) plan: Plan,
     pub(super) machine: Option<Machine>,
+    /// While the machine is on its way to a standstill: what has to wait for that, in order.
+    postponed: Option<Vec<Job>>,
 }
 
 impl Vmm {
@@ -59,6 +61,7 @@ impl Vmm {
             phase: Phase::Configuring,
             plan: Plan::default(),
             machine: None,
+            postponed: None,
         })
     }
 
@@ -103,9 +106,26 @@ impl Vmm {
 
     /// Judges a request by the phase table and applies it.
     pub(super) fn serve<R: Submit>(&mut self, request: R, answer: Answer<R::Reply>) {
+        if let Some(postponed) = &mut self.postponed
+            && R::ASK.changes_the_machine()
+        {
+            return postponed.push(Box::new(move |vmm| vmm.serve(request, answer)));
+        }
         match permit(self.phase, R::ASK) {
             Ok(()) => request.begin(self, answer),
             Err(refusal) => answer(Err(refusal.into())),
+        }
+    }
+
+    /// From here on, requests that change the machine wait for [`Self::serve_postponed`].
+    pub(super) fn postpone(&mut self) {
+        self.postponed = Some(Vec::new());
+    }
+
+    /// Serves what had to wait. One of them may start another wait, which the rest joins.
+    pub(super) fn serve_postponed(&mut self) {
+        for job in self.postponed.take().unwrap_or_default() {
+            job(self);
         }
     }
 

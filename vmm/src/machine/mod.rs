@@ -15,7 +15,7 @@ pub use roster::DeviceName;
 use identity::Identity;
 use roster::Seat;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::legacy::i8042::I8042;
 use devices::legacy::pvpanic::{PvPanic, PvPanicMetrics};
@@ -48,19 +48,25 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Lets devices and vCPUs run.
+    /// Lets devices and vCPUs run. A device that may block looks at what it missed on its own thread.
     pub fn resume(&self) {
         for seat in &self.seats {
-            seat.cell.resume();
+            let cell = seat.cell.clone();
+            self.run_at(&seat.name, move || cell.resume());
         }
         self.crew.run();
     }
 
-    /// Stops vCPUs, then devices; nothing moves when this returns.
-    pub fn pause(&self) {
+    /// Stops vCPUs, then devices. `done` runs when nothing moves any more, on the thread of the device that was last.
+    pub fn pause(&self, done: impl FnOnce() + Send + 'static) {
         self.crew.pause();
+        let done = Arc::new(WhenDropped(Mutex::new(Some(done))));
         for seat in &self.seats {
-            seat.cell.pause();
+            let (cell, done) = (seat.cell.clone(), done.clone());
+            self.run_at(&seat.name, move || {
+                cell.pause();
+                drop(done);
+            });
         }
     }
 
@@ -104,5 +110,16 @@ impl Machine {
             }
         }
         serial.finish();
+    }
+}
+
+/// Calls what is in it as soon as nobody holds it any more.
+struct WhenDropped<F: FnOnce()>(Mutex<Option<F>>);
+
+impl<F: FnOnce()> Drop for WhenDropped<F> {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            call();
+        }
     }
 }

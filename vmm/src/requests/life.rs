@@ -1,4 +1,4 @@
-use super::Request;
+use super::{Answer, Request, Submit};
 use crate::actor::Vmm;
 use crate::error::Error;
 use crate::lifecycle::Ask;
@@ -25,10 +25,6 @@ life_request!(
     Start, Ask::Start, start
 );
 life_request!(
-    /// Stops vCPUs and devices; returns when nothing moves any more. Pausing a paused machine succeeds.
-    Pause, Ask::Pause, pause
-);
-life_request!(
     /// Runs a paused machine again. Resuming a running machine succeeds.
     Resume, Ask::Resume, resume
 );
@@ -40,3 +36,17 @@ life_request!(
     /// Types Ctrl-Alt-Del on the guest's keyboard.
     SendCtrlAltDel, Ask::Act, send_ctrl_alt_del
 );
+
+/// Stops vCPUs and devices; answered when nothing moves any more, which may take as long as what the devices have begun does. Pausing a
+/// paused machine succeeds.
+#[derive(Debug)]
+pub struct Pause;
+
+impl Submit for Pause {
+    type Reply = ();
+    const ASK: Ask = Ask::Pause;
+
+    fn begin(self, vmm: &mut Vmm, answer: Answer<()>) {
+        vmm.pause(answer);
+    }
+}

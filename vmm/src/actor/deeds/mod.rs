@@ -32,12 +32,21 @@ impl Vmm {
         Ok(())
     }
 
-    pub(crate) fn pause(&mut self) -> Result<(), Error> {
-        if self.phase == Phase::Running {
-            self.live_machine()?.pause();
-            self.phase = Phase::Paused;
-        }
-        Ok(())
+    /// Stops the machine. A device that is in the middle of something slow finishes it on its own thread; what must not happen meanwhile
+    /// waits, and everyone else is served.
+    pub(crate) fn pause(&mut self, answer: Answer<()>) {
+        let Some(machine) = self.machine.as_ref().filter(|_| self.phase == Phase::Running) else {
+            return answer(Ok(()));
+        };
+        let handle = self.handle();
+        machine.pause(move || {
+            handle.send(move |vmm| {
+                vmm.phase = Phase::Paused;
+                answer(Ok(()));
+                vmm.serve_postponed();
+            });
+        });
+        self.postpone();
     }
 
     pub(crate) fn resume(&mut self) -> Result<(), Error> {
