@@ -20,13 +20,13 @@ use std::sync::Arc;
 use devices::legacy::i8042::I8042;
 use devices::legacy::pvpanic::{PvPanic, PvPanicMetrics};
 use devices::legacy::serial::Com1;
-use devices::ram::GuestRam;
 use devices::sys::terminal::RawTerminal;
 use devices::virtio::cell::VirtioCell;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::io_thread::IoThread;
+use crate::memory::Memory;
 use crate::vcpu::Crew;
 
 /// A machine whose guest can run. vCPUs stand still until [`Machine::resume`].
@@ -44,7 +44,7 @@ pub struct Machine {
     /// The terminal on standard input is raw while the machine exists.
     _terminal: Option<RawTerminal>,
     _vm: Arc<VmFd>,
-    _ram: GuestRam,
+    _memory: Memory,
 }
 
 impl Machine {

@@ -77,6 +77,12 @@ pub const MMIO64_START: u64 = 256 * GIB;
 /// End of the 64-bit hole; RAM continues here.
 pub const MMIO64_END: u64 = 512 * GIB;
 
+/// Persistent memory: from here on, one region after another, to the end of the 64-bit hole.
+pub const PMEM_START: u64 = MMIO64_START;
+/// Unit in which persistent memory is placed and measured, in bytes: what Linux can add `struct page`s for
+/// (`SUBSECTION_SIZE`), and a huge page.
+pub const PMEM_ALIGN: u64 = 2 * MIB;
+
 // --- The 32-bit hole ---------------------------------------------------------------------------------
 
 /// The boot timer: a guest writes one byte here to log how long its boot took.
@@ -170,6 +176,20 @@ pub fn ram_regions(mem_size_bytes: usize) -> Vec<(GuestAddress, usize)> {
     regions
 }
 
+/// Where persistent-memory regions of these lengths (multiples of [`PMEM_ALIGN`]) go, or `None` when they
+/// do not fit into the 64-bit hole together.
+#[must_use]
+pub fn pmem_places(lens: impl IntoIterator<Item = u64>) -> Option<Vec<GuestAddress>> {
+    let mut next = PMEM_START;
+    lens.into_iter()
+        .map(|len| {
+            let start = next;
+            next = start.checked_add(len).filter(|end| *end <= MMIO64_END)?;
+            Some(GuestAddress(start))
+        })
+        .collect()
+}
+
 /// The window of virtio-mmio slot `slot` (0 is the first device) and its GSI, or `None` when there is
 /// no GSI left for it.
 #[must_use]
@@ -225,6 +245,17 @@ mod tests {
             ram_regions(low_parts + (1 << 30)),
             [(GuestAddress(0), 3 << 30), (GuestAddress(4 << 30), 252 << 30), (GuestAddress(512 << 30), 1 << 30)]
         );
+    }
+
+    #[test]
+    fn persistent_memory_fills_the_hole_and_no_more() {
+        let places = |lens: &[u64]| pmem_places(lens.iter().copied());
+        assert_eq!(places(&[]), Some(Vec::new()));
+        let (first, second) = (GuestAddress(256 << 30), GuestAddress((256 << 30) + (4 << 20)));
+        assert_eq!(places(&[4 << 20, 2 << 20]), Some(vec![first, second]));
+        assert_eq!(places(&[256 << 30]), Some(vec![first]));
+        assert_eq!(places(&[256 << 30, 2 << 20]), None);
+        assert_eq!(places(&[u64::MAX]), None);
     }
 
     #[test]

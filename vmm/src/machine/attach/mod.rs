@@ -2,12 +2,12 @@
 
 mod block;
 mod net;
+mod pmem;
 
 use std::sync::Arc;
 
 use devices::bus::BusBuilder;
 use devices::legacy::ioapic::IoApic;
-use devices::ram::GuestRam;
 use devices::virtio::any::AnyDevice;
 use devices::virtio::block::UringHub;
 use devices::virtio::cell::VirtioCell;
@@ -23,11 +23,12 @@ use crate::blueprint::Plan;
 use crate::boot::CommandLine;
 use crate::error::{Error, Subject};
 use crate::kvm::Doorbell;
+use crate::memory::Memory;
 
 /// Where devices are attached.
 pub(super) struct Board<'a> {
     pub(super) vm: &'a Arc<VmFd>,
-    pub(super) ram: &'a GuestRam,
+    pub(super) memory: &'a Memory,
     pub(super) ioapic: &'a Arc<IoApic>,
     pub(super) mmio: &'a mut BusBuilder,
     pub(super) line: &'a mut CommandLine,
@@ -40,12 +41,12 @@ impl<'a> Board<'a> {
     /// An empty board.
     pub(super) fn new(
         vm: &'a Arc<VmFd>,
-        ram: &'a GuestRam,
+        memory: &'a Memory,
         ioapic: &'a Arc<IoApic>,
         mmio: &'a mut BusBuilder,
         line: &'a mut CommandLine,
     ) -> Self {
-        Self { vm, ram, ioapic, mmio, line, placement: Placement::default(), seats: Vec::new(), nodes: Vec::new() }
+        Self { vm, memory, ioapic, mmio, line, placement: Placement::default(), seats: Vec::new(), nodes: Vec::new() }
     }
 
     /// Gives a device a window and an interrupt, and describes it to the guest.
@@ -57,7 +58,7 @@ impl<'a> Board<'a> {
         self.ioapic.connect(place.gsi, move || repeat.repeat());
         let doorbell = Arc::new(Doorbell::new(self.vm.clone(), place.window));
         let cell =
-            VirtioCell::new(name.to_string(), device, self.ram.clone(), irq.clone(), doorbell).map_err(|e| fail(&e))?;
+            VirtioCell::new(name.to_string(), device, self.memory.everything.clone(), irq.clone(), doorbell).map_err(|e| fail(&e))?;
         let cell = Arc::new(cell);
         let window = Arc::new(MmioWindow::new(cell.clone(), irq));
         self.mmio.insert(place.window, WINDOW_LEN, window).map_err(|e| fail(&e))?;
@@ -75,6 +76,9 @@ impl<'a> Board<'a> {
         }
         for interface in plan.nets() {
             net::attach(self, interface)?;
+        }
+        for (index, (config, region)) in plan.pmems().iter().zip(&self.memory.pmems).enumerate() {
+            pmem::attach(self, index, config, region)?;
         }
         Ok(())
     }
