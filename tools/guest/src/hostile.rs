@@ -15,7 +15,7 @@
 //! | `completed` | a transmitted chain came back |
 //! | `alive` | the machine is still there |
 //! | `silent` | nothing within the patience (`patience_ms`, 500) |
-//! | `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
+//! | `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
 //! | `ending`, `survived` | before and after something that ends the machine |
 //! | `skipped-…` | the machine has no such device or feature |
 //!
@@ -37,6 +37,8 @@ pub enum Needs {
     Race,
     /// A network interface and a second processor.
     InterfaceRace,
+    /// Persistent memory: device 0 writable, device 1 read-only; and a drive.
+    Pmem,
     /// Nothing; the machine is gone afterwards. Not part of `all`.
     End,
 }
@@ -88,6 +90,10 @@ const fn drive(name: &'static str, accept: &'static [&'static str]) -> Case {
 
 const fn interface(name: &'static str, accept: &'static [&'static str]) -> Case {
     Case { name, needs: Needs::Interface, accept }
+}
+
+const fn pmem(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Pmem, accept }
 }
 
 const fn machine(name: &'static str, accept: &'static [&'static str]) -> Case {
@@ -189,6 +195,14 @@ pub const CASES: &[Case] = &[
     machine("g19-unclaimed-ports", ALIVE),
     machine("g23-serial-flood", ALIVE),
     machine("g23-serial-registers", ALIVE),
+    pmem("g24-write-read-only", IGNORED),
+    pmem("g24-device-writes-read-only", BAD_MEMORY),
+    pmem("g24-rings-in-pmem", REFUSED),
+    pmem("g24-rings-in-read-only", REFUSED),
+    pmem("g24-flush-storm", ALIVE),
+    pmem("g24-unknown-request", IOERR),
+    pmem("g24-no-answer", &["len0"]),
+    pmem("g24-answer-read-only", &["len0"]),
     drive("g27-crossing", IGNORED),
     drive("g27-string-copy", IGNORED),
     Case { name: "g4-registers-while-starting", needs: Needs::Race, accept: ALIVE },
@@ -223,6 +237,7 @@ mod tests {
             include_str!("bare/hostile/chains.rs"),
             include_str!("bare/hostile/requests.rs"),
             include_str!("bare/hostile/network.rs"),
+            include_str!("bare/hostile/pmem.rs"),
             include_str!("bare/hostile/storms.rs"),
             include_str!("bare/hostile/platform.rs"),
             include_str!("bare/hostile/races.rs"),

@@ -61,7 +61,8 @@ impl Opened<'_> {
         let file_size = usize::try_from(file_len).map_err(|e| cannot(&e))?;
         let mapping = map::file_with_zeroes_behind(tag, file_size, size, config.read_only).map_err(|e| cannot(&e))?;
         advice::no_core_dump(&mapping);
-        let region = GuestRegionMmap::new(mapping, start).ok_or_else(|| cannot(&"it passes the end of all addresses"))?;
+        let region =
+            GuestRegionMmap::new(mapping, start).ok_or_else(|| cannot(&"it passes the end of all addresses"))?;
         Ok((PmemRegion { file, start, len }, region))
     }
 }

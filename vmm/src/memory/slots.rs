@@ -141,7 +141,9 @@ mod tests {
     #[test]
     fn only_memory_that_is_there_becomes_a_slot() {
         let slots = slots(8);
-        for (start, len) in [(0x10_0000, 0x1000), (0, 0x20_0000), (0x2f_f000, 0x2000), (u64::MAX - 0xfff, 0x1000), (0, 0)] {
+        for (start, len) in
+            [(0x10_0000, 0x1000), (0, 0x20_0000), (0x2f_f000, 0x2000), (u64::MAX - 0xfff, 0x1000), (0, 0)]
+        {
             let refused = slots.set(GuestAddress(start), len, Access::ReadWrite);
             assert!(matches!(refused, Err(SlotError::NoMemory(..))), "{start:#x}+{len:#x}: {refused:?}");
         }

@@ -30,7 +30,8 @@ const R_FAIL: i32 = -1;
 const WORD_LEN: usize = 4;
 
 /// What happened to a guest that ended because its memory was gone.
-const SHORTER: &str = "its file became shorter while the machine ran: the guest lost what was there, and ends when it touches it";
+const SHORTER: &str =
+    "its file became shorter while the machine ran: the guest lost what was there, and ends when it touches it";
 
 /// Token of the rate limiter's timer.
 const TOKENS_AGAIN: u32 = 0;

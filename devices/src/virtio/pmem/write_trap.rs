@@ -27,6 +27,10 @@ impl BusDevice for WriteTrap {
 
     fn write(&self, offset: u64, data: &[u8]) {
         self.metrics.refused_writes_count.inc();
-        crate::guest_warn!("{}: a write of {} bytes at {offset:#x} was ignored: it is read-only", self.name, data.len());
+        crate::guest_warn!(
+            "{}: a write of {} bytes at {offset:#x} was ignored: it is read-only",
+            self.name,
+            data.len()
+        );
     }
 }

@@ -30,6 +30,7 @@ mod net;
 mod net_mode;
 #[path = "../pattern.rs"]
 mod pattern;
+mod pmem;
 mod power;
 mod second;
 mod tables;
@@ -85,6 +86,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "net" => net_mode::run(&mut machine),
         "bench-net" => bench_net::run(&mut machine),
         "watch" => watch::run(&mut machine),
+        "pmem" => pmem::run(&mut machine),
         "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }

@@ -59,6 +59,7 @@ pub mod status {
 pub mod kind {
     pub const NET: u32 = 1;
     pub const BLOCK: u32 = 2;
+    pub const PMEM: u32 = 27;
 }
 
 /// One window with a device behind it.

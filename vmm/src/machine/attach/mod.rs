@@ -57,8 +57,8 @@ impl<'a> Board<'a> {
         let repeat = irq.clone();
         self.ioapic.connect(place.gsi, move || repeat.repeat());
         let doorbell = Arc::new(Doorbell::new(self.vm.clone(), place.window));
-        let cell =
-            VirtioCell::new(name.to_string(), device, self.memory.everything.clone(), irq.clone(), doorbell).map_err(|e| fail(&e))?;
+        let cell = VirtioCell::new(name.to_string(), device, self.memory.everything.clone(), irq.clone(), doorbell)
+            .map_err(|e| fail(&e))?;
         let cell = Arc::new(cell);
         let window = Arc::new(MmioWindow::new(cell.clone(), irq));
         self.mmio.insert(place.window, WINDOW_LEN, window).map_err(|e| fail(&e))?;
