@@ -147,7 +147,7 @@ pub struct Pmem {
 /// An operation on persistent memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PmemOp {
-    /// Read, checksum, and compare with the pattern.
+    /// Read, checksum, and compare with the pattern, `mayfly.rounds=` (1) times.
     Read,
     /// Write the pattern.
     Write,

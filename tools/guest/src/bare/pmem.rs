@@ -164,9 +164,17 @@ fn flush(machine: &Machine, pmem: &mut Pmem, tally: &mut Tally) {
     }
 }
 
-/// Checksum of the range, and how many of its sectors do not hold the pattern.
+/// Checksum of the range, and how many of its sectors do not hold the pattern;
+/// `rounds` times, of which the last counts.
 fn read(machine: &Machine, memory: Dma, offset: u64, tally: &mut Tally) {
+    for _ in 0..machine.command_line.number("rounds", 1) {
+        read_once(machine, memory, offset, tally);
+    }
+}
+
+fn read_once(machine: &Machine, memory: Dma, offset: u64, tally: &mut Tally) {
     let seed = machine.command_line.number("seed", 1);
+    (tally.checksum, tally.mismatches) = (CHECKSUM_START, 0);
     let mut expected = [0; SECTOR];
     for at in (0..memory.len()).step_by(SECTOR) {
         let part = memory.part(at, SECTOR_BYTES.min(memory.len() - at)).bytes();
