@@ -58,6 +58,13 @@ fn drive() {
     });
 }
 
+#[test]
+fn pmem() {
+    smoke("pmem", |bytes| {
+        devices::virtio::fuzz::pmem(bytes);
+    });
+}
+
 /// Input that never gets past the registers would test little.
 #[test]
 fn the_input_reaches_the_requests() {
@@ -67,4 +74,11 @@ fn the_input_reaches_the_requests() {
         (done, refused) = (done + d, refused + r);
     }
     assert!(done > 200 && refused > 200, "{done} requests done, {refused} refused");
+
+    let (mut done, mut refused) = (0, 0);
+    for seed in 1..=200 {
+        let (d, r) = devices::virtio::fuzz::pmem(&input(seed));
+        (done, refused) = (done + d, refused + r);
+    }
+    assert!(done > 200 && refused > 200, "{done} flushes done, {refused} requests refused");
 }

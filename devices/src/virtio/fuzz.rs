@@ -3,6 +3,10 @@
 //! The bounded smoke run (`tests/fuzz_smoke.rs`) and the cargo-fuzz targets call the same functions. They panic where a promise is
 //! broken: a panic inside the device, a read-only file that changed, bytes past the end of a device, a reset that left something behind.
 
+mod pmem;
+
+pub use pmem::pmem;
+
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::FileExt;
