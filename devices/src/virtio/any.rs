@@ -2,6 +2,7 @@
 
 use super::block::Block;
 use super::device::VirtioDevice;
+use super::mem::Mem;
 use super::net::Net;
 use super::pmem::Pmem;
 
@@ -11,6 +12,8 @@ pub enum AnyDevice {
     Block(Box<Block>),
     /// Network card.
     Net(Box<Net>),
+    /// Hot-pluggable memory.
+    Mem(Box<Mem>),
     /// Persistent memory.
     Pmem(Box<Pmem>),
 }
@@ -21,6 +24,7 @@ impl AnyDevice {
         match self {
             AnyDevice::Block(device) => &**device,
             AnyDevice::Net(device) => &**device,
+            AnyDevice::Mem(device) => &**device,
             AnyDevice::Pmem(device) => &**device,
         }
     }
@@ -30,6 +34,7 @@ impl AnyDevice {
         match self {
             AnyDevice::Block(device) => &mut **device,
             AnyDevice::Net(device) => &mut **device,
+            AnyDevice::Mem(device) => &mut **device,
             AnyDevice::Pmem(device) => &mut **device,
         }
     }

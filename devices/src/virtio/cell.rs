@@ -82,7 +82,7 @@ impl VirtioCell {
             doorbells: sizes.iter().map(|_| bell()).collect::<Result<_, _>>()?,
             control: bell()?,
             inner: Mutex::new(Inner {
-                registers: Registers::new(device.get().features(), sizes),
+                registers: Registers::new(device.get().features(), sizes).requiring(device.get().required_features()),
                 device,
                 state: State::Idle,
                 doorbells_bound: false,

@@ -9,6 +9,7 @@ pub mod cell;
 pub mod chain;
 mod config_space;
 pub mod device;
+pub mod mem;
 pub mod net;
 pub mod pmem;
 pub mod queue;
