@@ -3,9 +3,11 @@
 //! Called by the boot recipe, first thing: on some kernels a slot costs 0.05 ms before the interrupt chip exists and 7 ms after it,
 //! because it then waits for an SRCU grace period that the registration of an in-kernel chip queued (kernel commit 7d9a0273c459).
 
+mod hotplug;
 mod pmem;
 mod slots;
 
+pub use hotplug::{HotplugMemory, HotplugRegion};
 pub use pmem::PmemRegion;
 pub use slots::{Access, Slot, SlotError, Slots};
 
@@ -44,6 +46,14 @@ pub enum MemoryError {
         max = (layout::MMIO64_END - layout::PMEM_START) >> 20
     )]
     PmemSpace(u64),
+    /// The hot-pluggable memory cannot be had.
+    #[error("hotplug memory: {0}")]
+    Hotplug(String),
+    /// KVM counts slots, and there would be too many.
+    #[error(
+        "hotplug memory of {0} MiB in slots of {1} MiB takes {2} of KVM's memory slots, and {3} are free on this host: use a larger slot_size_mib"
+    )]
+    HotplugSlots(u64, u64, u64, u32),
     /// The processor cannot address it.
     #[error(
         "guest memory would end at address {end:#x}, but guests of this host's processor have {bits} address bits and end at {limit:#x}: use less memory, and no pmem or hotplug memory"
@@ -74,6 +84,8 @@ pub struct Memory {
     pub slots: Arc<Slots>,
     /// Persistent memory, in the order of the plan.
     pub pmems: Vec<PmemRegion>,
+    /// Hot-pluggable memory, none of it plugged.
+    pub hotplug: Option<HotplugRegion>,
 }
 
 impl Memory {
@@ -90,6 +102,11 @@ impl Memory {
             everything = with(&everything, region)?;
             pmems.push(pmem);
         }
+        let mut hotplug = None;
+        if let Some((described, region)) = hotplug::map(plan)? {
+            everything = with(&everything, region)?;
+            hotplug = Some(described);
+        }
         check_reach(kvm, &everything)?;
         let limit = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
         let slots = Arc::new(Slots::new(vm.clone(), everything.clone(), limit));
@@ -100,7 +117,13 @@ impl Memory {
             let access = if config.read_only { Access::ReadOnly } else { Access::ReadWrite };
             slots.set(pmem.start, pmem.len, access)?;
         }
-        Ok(Self { ram, everything, slots, pmems })
+        if let Some(HotplugRegion { shape, .. }) = &hotplug {
+            let (wanted, room) = (shape.len.checked_div(shape.slot_len).unwrap_or(u64::MAX), slots.room());
+            if wanted > room.into() {
+                return Err(MemoryError::HotplugSlots(shape.len >> 20, shape.slot_len >> 20, wanted, room));
+            }
+        }
+        Ok(Self { ram, everything, slots, pmems, hotplug })
     }
 }
 

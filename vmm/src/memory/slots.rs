@@ -121,7 +121,7 @@ mod tests {
     use crate::kvm;
 
     fn slots(limit: u32) -> Slots {
-        let vm = Arc::new(kvm::create_vm(&kvm::open().expect("this test needs /dev/kvm")).unwrap());
+        let vm = Arc::new(kvm::create_vm(&kvm::open(&[]).expect("this test needs /dev/kvm")).unwrap());
         let ranges = [(GuestAddress(0), 0x10_0000), (GuestAddress(0x20_0000), 0x10_0000)];
         Slots::new(vm, GuestRam::from_ranges(&ranges).unwrap(), limit)
     }

@@ -83,6 +83,10 @@ pub const PMEM_START: u64 = MMIO64_START;
 /// (`SUBSECTION_SIZE`), and a huge page.
 pub const PMEM_ALIGN: u64 = 2 * MIB;
 
+/// Alignment of the hot-pluggable region, in bytes: the largest unit in which Linux adds memory on x86
+/// (`memory_block_size_bytes`). What is not aligned to it Linux cannot use.
+pub const HOTPLUG_ALIGN: u64 = 2 * GIB;
+
 // --- The 32-bit hole ---------------------------------------------------------------------------------
 
 /// The boot timer: a guest writes one byte here to log how long its boot took.
@@ -190,6 +194,21 @@ pub fn pmem_places(lens: impl IntoIterator<Item = u64>) -> Option<Vec<GuestAddre
         .collect()
 }
 
+/// Where the hot-pluggable region of a machine with `mem_size_bytes` of memory starts: behind the 64-bit hole and behind all
+/// of the memory it boots with, at a multiple of [`HOTPLUG_ALIGN`] and of `block_len` (a power of two). `None` when
+/// there is no such address.
+///
+/// It never follows RAM directly: a buffer that begins in the one and ends in the other would be in no region.
+#[must_use]
+pub fn hotplug_start(mem_size_bytes: u64, block_len: u64) -> Option<GuestAddress> {
+    let ram = ram_regions(usize::try_from(mem_size_bytes).ok()?);
+    let above = match ram.last() {
+        Some((start, len)) if start.0 >= MMIO64_END => start.0.checked_add(*len as u64)?.checked_add(PAGE_SIZE)?,
+        _ => MMIO64_END,
+    };
+    above.checked_next_multiple_of(HOTPLUG_ALIGN.max(block_len)).map(GuestAddress)
+}
+
 /// The window of virtio-mmio slot `slot` (0 is the first device) and its GSI, or `None` when there is
 /// no GSI left for it.
 #[must_use]
@@ -256,6 +275,15 @@ mod tests {
         assert_eq!(places(&[256 << 30]), Some(vec![first]));
         assert_eq!(places(&[256 << 30, 2 << 20]), None);
         assert_eq!(places(&[u64::MAX]), None);
+    }
+
+    #[test]
+    fn hot_pluggable_memory_is_behind_everything() {
+        let start = |mem_gib: u64, block_gib: u64| hotplug_start(mem_gib << 30, block_gib << 30).map(|at| at.0 >> 30);
+        assert_eq!([start(1, 1), start(255, 1), start(256, 1)], [Some(512), Some(512), Some(514)]);
+        // RAM up to 514 GiB, and a gap.
+        assert_eq!([start(257, 1), start(258, 1), start(256, 1 << 10)], [Some(516), Some(516), Some(1024)]);
+        assert_eq!(hotplug_start(u64::MAX, 1), None);
     }
 
     #[test]

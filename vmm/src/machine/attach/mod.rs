@@ -1,6 +1,7 @@
 //! Attaching virtio devices: from a plan's opened resources to live cells on the MMIO bus. One file per kind of device.
 
 mod block;
+mod memory;
 mod net;
 mod pmem;
 
@@ -79,6 +80,9 @@ impl<'a> Board<'a> {
         }
         for (index, (config, region)) in plan.pmems().iter().zip(&self.memory.pmems).enumerate() {
             pmem::attach(self, index, config, region)?;
+        }
+        if let Some(region) = &self.memory.hotplug {
+            memory::attach(self, region)?;
         }
         Ok(())
     }
