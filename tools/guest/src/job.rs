@@ -72,6 +72,17 @@ pub enum Mode {
     /// `status` (the first answer that was not 0), `checksum` (of the data read),
     /// `mismatches` (sectors that do not hold the pattern), `flushes`, `kicks`.
     Pmem(Pmem),
+    /// Hot-pluggable memory: `mem=started` with `start`, `len`, `usable` and `block`
+    /// of the device; then, for each of so many changes of the requested size, plug
+    /// or unplug to get there, `mayfly.blocks=` (8) blocks at a time, from the
+    /// region's start, with a word stored in each page: a line with `step`, `requested`, `plugged`,
+    /// `refused` (requests), `stale` (fresh pages that were not zero), `lost` (plugged
+    /// pages that forgot), and of a sample of unplugged pages how many read `zero`, `ones`
+    /// and something `old`.
+    Mem {
+        /// Changes to follow.
+        steps: u64,
+    },
     /// Malicious behaviour: a case name of [`crate::hostile::CASES`], `all`, or a
     /// prefix that ends in a dash (`g9-`). One line per case: `case`, `outcome`,
     /// `status`, `recovered`, and facts.
@@ -344,6 +355,7 @@ impl fmt::Display for Mode {
                 write!(f, "mayfly.mode=pmem mayfly.op={} mayfly.offset={}", pmem.op.word(), pmem.offset)?;
                 write!(f, " mayfly.len={} mayfly.seed={} mayfly.flushes={}", pmem.len, pmem.seed, pmem.flushes)
             }
+            Self::Mem { steps } => write!(f, "mayfly.mode=mem mayfly.steps={steps}"),
             Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),
         }
     }

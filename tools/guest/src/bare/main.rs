@@ -24,6 +24,7 @@ mod dma;
 mod entry;
 mod hello;
 mod hostile;
+mod mem;
 mod memory_intrinsics;
 mod mmio;
 mod net;
@@ -87,6 +88,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "bench-net" => bench_net::run(&mut machine),
         "watch" => watch::run(&mut machine),
         "pmem" => pmem::run(&mut machine),
+        "mem" => mem::run(&mut machine),
         "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }

@@ -59,6 +59,7 @@ pub mod status {
 pub mod kind {
     pub const NET: u32 = 1;
     pub const BLOCK: u32 = 2;
+    pub const MEM: u32 = 24;
     pub const PMEM: u32 = 27;
 }
 

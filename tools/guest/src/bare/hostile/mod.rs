@@ -8,6 +8,7 @@
 
 mod chains;
 mod geometry;
+mod mem;
 mod network;
 mod platform;
 mod pmem;
@@ -35,7 +36,7 @@ const ENDINGS: &[Case] = platform::ENDINGS;
 
 /// All other cases, in the order `all` runs them.
 const GROUPS: &[&[Case]] =
-    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, pmem::CASES, storms::CASES, platform::CASES, races::CASES];
+    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, mem::CASES, pmem::CASES, storms::CASES, platform::CASES, races::CASES];
 
 /// What cases work with.
 struct Lab<'a> {
@@ -93,6 +94,7 @@ impl Lab<'_> {
     fn window(&self, name: &str) -> Option<Window> {
         match name.split_once('-') {
             Some(("g13", _) | ("g26", "net-header")) => crate::net::chosen_window(self.machine),
+            Some(("g22", _)) => crate::mem::chosen_window(self.machine),
             Some(("g24", _)) => crate::pmem::chosen_window(self.machine),
             _ => self.drive(),
         }
@@ -109,6 +111,7 @@ impl Lab<'_> {
         };
         let works = match window.kind {
             kind::NET => network::works(self),
+            kind::MEM => mem::works(self),
             kind::PMEM => pmem::works(self),
             _ => self.block().is_ok_and(|mut block| self.read_ok(&mut block)),
         };
