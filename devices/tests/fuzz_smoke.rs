@@ -59,6 +59,13 @@ fn drive() {
 }
 
 #[test]
+fn mem() {
+    smoke("mem", |bytes| {
+        devices::virtio::fuzz::mem(bytes);
+    });
+}
+
+#[test]
 fn pmem() {
     smoke("pmem", |bytes| {
         devices::virtio::fuzz::pmem(bytes);
@@ -74,6 +81,13 @@ fn the_input_reaches_the_requests() {
         (done, refused) = (done + d, refused + r);
     }
     assert!(done > 200 && refused > 200, "{done} requests done, {refused} refused");
+
+    let (mut done, mut refused) = (0, 0);
+    for seed in 1..=200 {
+        let (d, r) = devices::virtio::fuzz::mem(&input(seed));
+        (done, refused) = (done + d, refused + r);
+    }
+    assert!(done > 200 && refused > 200, "{done} blocks changed, {refused} requests refused");
 
     let (mut done, mut refused) = (0, 0);
     for seed in 1..=200 {

@@ -3,8 +3,10 @@
 //! The bounded smoke run (`tests/fuzz_smoke.rs`) and the cargo-fuzz targets call the same functions. They panic where a promise is
 //! broken: a panic inside the device, a read-only file that changed, bytes past the end of a device, a reset that left something behind.
 
+mod mem;
 mod pmem;
 
+pub use mem::mem;
 pub use pmem::pmem;
 
 use std::fs::File;
