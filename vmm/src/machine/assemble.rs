@@ -146,7 +146,7 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     }
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
     let _terminal = RawTerminal::enter();
-    Ok(Machine { crew, seats, io_threads, keyboard, serial, pvpanic, identity, _terminal, _vm: vm, _memory: memory })
+    Ok(Machine { crew, seats, io_threads, keyboard, serial, pvpanic, identity, _terminal, _vm: vm, memory })
 }
 
 /// The pages by which the guest learns that it was restored, filled for a boot.

@@ -26,7 +26,7 @@ pub(super) fn map(plan: &Plan) -> Result<Option<(HotplugRegion, GuestRegionMmap)
     let Some(config) = plan.memory_hotplug else { return Ok(None) };
     let bytes = |mib: u32| u64::from(mib) << 20;
     let (len, block_len, slot_len) =
-        (bytes(config.total_size_mib), bytes(config.block_size_mib), bytes(config.slot_size_mib));
+        (bytes(config.total_size_mib()), bytes(config.block_size_mib()), bytes(config.slot_size_mib()));
     let start = layout::hotplug_start(plan.machine.mem_size_bytes(), block_len)
         .ok_or_else(|| MemoryError::Hotplug("its addresses would pass the end of all addresses".to_owned()))?;
     let size = usize::try_from(len).map_err(|e| MemoryError::Hotplug(format!("{len} bytes: {e}")))?;
