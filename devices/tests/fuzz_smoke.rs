@@ -65,6 +65,20 @@ fn entropy() {
     });
 }
 
+#[test]
+fn mem() {
+    smoke("mem", |bytes| {
+        devices::virtio::fuzz::mem(bytes);
+    });
+}
+
+#[test]
+fn pmem() {
+    smoke("pmem", |bytes| {
+        devices::virtio::fuzz::pmem(bytes);
+    });
+}
+
 /// Input that never gets past the registers would test little.
 #[test]
 fn the_input_reaches_the_requests() {
@@ -77,4 +91,17 @@ fn the_input_reaches_the_requests() {
 
     let answered: u64 = (1..=200).map(|seed| devices::virtio::fuzz::entropy(&input(seed))).sum();
     assert!(answered > 200, "{answered} requests for entropy answered");
+    let (mut done, mut refused) = (0, 0);
+    for seed in 1..=200 {
+        let (d, r) = devices::virtio::fuzz::mem(&input(seed));
+        (done, refused) = (done + d, refused + r);
+    }
+    assert!(done > 200 && refused > 200, "{done} blocks changed, {refused} requests refused");
+
+    let (mut done, mut refused) = (0, 0);
+    for seed in 1..=200 {
+        let (d, r) = devices::virtio::fuzz::pmem(&input(seed));
+        (done, refused) = (done + d, refused + r);
+    }
+    assert!(done > 200 && refused > 200, "{done} flushes done, {refused} requests refused");
 }

@@ -2,7 +2,9 @@
 
 use super::block::Block;
 use super::device::VirtioDevice;
+use super::mem::Mem;
 use super::net::Net;
+use super::pmem::Pmem;
 use super::rng::Rng;
 
 /// One of the virtio devices.
@@ -13,6 +15,10 @@ pub enum AnyDevice {
     Net(Box<Net>),
     /// Entropy device.
     Rng(Box<Rng>),
+    /// Hot-pluggable memory.
+    Mem(Box<Mem>),
+    /// Persistent memory.
+    Pmem(Box<Pmem>),
 }
 
 impl AnyDevice {
@@ -22,6 +28,8 @@ impl AnyDevice {
             AnyDevice::Block(device) => &**device,
             AnyDevice::Net(device) => &**device,
             AnyDevice::Rng(device) => &**device,
+            AnyDevice::Mem(device) => &**device,
+            AnyDevice::Pmem(device) => &**device,
         }
     }
 
@@ -31,6 +39,8 @@ impl AnyDevice {
             AnyDevice::Block(device) => &mut **device,
             AnyDevice::Net(device) => &mut **device,
             AnyDevice::Rng(device) => &mut **device,
+            AnyDevice::Mem(device) => &mut **device,
+            AnyDevice::Pmem(device) => &mut **device,
         }
     }
 }

@@ -85,7 +85,7 @@ impl VirtioCell {
             control: bell()?,
             dials: device.get().limit_dials(),
             inner: Mutex::new(Inner {
-                registers: Registers::new(device.get().features(), sizes),
+                registers: Registers::new(device.get().features(), sizes).requiring(device.get().required_features()),
                 device,
                 state: State::Idle,
                 doorbells_bound: false,

@@ -3,7 +3,7 @@
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::ram::{self, GuestRam};
+use crate::ram::{self, GuestRam, Intent};
 use crate::sys::iovec::GuestIoVec;
 
 const F_NEXT: u16 = 1;
@@ -30,8 +30,8 @@ pub enum BadChain {
     /// More descriptors than the queue has entries: a loop, or against §2.7.5.
     #[error("the chain is longer than the queue")]
     TooLong,
-    /// A buffer or indirect table is not in RAM.
-    #[error("address {0:#x} is not in RAM")]
+    /// A buffer or indirect table is not in RAM, or the device should write where nothing can be written.
+    #[error("address {0:#x} is not in RAM that can be used for this")]
     Address(u64),
     /// A device-readable buffer after a device-writable one (§2.7.4.2).
     #[error("a readable descriptor follows a writable one")]
@@ -134,8 +134,9 @@ impl Chain {
 
             budget = budget.checked_sub(1).ok_or(BadChain::TooLong)?;
             total = total.checked_add(len).ok_or(BadChain::TooLarge)?;
-            let piece = ram::piece(ram, GuestAddress(addr), len as usize).ok_or(BadChain::Address(addr))?;
-            if flags & F_WRITE != 0 {
+            let intent = if flags & F_WRITE != 0 { Intent::Write } else { Intent::Read };
+            let piece = ram::piece_for(ram, GuestAddress(addr), len as usize, intent).ok_or(BadChain::Address(addr))?;
+            if intent == Intent::Write {
                 self.writable_len = self.writable_len.saturating_add(len);
             } else if self.readable == self.pieces.len() {
                 self.readable = self.readable.saturating_add(1);

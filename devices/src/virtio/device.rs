@@ -53,6 +53,11 @@ pub trait VirtioDevice: Send {
     /// Features offered, [`super::registers::F_VERSION_1`] included.
     fn features(&self) -> u64;
 
+    /// Features without which the device does not work: a driver that does not accept them is refused at FEATURES_OK (§2.2.2).
+    fn required_features(&self) -> u64 {
+        super::registers::F_VERSION_1
+    }
+
     /// Fills `data` from the configuration space at `offset`; zeroes beyond its end. Called from vCPU threads.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 

@@ -3,8 +3,12 @@
 //! The bounded smoke run (`tests/fuzz_smoke.rs`) and the cargo-fuzz targets call the same functions. They panic where a promise is
 //! broken: a panic inside the device, a read-only file that changed, bytes past the end of a device, a reset that left something behind.
 
+mod mem;
+mod pmem;
 mod rng;
 
+pub use mem::mem;
+pub use pmem::pmem;
 pub use rng::entropy;
 
 use std::fs::File;

@@ -43,6 +43,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Registers {
     offered: u64,
+    required: u64,
     max_sizes: &'static [u16],
     accepted: u64,
     device_features_page: u32,
@@ -58,6 +59,7 @@ impl Registers {
     pub fn new(offered: u64, max_sizes: &'static [u16]) -> Self {
         Self {
             offered,
+            required: F_VERSION_1,
             max_sizes,
             accepted: 0,
             device_features_page: 0,
@@ -67,6 +69,11 @@ impl Registers {
             status: Status::empty(),
             generation: 0,
         }
+    }
+
+    /// The same, of a device that works only with these features.
+    pub fn requiring(self, required: u64) -> Self {
+        Self { required: required | F_VERSION_1, ..self }
     }
 
     fn refuse(&self, what: &str) {
@@ -200,7 +207,7 @@ impl Registers {
                 let added = new.difference(self.status);
                 if added.contains(Status::FEATURES_OK) && !self.features_agree() {
                     // §3.1.1 step 6: the driver reads the status back and sees that the bit did not stick.
-                    self.refuse("features that were not offered, or no VERSION_1");
+                    self.refuse("features that were not offered, or not those that are required");
                     new = self.status | added.intersection(Status::ACKNOWLEDGE | Status::DRIVER);
                     self.status = new;
                     return Action::None;
@@ -213,7 +220,7 @@ impl Registers {
     }
 
     fn features_agree(&self) -> bool {
-        self.accepted & !self.offered == 0 && self.accepted & F_VERSION_1 != 0
+        self.accepted & !self.offered == 0 && self.required & !self.accepted == 0
     }
 
     /// The device gives up until it is reset (§2.1.2).
@@ -224,7 +231,7 @@ impl Registers {
     /// Back to the initial state.
     pub fn reset(&mut self) {
         let generation = self.generation;
-        *self = Self::new(self.offered, self.max_sizes);
+        *self = Self::new(self.offered, self.max_sizes).requiring(self.required);
         self.generation = generation;
     }
 

@@ -19,7 +19,7 @@ const MAC: &str = "06:00:00:00:00:01";
 
 /// Starts the machine, waits for the end of the mischief, applies the pass bar and returns the report.
 #[track_caller]
-fn suffer(vmm: &Vmm, lines_max: usize) -> Report {
+pub(crate) fn suffer(vmm: &Vmm, lines_max: usize) -> Report {
     vmm.instance_start();
     vmm.wait_for_line(guest::READY, PATIENCE);
     let bar = PassBar::before(vmm);
@@ -29,7 +29,7 @@ fn suffer(vmm: &Vmm, lines_max: usize) -> Report {
 }
 
 #[track_caller]
-fn acceptable(report: &Report, case: &Case) {
+pub(crate) fn acceptable(report: &Report, case: &Case) {
     let line = report.case(case.name).unwrap_or_else(|| panic!("{} did not run: {report:?}", case.name));
     let outcome = line.get("outcome").unwrap_or("nothing");
     assert!(case.accepts(outcome), "{}: {outcome}, acceptable: {:?}\n{}", case.name, case.accept, line.text());

@@ -9,8 +9,10 @@ mod hostile;
 mod identity;
 mod idle;
 mod lifecycle;
+mod memory;
 mod network;
 mod pass_bar;
+mod pmem;
 mod slow_drive;
 
 use std::path::PathBuf;

@@ -15,7 +15,9 @@
 //! | `completed` | a transmitted chain came back |
 //! | `alive` | the machine is still there |
 //! | `silent` | nothing within the patience (`patience_ms`, 500) |
-//! | `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
+//! | `error`, `nack` | the response of a memory device |
+//! | `gone`, `kept` | unplugged memory is nowhere to be seen; plugged memory survives a reset |
+//! | `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
 //! | `ending`, `survived` | before and after something that ends the machine |
 //! | `skipped-…` | the machine has no such device or feature |
 //!
@@ -37,6 +39,11 @@ pub enum Needs {
     Race,
     /// A network interface and a second processor.
     InterfaceRace,
+    /// Hot-pluggable memory, of which the host asks for more than two blocks and less
+    /// than all after the start; and a drive.
+    Mem,
+    /// Persistent memory: device 0 writable, device 1 read-only; and a drive.
+    Pmem,
     /// Nothing; the machine is gone afterwards. Not part of `all`.
     End,
 }
@@ -80,6 +87,7 @@ const IOERR: &[&str] = &["ioerr"];
 const DROPPED: &[&str] = &["completed", "needs-reset"];
 const COMPLETED: &[&str] = &["completed"];
 const ALIVE: &[&str] = &["alive"];
+const REFUSED_BLOCKS: &[&str] = &["error"];
 const ENDING: &[&str] = &["ending"];
 
 const fn drive(name: &'static str, accept: &'static [&'static str]) -> Case {
@@ -88,6 +96,14 @@ const fn drive(name: &'static str, accept: &'static [&'static str]) -> Case {
 
 const fn interface(name: &'static str, accept: &'static [&'static str]) -> Case {
     Case { name, needs: Needs::Interface, accept }
+}
+
+const fn mem(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Mem, accept }
+}
+
+const fn pmem(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Pmem, accept }
 }
 
 const fn machine(name: &'static str, accept: &'static [&'static str]) -> Case {
@@ -189,6 +205,34 @@ pub const CASES: &[Case] = &[
     machine("g19-unclaimed-ports", ALIVE),
     machine("g23-serial-flood", ALIVE),
     machine("g23-serial-registers", ALIVE),
+    mem("g22-without-feature", FEATURES_REFUSED),
+    mem("g22-unaligned", REFUSED_BLOCKS),
+    mem("g22-no-blocks", REFUSED_BLOCKS),
+    mem("g22-below-region", REFUSED_BLOCKS),
+    mem("g22-behind-region", REFUSED_BLOCKS),
+    mem("g22-straddles-end", REFUSED_BLOCKS),
+    mem("g22-address-wraps", REFUSED_BLOCKS),
+    mem("g22-boot-memory", REFUSED_BLOCKS),
+    mem("g22-more-than-requested", &["nack"]),
+    mem("g22-plug-twice", REFUSED_BLOCKS),
+    mem("g22-unplug-twice", REFUSED_BLOCKS),
+    mem("g22-overlap", REFUSED_BLOCKS),
+    mem("g22-unknown-request", REFUSED_BLOCKS),
+    mem("g22-no-answer", &["len0"]),
+    mem("g22-short-answer", &["len0"]),
+    mem("g22-never-plugged", IGNORED),
+    mem("g22-after-unplug", &["gone"]),
+    mem("g22-device-writes-unplugged", &["ok", "ioerr", "len0", "needs-reset"]),
+    mem("g22-storm", ALIVE),
+    mem("g22-reset-keeps", &["kept"]),
+    pmem("g24-write-read-only", IGNORED),
+    pmem("g24-device-writes-read-only", BAD_MEMORY),
+    pmem("g24-rings-in-pmem", REFUSED),
+    pmem("g24-rings-in-read-only", REFUSED),
+    pmem("g24-flush-storm", ALIVE),
+    pmem("g24-unknown-request", IOERR),
+    pmem("g24-no-answer", &["len0"]),
+    pmem("g24-answer-read-only", &["len0"]),
     drive("g27-crossing", IGNORED),
     drive("g27-string-copy", IGNORED),
     Case { name: "g4-registers-while-starting", needs: Needs::Race, accept: ALIVE },
@@ -222,7 +266,9 @@ mod tests {
             include_str!("bare/hostile/status.rs"),
             include_str!("bare/hostile/chains.rs"),
             include_str!("bare/hostile/requests.rs"),
+            include_str!("bare/hostile/mem.rs"),
             include_str!("bare/hostile/network.rs"),
+            include_str!("bare/hostile/pmem.rs"),
             include_str!("bare/hostile/storms.rs"),
             include_str!("bare/hostile/platform.rs"),
             include_str!("bare/hostile/races.rs"),

@@ -68,6 +68,21 @@ pub enum Mode {
     /// status says so), `acknowledged` (and can be cleared), `new_capacity`, and
     /// the status of reading the `last` sector and one `beyond`.
     Watch,
+    /// Persistent memory. Keys: `start`, `len` of the device; then `op`, `errors`,
+    /// `status` (the first answer that was not 0), `checksum` (of the data read),
+    /// `mismatches` (sectors that do not hold the pattern), `flushes`, `kicks`.
+    Pmem(Pmem),
+    /// Hot-pluggable memory: `mem=started` with `start`, `len`, `usable` and `block`
+    /// of the device; then, for each of so many changes of the requested size, plug
+    /// or unplug to get there, `mayfly.blocks=` (8) blocks at a time, from the
+    /// region's start, with a word stored in each page: a line with `step`, `requested`, `plugged`,
+    /// `refused` (requests), `stale` (fresh pages that were not zero), `lost` (plugged
+    /// pages that forgot), and of a sample of unplugged pages how many read `zero`, `ones`
+    /// and something `old`.
+    Mem {
+        /// Changes to follow.
+        steps: u64,
+    },
     /// Malicious behaviour: a case name of [`crate::hostile::CASES`], `all`, or a
     /// prefix that ends in a dash (`g9-`). One line per case: `case`, `outcome`,
     /// `status`, `recovered`, and facts.
@@ -122,6 +137,39 @@ pub enum BlockOp {
     WriteZeroes,
     /// VIRTIO_BLK_T_GET_ID.
     GetId,
+}
+
+/// Operations on persistent memory, the device with the index `mayfly.pmem=`
+/// (0). Flush requests come last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pmem {
+    /// What to do.
+    pub op: PmemOp,
+    /// First byte, a multiple of 512.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+    /// Seed of the pattern written or verified; sector 0 is the device's first.
+    pub seed: u64,
+    /// Flush requests afterwards.
+    pub flushes: u64,
+}
+
+/// An operation on persistent memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PmemOp {
+    /// Read, checksum, and compare with the pattern, `mayfly.rounds=` (1) times.
+    Read,
+    /// Write the pattern.
+    Write,
+    /// Store one word in each page.
+    Poke,
+    /// Nothing: flush requests only.
+    Flush,
+    /// Let drive 0 read its sector `mayfly.sector=` (0) into the range.
+    DmaIn,
+    /// Let drive 0 write the range to its sector `mayfly.sector=` (0).
+    DmaOut,
 }
 
 /// How block requests look.
@@ -188,6 +236,13 @@ impl Block {
     /// `op` on the first 8 sectors of the first drive, seed 1.
     pub fn new(op: BlockOp) -> Self {
         Self { op, drive: 0, sector: 0, sectors: 8, seed: 1, transfer: Transfer::default() }
+    }
+}
+
+impl Pmem {
+    /// `op` on the first page, no flush, seed 1.
+    pub fn new(op: PmemOp) -> Self {
+        Self { op, offset: 0, len: 4096, seed: 1, flushes: 0 }
     }
 }
 
@@ -296,7 +351,25 @@ impl fmt::Display for Mode {
                 write!(f, "mayfly.mode=bench-net mayfly.dir={dir} mayfly.size={size} mayfly.packets={packets}")
             }
             Self::Watch => write!(f, "mayfly.mode=watch"),
+            Self::Pmem(pmem) => {
+                write!(f, "mayfly.mode=pmem mayfly.op={} mayfly.offset={}", pmem.op.word(), pmem.offset)?;
+                write!(f, " mayfly.len={} mayfly.seed={} mayfly.flushes={}", pmem.len, pmem.seed, pmem.flushes)
+            }
+            Self::Mem { steps } => write!(f, "mayfly.mode=mem mayfly.steps={steps}"),
             Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),
+        }
+    }
+}
+
+impl PmemOp {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Poke => "poke",
+            Self::Flush => "flush",
+            Self::DmaIn => "dma-in",
+            Self::DmaOut => "dma-out",
         }
     }
 }

@@ -21,7 +21,7 @@ mod job;
 pub mod pattern;
 mod report;
 
-pub use job::{Block, BlockOp, Direction, End, Job, Mode, Net, Transfer, Workload};
+pub use job::{Block, BlockOp, Direction, End, Job, Mode, Net, Pmem, PmemOp, Transfer, Workload};
 pub use report::{Line, Report};
 
 /// The guest as an ELF image for the 64-bit Linux boot protocol.

@@ -32,7 +32,7 @@ use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
 use crate::io_thread::IoThread;
 use crate::kvm::{self, Routes};
-use crate::memory;
+use crate::memory::Memory;
 use crate::sys::clock::process_cpu_time;
 use crate::vcpu::{Buses, Crew, EndOfInterrupt, Vcpu};
 
@@ -70,12 +70,11 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
         .ok_or_else(|| Error::invalid(Subject::Start, "Cannot start microvm without kernel configuration."))?;
     let mut line = source.command_line.clone();
 
-    // 1. The VM and its memory slots, before any interrupt chip exists (see `memory::register`).
+    // 1. The VM and its memory slots, before any interrupt chip exists (see `memory`).
     let kvm = kvm::open(plan.machine.cpu_template().capabilities()).map_err(start_error)?;
     let vm = Arc::new(kvm::create_vm(&kvm).map_err(start_error)?);
-    let mem_size = usize::try_from(plan.machine.mem_size_bytes()).map_err(start_error)?;
-    let ram = memory::allocate(&layout::ram_regions(mem_size), plan.machine.huge_pages()).map_err(start_error)?;
-    memory::register(&vm, &ram).map_err(start_error)?;
+    let memory = Memory::new(&kvm, &vm, plan).map_err(start_error)?;
+    let ram = &memory.ram;
     // Only Intel processors without unrestricted guest use it; there it becomes a slot, so it belongs here too.
     vm.set_tss_address(layout::KVM_TSS.0 as usize)
         .map_err(kvm::KvmError::call("KVM_SET_TSS_ADDR"))
@@ -108,12 +107,12 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     }
     line.push_pci_off().map_err(start_error)?;
     let hub = uring_hub(plan);
-    let mut board = Board::new(&vm, &ram, &ioapic, &mut mmio, &mut line);
+    let mut board = Board::new(&vm, &memory, &ioapic, &mut mmio, &mut line);
     board.attach_all(plan, hub.as_ref())?;
     let (seats, nodes) = board.done();
 
     // 4. What the guest finds in memory: kernel, initrd, command line, tables.
-    let loaded = boot::load(&ram, &source.kernel, source.initrd.as_ref(), &line).map_err(start_error)?;
+    let loaded = boot::load(ram, &source.kernel, source.initrd.as_ref(), &line).map_err(start_error)?;
     let vcpus = plan.machine.vcpu_count();
     let input = acpi::AcpiInput {
         vcpus,
@@ -123,15 +122,15 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
         identity: Some(acpi::IdentityNode::HERE),
         pvpanic: Some(layout::PVPANIC_PORT),
     };
-    let identity = identity(&vm, &ram, &ioapic)?;
-    let rsdp = acpi::write_tables(&ram, &input).map_err(start_error)?;
-    mptable::write(&ram, vcpus).map_err(start_error)?;
-    let entry = boot::write_handoff(&ram, &loaded, Some(rsdp)).map_err(start_error)?;
+    let identity = identity(&vm, ram, &ioapic)?;
+    let rsdp = acpi::write_tables(ram, &input).map_err(start_error)?;
+    mptable::write(ram, vcpus).map_err(start_error)?;
+    let entry = boot::write_handoff(ram, &loaded, Some(rsdp)).map_err(start_error)?;
 
     // 5. vCPUs: tables and registers, then threads that stand still.
     let buses = Buses { pio: Arc::new(pio.freeze()), mmio: Arc::new(mmio.freeze()) };
     let end_of_interrupt: EndOfInterrupt = Arc::new(move |vector| ioapic.end_of_interrupt(vector));
-    let vcpus = make_vcpus(&kvm, &vm, &ram, &plan.machine, entry, |index, fd| {
+    let vcpus = make_vcpus(&kvm, &vm, ram, &plan.machine, entry, |index, fd| {
         Vcpu::new(index, fd, buses.clone(), end_of_interrupt.clone(), around.exit.clone())
     })?;
     let crew = Crew::muster(vcpus).map_err(|e| start_error(format!("cannot start a vCPU thread: {e}")))?;
@@ -147,7 +146,7 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     }
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
     let _terminal = RawTerminal::enter();
-    Ok(Machine { crew, seats, io_threads, keyboard, serial, pvpanic, identity, _terminal, _vm: vm, _ram: ram })
+    Ok(Machine { crew, seats, io_threads, keyboard, serial, pvpanic, identity, _terminal, _vm: vm, memory })
 }
 
 /// The pages by which the guest learns that it was restored, filled for a boot.

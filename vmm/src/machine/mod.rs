@@ -20,13 +20,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use devices::legacy::i8042::I8042;
 use devices::legacy::pvpanic::{PvPanic, PvPanicMetrics};
 use devices::legacy::serial::Com1;
-use devices::ram::GuestRam;
 use devices::sys::terminal::RawTerminal;
 use devices::virtio::cell::VirtioCell;
+use devices::virtio::mem::Levels;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::io_thread::IoThread;
+use crate::memory::Memory;
 use crate::vcpu::Crew;
 
 /// A machine whose guest can run. vCPUs stand still until [`Machine::resume`].
@@ -44,7 +45,7 @@ pub struct Machine {
     /// The terminal on standard input is raw while the machine exists.
     _terminal: Option<RawTerminal>,
     _vm: Arc<VmFd>,
-    _ram: GuestRam,
+    memory: Memory,
 }
 
 impl Machine {
@@ -88,6 +89,11 @@ impl Machine {
     /// The cell of a device, if the machine has it.
     pub fn device(&self, name: &DeviceName) -> Option<&Arc<VirtioCell>> {
         self.seats.iter().find(|seat| seat.name == *name).map(|seat| &seat.cell)
+    }
+
+    /// How much of the hot-pluggable memory should be and is plugged, if the machine has any.
+    pub fn hotplug_levels(&self) -> Option<&Levels> {
+        self.memory.hotplug.as_ref().map(|region| &*region.levels)
     }
 
     /// Runs `work` where the device called `name` is served: for a device that may block, on its own thread, after what it is doing; else

@@ -1,15 +1,32 @@
-//! Guest memory: one anonymous mapping per region, registered with KVM.
+//! Guest memory: what is mapped, where the guest finds it, and by which slots KVM knows it.
+//!
+//! Called by the boot recipe, first thing: on some kernels a slot costs 0.05 ms before the interrupt chip exists and 7 ms after it,
+//! because it then waits for an SRCU grace period that the registration of an in-kernel chip queued (kernel commit 7d9a0273c459).
+
+mod hotplug;
+mod pmem;
+mod slots;
+
+pub use hotplug::{HotplugMemory, HotplugRegion};
+pub use pmem::PmemRegion;
+pub use slots::{Access, Slot, SlotError, Slots};
 
 use std::io;
+use std::sync::Arc;
 
 use devices::ram::GuestRam;
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
-use vm_memory::mmap::MmapRegionBuilder;
+use kvm_ioctls::{Kvm, VmFd};
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
+use crate::arch::{cpuid, layout};
+use crate::blueprint::Plan;
 use crate::config::HugePages;
+use crate::kvm::KvmError;
 use crate::sys::advice;
+
+/// Every x86 processor with virtualisation addresses this much: no need to ask for less.
+const SURELY_ADDRESSABLE: u64 = 1 << 36;
 
 /// Why there is no guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -20,55 +37,152 @@ pub enum MemoryError {
     /// The regions cannot be combined.
     #[error("Invalid Memory Configuration: {0}")]
     Regions(String),
-    /// KVM refuses a memory slot.
-    #[error("Cannot register memory slot {0} with KVM: {1}")]
-    Slot(u32, io::Error),
+    /// A persistent-memory device has no memory.
+    #[error("pmem {0}: {1}")]
+    Pmem(String, String),
+    /// The persistent-memory devices are too large together.
+    #[error(
+        "the pmem devices need {0} MiB of guest addresses together, {max} MiB are set aside for them: use smaller files",
+        max = (layout::MMIO64_END - layout::PMEM_START) >> 20
+    )]
+    PmemSpace(u64),
+    /// The hot-pluggable memory cannot be had.
+    #[error("hotplug memory: {0}")]
+    Hotplug(String),
+    /// KVM counts slots, and there would be too many.
+    #[error(
+        "hotplug memory of {0} MiB in slots of {1} MiB takes {2} of KVM's memory slots, and {3} are free on this host: use a larger slot_size_mib"
+    )]
+    HotplugSlots(u64, u64, u64, u32),
+    /// The processor cannot address it.
+    #[error(
+        "guest memory would end at address {end:#x}, but guests of this host's processor have {bits} address bits and end at {limit:#x}: use less memory, and no pmem or hotplug memory"
+    )]
+    Reach {
+        /// End of the last region.
+        end: u64,
+        /// Physical address bits.
+        bits: u32,
+        /// First address beyond them.
+        limit: u64,
+    },
+    /// KVM does not say what it can do.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// KVM refuses a slot.
+    #[error("Cannot register guest memory with KVM: {0}")]
+    Slot(#[from] SlotError),
 }
 
-/// Maps the regions. Nothing is touched, so nothing is paid for until the guest uses it.
-pub fn allocate(regions: &[(GuestAddress, usize)], huge_pages: HugePages) -> Result<GuestRam, MemoryError> {
+/// All the memory of a machine.
+pub struct Memory {
+    /// What the guest finds in its memory map and boots in.
+    pub ram: GuestRam,
+    /// That and everything else a device may be pointed to.
+    pub everything: GuestRam,
+    /// Which parts vCPUs reach.
+    pub slots: Arc<Slots>,
+    /// Persistent memory, in the order of the plan.
+    pub pmems: Vec<PmemRegion>,
+    /// Hot-pluggable memory, none of it plugged.
+    pub hotplug: Option<HotplugRegion>,
+}
+
+impl Memory {
+    /// Maps the memory that the plan asks for and makes it known to KVM. Nothing is touched, so nothing is paid for until the guest uses
+    /// it.
+    pub fn new(kvm: &Kvm, vm: &Arc<VmFd>, plan: &Plan) -> Result<Self, MemoryError> {
+        let size = plan.machine.mem_size_bytes();
+        let size = usize::try_from(size).map_err(|e| MemoryError::Regions(format!("{size} bytes: {e}")))?;
+        let ram = allocate(&layout::ram_regions(size), plan.machine.huge_pages())?;
+        let mut everything = ram.clone();
+        let mut pmems = Vec::with_capacity(plan.pmems().len());
+        for (opened, start) in place_pmems(plan)? {
+            let (pmem, region) = opened.map(start)?;
+            everything = with(&everything, region)?;
+            pmems.push(pmem);
+        }
+        let mut hotplug = None;
+        if let Some((described, region)) = hotplug::map(plan)? {
+            everything = with(&everything, region)?;
+            hotplug = Some(described);
+        }
+        check_reach(kvm, &everything)?;
+        let limit = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
+        let slots = Arc::new(Slots::new(vm.clone(), everything.clone(), limit));
+        for region in ram.iter() {
+            slots.set(region.start_addr(), region.len(), Access::ReadWrite)?;
+        }
+        for (pmem, config) in pmems.iter().zip(plan.pmems()) {
+            let access = if config.read_only { Access::ReadOnly } else { Access::ReadWrite };
+            slots.set(pmem.start, pmem.len, access)?;
+        }
+        if let Some(HotplugRegion { shape, .. }) = &hotplug {
+            let (wanted, room) = (shape.len.checked_div(shape.slot_len).unwrap_or(u64::MAX), slots.room());
+            if wanted > room.into() {
+                return Err(MemoryError::HotplugSlots(shape.len >> 20, shape.slot_len >> 20, wanted, room));
+            }
+        }
+        Ok(Self { ram, everything, slots, pmems, hotplug })
+    }
+}
+
+/// Opens the files of all persistent-memory devices, then says where each goes.
+fn place_pmems(plan: &Plan) -> Result<impl Iterator<Item = (pmem::Opened<'_>, GuestAddress)>, MemoryError> {
+    let opened = plan.pmems().iter().map(pmem::open).collect::<Result<Vec<_>, _>>()?;
+    let lens = || opened.iter().map(|pmem| pmem.len);
+    let total = || lens().fold(0u64, |sum, len| sum.saturating_add(len));
+    let places = layout::pmem_places(lens()).ok_or_else(|| MemoryError::PmemSpace(total() >> 20))?;
+    Ok(opened.into_iter().zip(places))
+}
+
+/// Maps anonymous regions.
+fn allocate(regions: &[(GuestAddress, usize)], huge_pages: HugePages) -> Result<GuestRam, MemoryError> {
+    let mapped = regions.iter().map(|(base, len)| anonymous(*base, *len, huge_pages)).collect::<Result<_, _>>()?;
+    GuestRam::from_regions(mapped).map_err(|e| MemoryError::Regions(e.to_string()))
+}
+
+fn anonymous(base: GuestAddress, len: usize, huge_pages: HugePages) -> Result<GuestRegionMmap, MemoryError> {
     let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     if huge_pages == HugePages::Hugetlbfs2M {
         flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
     }
-    let mut mapped = Vec::with_capacity(regions.len());
-    for (base, len) in regions {
-        let region = MmapRegionBuilder::new(*len)
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(flags)
-            .build()
-            .map_err(|error| {
-                MemoryError::Map(match error {
-                    vm_memory::mmap::MmapRegionError::Mmap(error) => error,
-                    other => io::Error::other(other.to_string()),
-                })
-            })?;
-        advice::no_core_dump(&region);
-        if huge_pages == HugePages::Transparent {
-            advice::huge_pages(&region);
-        }
-        let region = GuestRegionMmap::new(region, *base).ok_or_else(|| {
-            MemoryError::Regions(format!("a region at {:#x} passes the end of the address space", base.0))
+    let region = MmapRegionBuilder::new(len)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(flags)
+        .build()
+        .map_err(|error| {
+            MemoryError::Map(match error {
+                MmapRegionError::Mmap(error) => error,
+                other => io::Error::other(other.to_string()),
+            })
         })?;
-        mapped.push(region);
+    advice::no_core_dump(&region);
+    if huge_pages == HugePages::Transparent {
+        advice::huge_pages(&region);
     }
-    GuestRam::from_regions(mapped).map_err(|e| MemoryError::Regions(e.to_string()))
+    GuestRegionMmap::new(region, base)
+        .ok_or_else(|| MemoryError::Regions(format!("a region at {:#x} passes the end of the address space", base.0)))
 }
 
-/// Registers each region as a slot. Must come before the irqchip exists: on some kernels a slot costs 0.05 ms before and 7 ms after it,
-/// because it then waits for an SRCU grace period that the registration of an in-kernel chip queued (kernel commit 7d9a0273c459).
-pub fn register(vm: &VmFd, ram: &GuestRam) -> Result<(), MemoryError> {
-    for (slot, region) in (0u32..).zip(ram.iter()) {
-        let host = ram.get_host_address(region.start_addr()).map_err(|e| MemoryError::Regions(e.to_string()))?;
-        let memory = kvm_userspace_memory_region {
-            slot,
-            flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: host as u64,
-        };
-        // SAFETY: the range is a mapping owned by `ram`, which the machine keeps for as long as the VM exists.
-        unsafe { vm.set_user_memory_region(memory) }.map_err(|e| MemoryError::Slot(slot, e.into()))?;
-    }
-    Ok(())
+fn with(memory: &GuestRam, region: GuestRegionMmap) -> Result<GuestRam, MemoryError> {
+    memory.insert_region(Arc::new(region)).map_err(|e| MemoryError::Regions(e.to_string()))
 }
+
+/// Refuses memory that the guest's processor has no addresses for: there, page tables that name it are malformed, which a guest would
+/// find out the hard way.
+fn check_reach(kvm: &Kvm, memory: &GuestRam) -> Result<(), MemoryError> {
+    let end = memory.iter().map(|region| region.start_addr().0.saturating_add(region.len())).max().unwrap_or(0);
+    if end <= SURELY_ADDRESSABLE {
+        return Ok(());
+    }
+    let supported = kvm
+        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .map_err(KvmError::call("KVM_GET_SUPPORTED_CPUID"))?;
+    let bits = cpuid::physical_address_bits(&supported);
+    let limit = 1u64.checked_shl(bits).unwrap_or(u64::MAX);
+    if end > limit { Err(MemoryError::Reach { end, bits, limit }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-use super::Request;
+use super::{Answer, Request, Submit};
 use crate::actor::Vmm;
 use crate::config::MemoryHotplugConfig;
 use crate::error::Error;
@@ -18,19 +18,20 @@ impl Request for PutMemoryHotplug {
     }
 }
 
-/// Asks the guest of a started machine to have that much of its hot-pluggable memory plugged.
+/// Asks the guest of a started machine to have that much of its hot-pluggable memory plugged. The device may be giving memory back to the
+/// host, so that happens on its own thread.
 #[derive(Debug)]
 pub struct PatchMemoryHotplug {
     /// MiB, in whole blocks.
     pub requested_size_mib: u32,
 }
 
-impl Request for PatchMemoryHotplug {
+impl Submit for PatchMemoryHotplug {
     type Reply = ();
     const ASK: Ask = Ask::Reconfigure;
 
-    fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
-        vmm.patch_memory_hotplug(self.requested_size_mib)
+    fn begin(self, vmm: &mut Vmm, answer: Answer<()>) {
+        vmm.patch_memory_hotplug(self.requested_size_mib, answer);
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod clock;
+pub mod map;
 pub mod open;
 pub mod poll;
 pub mod process;

@@ -46,6 +46,9 @@ pub static EXITS: ExitCounters = ExitCounters {
     failures: Counter::new(),
 };
 
+/// What KVM cannot do anything about: the host has no page for an address that is guest memory.
+const NO_MEMORY: &str = "the guest touched memory that the host cannot provide: a file behind a pmem device became shorter or its disk is full, or there are no huge pages left";
+
 /// A vCPU that is set up and ready to run.
 pub struct Vcpu {
     index: u8,
@@ -138,6 +141,7 @@ impl Vcpu {
                 self.lost(format!("the CPU refused to enter the guest (hardware reason {reason:#x} on CPU {cpu})"))
             }
             Ok(VcpuExit::InternalError) => self.lost(format!("KVM internal error at {}", self.place())),
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => self.lost(format!("{NO_MEMORY} (guest address {gpa:#x})")),
             Ok(other) => {
                 let what = format!("unexpected exit {other:?}");
                 self.lost(what)
@@ -145,6 +149,7 @@ impl Vcpu {
             Err(error) => match error.errno() {
                 libc::EINTR => Next::Look,
                 libc::EAGAIN => Next::Enter,
+                libc::EFAULT => self.lost(format!("{NO_MEMORY} (at {})", self.place())),
                 _ => self.lost(format!("KVM_RUN failed: {error}")),
             },
         }

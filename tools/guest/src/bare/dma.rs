@@ -7,6 +7,7 @@
 use core::{ptr, slice};
 
 use crate::cpu::DEVICE_SPACE;
+use crate::tables::FAR;
 
 unsafe extern "C" {
     /// First byte after the image and its zeroed tail; from the linker script.
@@ -44,6 +45,14 @@ impl Dma {
     /// What the loader put at `address` (command line, memory map, tables).
     pub fn left_by_loader(address: u64, len: u64) -> Self {
         assert!(address != 0 && address < DEVICE_SPACE && len <= DEVICE_SPACE - address);
+        Self { address, len }
+    }
+
+    /// Memory above 4 GiB that a device announced. Panics when it is not in what
+    /// is mapped there.
+    pub fn far(address: u64, len: u64) -> Self {
+        let holds = |(start, size): (u64, u64)| address >= start && len <= size && address - start <= size - len;
+        assert!(FAR.into_iter().any(holds), "memory at {address:#x}+{len:#x} is not mapped");
         Self { address, len }
     }
 

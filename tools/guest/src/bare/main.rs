@@ -24,12 +24,14 @@ mod dma;
 mod entry;
 mod hello;
 mod hostile;
+mod mem;
 mod memory_intrinsics;
 mod mmio;
 mod net;
 mod net_mode;
 #[path = "../pattern.rs"]
 mod pattern;
+mod pmem;
 mod power;
 mod second;
 mod tables;
@@ -85,6 +87,8 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "net" => net_mode::run(&mut machine),
         "bench-net" => bench_net::run(&mut machine),
         "watch" => watch::run(&mut machine),
+        "pmem" => pmem::run(&mut machine),
+        "mem" => mem::run(&mut machine),
         "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }

@@ -59,6 +59,8 @@ pub mod status {
 pub mod kind {
     pub const NET: u32 = 1;
     pub const BLOCK: u32 = 2;
+    pub const MEM: u32 = 24;
+    pub const PMEM: u32 = 27;
 }
 
 /// One window with a device behind it.

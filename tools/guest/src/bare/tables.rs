@@ -4,7 +4,8 @@
 //! the assembler builds them instead. The first 4 GiB are mapped to themselves
 //! with 2 MiB pages (1 GiB pages are refused by some hosts), user-accessible
 //! and writable, with the accessed and dirty bits already set so that no
-//! processor has to write them back.
+//! processor has to write them back. So are [`FAR`] stretches, where persistent
+//! and hot-plugged memory is.
 //!
 //! The descriptor table has Linux's layout, so that ring-3 selectors are the
 //! ones (0x33, 0x2b) every x86-64 hypervisor has seen before. A task state
@@ -12,6 +13,9 @@
 //! hardware, but hosts that emulate `iretq` may drop it.
 
 use core::arch::global_asm;
+
+/// Mapped memory above 4 GiB: start and length in bytes. 1 GiB at 256 GiB and 1 GiB at 512 GiB.
+pub const FAR: [(u64, u64); 2] = [(256 << 30, 1 << 30), (512 << 30, 1 << 30)];
 
 /// Highest offset in the task state segment: one bit for each of the 65536
 /// ports, and one byte more because the processor reads two at a time.
@@ -23,17 +27,33 @@ global_asm!(
     // Present, writable, user, accessed: 0x27.
     "page_map_level4:",
     "    .quad page_directory_pointers + 0x27",
-    "    .fill 511, 8, 0",
+    "    .quad far_directory_pointers + 0x27",
+    "    .fill 510, 8, 0",
     "page_directory_pointers:",
     "    .quad page_directories + 0x0027",
     "    .quad page_directories + 0x1027",
     "    .quad page_directories + 0x2027",
     "    .quad page_directories + 0x3027",
-    "    .fill 508, 8, 0",
+    "    .fill 252, 8, 0",
+    "    .quad page_directories + 0x4027", // 256 GiB
+    "    .fill 255, 8, 0",
+    "far_directory_pointers:",
+    "    .quad page_directories + 0x5027", // 512 GiB
+    "    .fill 511, 8, 0",
     // The same plus dirty and page size (2 MiB): 0xe7.
     "page_directories:",
     "    .set frame, 0xe7",
     "    .rept 2048",
+    "    .quad frame",
+    "    .set frame, frame + 0x200000",
+    "    .endr",
+    "    .set frame, {far_0} + 0xe7",
+    "    .rept 512",
+    "    .quad frame",
+    "    .set frame, frame + 0x200000",
+    "    .endr",
+    "    .set frame, {far_1} + 0xe7",
+    "    .rept 512",
     "    .quad frame",
     "    .set frame, frame + 0x200000",
     "    .endr",
@@ -69,4 +89,6 @@ global_asm!(
     "    .skip {tss_limit} + 1",
     ".text",
     tss_limit = const TSS_LIMIT,
+    far_0 = const FAR[0].0,
+    far_1 = const FAR[1].0,
 );

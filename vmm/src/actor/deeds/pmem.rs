@@ -1,5 +1,9 @@
+use devices::virtio::any::AnyDevice;
+use devices::virtio::cell::ConfigChange;
+
 use crate::actor::Vmm;
 use crate::error::{Error, Subject};
+use crate::machine::DeviceName;
 use crate::requests::{Answer, PatchPmem};
 
 fn refuse(why: &dyn std::fmt::Display) -> Error {
@@ -11,10 +15,26 @@ impl Vmm {
     /// Judges the request here and changes the limiter where the device is served.
     pub(crate) fn patch_pmem(&mut self, patch: PatchPmem, answer: Answer<()>) {
         let PatchPmem { id, rate_limiter } = patch;
-        answer(match self.plan.pmem_mut(&id) {
-            None => Err(refuse(&format!("pmem device `{id}` not found."))),
-            Some(_) if rate_limiter == Default::default() => Ok(()),
-            Some(_) => Err(super::unsupported(Subject::Pmem, "To change the rate_limiter of a started machine's pmem")),
-        });
+        if self.plan.pmem_mut(&id).is_none() {
+            return answer(Err(refuse(&format!("pmem device `{id}` not found."))));
+        }
+        self.do_at_device(
+            DeviceName::Pmem(id.clone()),
+            answer,
+            move |cell| {
+                cell.reconfigure(|device| match device {
+                    AnyDevice::Pmem(pmem) => {
+                        pmem.change_limits(rate_limiter);
+                        Ok(((), ConfigChange::Silent))
+                    }
+                    _ => Err(refuse(&format!("{} is not persistent memory.", cell.name()))),
+                })
+            },
+            move |vmm, ()| {
+                if let Some(noted) = vmm.plan.pmem_mut(&id) {
+                    noted.rate_limiter = noted.rate_limiter.changed(rate_limiter);
+                }
+            },
+        );
     }
 }

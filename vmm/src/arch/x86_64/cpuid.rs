@@ -5,6 +5,7 @@
 //! `KVM_SET_CPUID2`. A restored machine does not come through here: its table is in the snapshot. Some
 //! hosts (page-table-based KVM) override feature bits with their own whatever we set.
 
+mod address;
 mod amd;
 mod features;
 mod intel;
@@ -12,6 +13,8 @@ mod topology;
 
 #[cfg(test)]
 mod tests;
+
+pub use address::physical_address_bits;
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 

@@ -77,6 +77,16 @@ pub const MMIO64_START: u64 = 256 * GIB;
 /// End of the 64-bit hole; RAM continues here.
 pub const MMIO64_END: u64 = 512 * GIB;
 
+/// Persistent memory: from here on, one region after another, to the end of the 64-bit hole.
+pub const PMEM_START: u64 = MMIO64_START;
+/// Unit in which persistent memory is placed and measured, in bytes: what Linux can add `struct page`s for
+/// (`SUBSECTION_SIZE`), and a huge page.
+pub const PMEM_ALIGN: u64 = 2 * MIB;
+
+/// Alignment of the hot-pluggable region, in bytes: the largest unit in which Linux adds memory on x86
+/// (`memory_block_size_bytes`). What is not aligned to it Linux cannot use.
+pub const HOTPLUG_ALIGN: u64 = 2 * GIB;
+
 // --- The 32-bit hole ---------------------------------------------------------------------------------
 
 /// The boot timer: a guest writes one byte here to log how long its boot took.
@@ -170,6 +180,35 @@ pub fn ram_regions(mem_size_bytes: usize) -> Vec<(GuestAddress, usize)> {
     regions
 }
 
+/// Where persistent-memory regions of these lengths (multiples of [`PMEM_ALIGN`]) go, or `None` when they
+/// do not fit into the 64-bit hole together.
+#[must_use]
+pub fn pmem_places(lens: impl IntoIterator<Item = u64>) -> Option<Vec<GuestAddress>> {
+    let mut next = PMEM_START;
+    lens.into_iter()
+        .map(|len| {
+            let start = next;
+            next = start.checked_add(len).filter(|end| *end <= MMIO64_END)?;
+            Some(GuestAddress(start))
+        })
+        .collect()
+}
+
+/// Where the hot-pluggable region of a machine with `mem_size_bytes` of memory starts: behind the 64-bit hole and behind all
+/// of the memory it boots with, at a multiple of [`HOTPLUG_ALIGN`] and of `block_len` (a power of two). `None` when
+/// there is no such address.
+///
+/// It never follows RAM directly: a buffer that begins in the one and ends in the other would be in no region.
+#[must_use]
+pub fn hotplug_start(mem_size_bytes: u64, block_len: u64) -> Option<GuestAddress> {
+    let ram = ram_regions(usize::try_from(mem_size_bytes).ok()?);
+    let above = match ram.last() {
+        Some((start, len)) if start.0 >= MMIO64_END => start.0.checked_add(*len as u64)?.checked_add(PAGE_SIZE)?,
+        _ => MMIO64_END,
+    };
+    above.checked_next_multiple_of(HOTPLUG_ALIGN.max(block_len)).map(GuestAddress)
+}
+
 /// The window of virtio-mmio slot `slot` (0 is the first device) and its GSI, or `None` when there is
 /// no GSI left for it.
 #[must_use]
@@ -225,6 +264,26 @@ mod tests {
             ram_regions(low_parts + (1 << 30)),
             [(GuestAddress(0), 3 << 30), (GuestAddress(4 << 30), 252 << 30), (GuestAddress(512 << 30), 1 << 30)]
         );
+    }
+
+    #[test]
+    fn persistent_memory_fills_the_hole_and_no_more() {
+        let places = |lens: &[u64]| pmem_places(lens.iter().copied());
+        assert_eq!(places(&[]), Some(Vec::new()));
+        let (first, second) = (GuestAddress(256 << 30), GuestAddress((256 << 30) + (4 << 20)));
+        assert_eq!(places(&[4 << 20, 2 << 20]), Some(vec![first, second]));
+        assert_eq!(places(&[256 << 30]), Some(vec![first]));
+        assert_eq!(places(&[256 << 30, 2 << 20]), None);
+        assert_eq!(places(&[u64::MAX]), None);
+    }
+
+    #[test]
+    fn hot_pluggable_memory_is_behind_everything() {
+        let start = |mem_gib: u64, block_gib: u64| hotplug_start(mem_gib << 30, block_gib << 30).map(|at| at.0 >> 30);
+        assert_eq!([start(1, 1), start(255, 1), start(256, 1)], [Some(512), Some(512), Some(514)]);
+        // RAM up to 514 GiB, and a gap.
+        assert_eq!([start(257, 1), start(258, 1), start(256, 1 << 10)], [Some(516), Some(516), Some(1024)]);
+        assert_eq!(hotplug_start(u64::MAX, 1), None);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Attaching virtio devices: from a plan's opened resources to live cells on the MMIO bus. One file per kind of device.
 
 mod block;
+mod memory;
 mod net;
+mod pmem;
 mod rng;
 
 use std::sync::Arc;
 
 use devices::bus::BusBuilder;
 use devices::legacy::ioapic::IoApic;
-use devices::ram::GuestRam;
 use devices::virtio::any::AnyDevice;
 use devices::virtio::block::UringHub;
 use devices::virtio::cell::VirtioCell;
@@ -24,11 +25,12 @@ use crate::blueprint::Plan;
 use crate::boot::CommandLine;
 use crate::error::{Error, Subject};
 use crate::kvm::Doorbell;
+use crate::memory::Memory;
 
 /// Where devices are attached.
 pub(super) struct Board<'a> {
     pub(super) vm: &'a Arc<VmFd>,
-    pub(super) ram: &'a GuestRam,
+    pub(super) memory: &'a Memory,
     pub(super) ioapic: &'a Arc<IoApic>,
     pub(super) mmio: &'a mut BusBuilder,
     pub(super) line: &'a mut CommandLine,
@@ -41,12 +43,12 @@ impl<'a> Board<'a> {
     /// An empty board.
     pub(super) fn new(
         vm: &'a Arc<VmFd>,
-        ram: &'a GuestRam,
+        memory: &'a Memory,
         ioapic: &'a Arc<IoApic>,
         mmio: &'a mut BusBuilder,
         line: &'a mut CommandLine,
     ) -> Self {
-        Self { vm, ram, ioapic, mmio, line, placement: Placement::default(), seats: Vec::new(), nodes: Vec::new() }
+        Self { vm, memory, ioapic, mmio, line, placement: Placement::default(), seats: Vec::new(), nodes: Vec::new() }
     }
 
     /// Gives a device a window and an interrupt, and describes it to the guest.
@@ -57,8 +59,8 @@ impl<'a> Board<'a> {
         let repeat = irq.clone();
         self.ioapic.connect(place.gsi, move || repeat.repeat());
         let doorbell = Arc::new(Doorbell::new(self.vm.clone(), place.window));
-        let cell =
-            VirtioCell::new(name.to_string(), device, self.ram.clone(), irq.clone(), doorbell).map_err(|e| fail(&e))?;
+        let cell = VirtioCell::new(name.to_string(), device, self.memory.everything.clone(), irq.clone(), doorbell)
+            .map_err(|e| fail(&e))?;
         let cell = Arc::new(cell);
         let window = Arc::new(MmioWindow::new(cell.clone(), irq));
         self.mmio.insert(place.window, WINDOW_LEN, window).map_err(|e| fail(&e))?;
@@ -77,8 +79,14 @@ impl<'a> Board<'a> {
         for interface in plan.nets() {
             net::attach(self, interface)?;
         }
+        for (index, (config, region)) in plan.pmems().iter().zip(&self.memory.pmems).enumerate() {
+            pmem::attach(self, index, config, region)?;
+        }
         if let Some(config) = &plan.entropy {
             rng::attach(self, config)?;
+        }
+        if let Some(region) = &self.memory.hotplug {
+            memory::attach(self, region)?;
         }
         Ok(())
     }

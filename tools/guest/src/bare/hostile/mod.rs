@@ -8,8 +8,10 @@
 
 mod chains;
 mod geometry;
+mod mem;
 mod network;
 mod platform;
+mod pmem;
 mod races;
 mod requests;
 mod status;
@@ -34,7 +36,7 @@ const ENDINGS: &[Case] = platform::ENDINGS;
 
 /// All other cases, in the order `all` runs them.
 const GROUPS: &[&[Case]] =
-    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, storms::CASES, platform::CASES, races::CASES];
+    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, mem::CASES, pmem::CASES, storms::CASES, platform::CASES, races::CASES];
 
 /// What cases work with.
 struct Lab<'a> {
@@ -90,7 +92,12 @@ impl Lab<'_> {
 
     /// The device a case is about: G13 and its like are about the network.
     fn window(&self, name: &str) -> Option<Window> {
-        if name.starts_with("g13-") || name == "g26-net-header" { crate::net::chosen_window(self.machine) } else { self.drive() }
+        match name.split_once('-') {
+            Some(("g13", _) | ("g26", "net-header")) => crate::net::chosen_window(self.machine),
+            Some(("g22", _)) => crate::mem::chosen_window(self.machine),
+            Some(("g24", _)) => crate::pmem::chosen_window(self.machine),
+            _ => self.drive(),
+        }
     }
 
     fn drive(&self) -> Option<Window> {
@@ -104,6 +111,8 @@ impl Lab<'_> {
         };
         let works = match window.kind {
             kind::NET => network::works(self),
+            kind::MEM => mem::works(self),
+            kind::PMEM => pmem::works(self),
             _ => self.block().is_ok_and(|mut block| self.read_ok(&mut block)),
         };
         // Leave nothing running that could touch memory used by the next case.

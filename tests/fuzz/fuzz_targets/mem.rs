@@ -1,0 +1,6 @@
+//! Hot-pluggable memory behind its register window: see `devices::virtio::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    devices::virtio::fuzz::mem(data);
+});

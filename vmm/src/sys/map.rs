@@ -1,0 +1,66 @@
+//! Mapping files as guest memory.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
+use vm_memory::{FileOffset, MmapRegion};
+
+/// Maps the first `file_len` bytes of a file, shared, and zeroes of our own behind its last page, `len` bytes in all. The region
+/// remembers the file it comes from, and can be written unless it is `read_only`.
+pub fn file_with_zeroes_behind(
+    file: FileOffset,
+    file_len: usize,
+    len: usize,
+    read_only: bool,
+) -> Result<MmapRegion, MmapRegionError> {
+    if file_len == 0 || file_len > len {
+        return Err(MmapRegionError::InvalidOffsetLength);
+    }
+    let prot = if read_only { libc::PROT_READ } else { libc::PROT_READ | libc::PROT_WRITE };
+    // Zeroes everywhere first. The kernel takes no notice of the file with MAP_ANONYMOUS; the region keeps it.
+    let region = MmapRegionBuilder::new(len)
+        .with_mmap_prot(prot)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+        .with_file_offset(file)
+        .build()?;
+    let Some(file) = region.file_offset() else { return Err(MmapRegionError::InvalidOffsetLength) };
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    // SAFETY: replaces pages of a mapping that was made above, is at least that long, and that nobody else knows of yet.
+    let at = unsafe { libc::mmap(region.as_ptr().cast(), file_len, prot, flags, file.file().as_raw_fd(), 0) };
+    if at == libc::MAP_FAILED {
+        return Err(MmapRegionError::Mmap(io::Error::last_os_error()));
+    }
+    Ok(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use vm_memory::{Bytes, VolatileMemory};
+
+    use super::*;
+
+    fn mapped(file: &std::fs::File, file_len: usize, read_only: bool) -> MmapRegion {
+        file_with_zeroes_behind(FileOffset::new(file.try_clone().unwrap(), 0), file_len, 2 << 20, read_only).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_in_the_file_and_behind_it_are_zeroes() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[7; 5000], 0).unwrap();
+        let region = mapped(&file, 5000, false);
+        let all = region.as_volatile_slice();
+        let byte = |at: usize| all.read_obj::<u8>(at).unwrap();
+        // The last page's tail, the first page behind it, and the end.
+        assert_eq!([byte(4999), byte(5000), byte(8192), byte((2 << 20) - 1)], [7, 0, 0, 0]);
+        all.write_obj(9u8, 4000).unwrap();
+        all.write_obj(9u8, 8192).unwrap();
+        let mut bytes = [0; 2];
+        file.read_exact_at(&mut bytes, 3999).unwrap();
+        assert_eq!(bytes, [7, 9]);
+        assert_eq!(file.metadata().unwrap().len(), 5000);
+        assert_eq!(byte(8192), 9);
+    }
+}
