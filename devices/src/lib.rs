@@ -7,6 +7,7 @@ pub mod event;
 pub mod irq;
 pub mod legacy;
 pub mod metrics;
+pub mod mmds;
 pub mod ram;
 pub mod rate_limit;
 pub mod sys;
