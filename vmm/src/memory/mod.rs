@@ -179,7 +179,10 @@ fn check_reach(kvm: &Kvm, memory: &GuestRam) -> Result<(), MemoryError> {
     let supported = kvm
         .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
         .map_err(KvmError::call("KVM_GET_SUPPORTED_CPUID"))?;
-    let bits = cpuid::physical_address_bits(&supported);
+    judge_reach(end, cpuid::physical_address_bits(&supported))
+}
+
+fn judge_reach(end: u64, bits: u32) -> Result<(), MemoryError> {
     let limit = 1u64.checked_shl(bits).unwrap_or(u64::MAX);
     if end > limit { Err(MemoryError::Reach { end, bits, limit }) } else { Ok(()) }
 }

@@ -10,7 +10,7 @@ use super::request::{Kind, Reply};
 use super::{Backing, Shape};
 
 /// Most memory given back to the host at a time: ten milliseconds' work or so if all of it is in use.
-const BITE_BYTES: u64 = 256 << 20;
+const BITE_BYTES: u64 = 128 << 20;
 
 /// A request in the making.
 #[derive(Debug)]
