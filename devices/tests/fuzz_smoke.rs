@@ -59,6 +59,27 @@ fn drive() {
 }
 
 #[test]
+fn net() {
+    smoke("net", |bytes| {
+        devices::virtio::fuzz::net(bytes);
+    });
+}
+
+#[test]
+fn queue() {
+    smoke("queue", |bytes| {
+        devices::virtio::fuzz::queue(bytes);
+    });
+}
+
+#[test]
+fn registers() {
+    smoke("registers", |bytes| {
+        devices::virtio::fuzz::registers(bytes);
+    });
+}
+
+#[test]
 fn entropy() {
     smoke("entropy", |bytes| {
         devices::virtio::fuzz::entropy(bytes);
@@ -88,6 +109,17 @@ fn the_input_reaches_the_requests() {
         (done, refused) = (done + d, refused + r);
     }
     assert!(done > 200 && refused > 200, "{done} requests done, {refused} refused");
+
+    let taken: u64 = (1..=200).map(|seed| devices::virtio::fuzz::queue(&input(seed))).sum();
+    let live: u64 = (1..=200).map(|seed| devices::virtio::fuzz::registers(&input(seed))).sum();
+    assert!(taken > 200 && live > 200, "{taken} chains taken, {live} times live");
+
+    let (mut sent, mut received) = (0, 0);
+    for seed in 1..=200 {
+        let (s, r) = devices::virtio::fuzz::net(&input(seed));
+        (sent, received) = (sent + s, received + r);
+    }
+    assert!(sent > 400 && received > 100, "{sent} frames sent, {received} received");
 
     let answered: u64 = (1..=200).map(|seed| devices::virtio::fuzz::entropy(&input(seed))).sum();
     assert!(answered > 200, "{answered} requests for entropy answered");

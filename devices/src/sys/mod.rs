@@ -8,5 +8,6 @@ pub mod tap;
 pub mod terminal;
 pub mod uring;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "test-driver"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "the fuzz target needs only a part of it"))]
 pub(crate) mod test_net;

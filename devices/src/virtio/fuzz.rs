@@ -4,11 +4,17 @@
 //! broken: a panic inside the device, a read-only file that changed, bytes past the end of a device, a reset that left something behind.
 
 mod mem;
+mod net;
 mod pmem;
+mod queue;
+mod registers;
 mod rng;
 
 pub use mem::mem;
+pub use net::net;
 pub use pmem::pmem;
+pub use queue::queue;
+pub use registers::registers;
 pub use rng::entropy;
 
 use std::fs::File;

@@ -1,0 +1,160 @@
+//! A network card on a tap of the fuzzer's own: what the guest puts on its rings, and what the host sends it.
+
+use std::cell::RefCell;
+
+use super::*;
+use crate::sys::tap::Tap;
+use crate::sys::test_net::{PEER_HEADER_LEN, Peer, own_network, set_link};
+use crate::virtio::net::{Net, NetSpec};
+
+const TAP: &str = "mffuzz";
+/// Rings of the two queues.
+const RINGS: [u64; 2] = [0x1_0000, 0x2_0000];
+const BUFFERS: u64 = 0x4_0000;
+
+thread_local! {
+    /// Made once: a tap costs milliseconds.
+    static NETWORK: RefCell<Option<(Tap, Peer)>> = const { RefCell::new(None) };
+}
+
+fn network() -> (Tap, Peer) {
+    NETWORK.take().unwrap_or_else(|| {
+        own_network();
+        let tap = Tap::open(TAP).expect("a tap in a network of our own");
+        set_link(TAP, true);
+        (tap, Peer::new(TAP))
+    })
+}
+
+struct Card {
+    machine: Machine,
+    available: [u16; 2],
+}
+
+impl Card {
+    fn bring_up(&mut self, accept: u64) {
+        let machine = &self.machine;
+        for status in [0, 1, 3] {
+            machine.write(0x70, status);
+        }
+        for (page, bits) in [(0, accept as u32), (1, 1)] {
+            machine.write(0x14, page);
+            let mut offered = [0; 4];
+            machine.window.read(0x10, &mut offered);
+            machine.write(0x24, page);
+            machine.write(0x20, bits & u32::from_le_bytes(offered));
+        }
+        machine.write(0x70, 11);
+        self.available = [0; 2];
+        for (queue, base) in (0u32..).zip(RINGS) {
+            let _ = machine.ram.write_slice(&[0; 0x3000], GuestAddress(base));
+            machine.write(0x30, queue);
+            machine.write(0x38, 256);
+            for (offset, address) in [(0x80, base), (0x90, base + 0x1000), (0xa0, base + 0x2000)] {
+                machine.write(offset, address as u32);
+                machine.write(offset + 4, 0);
+            }
+            machine.write(0x44, 1);
+        }
+        machine.write(0x70, 15);
+        machine.turn();
+    }
+
+    fn offer(&mut self, queue: usize, head: u16) {
+        let base = RINGS[queue] + 0x1000;
+        let at = &mut self.available[queue];
+        let _ = self.machine.ram.write_obj(head, GuestAddress(base + 4 + 2 * u64::from(*at % 256)));
+        *at = at.wrapping_add(1);
+        let _ = self.machine.ram.write_obj(*at, GuestAddress(base + 2));
+    }
+
+    fn chain(&mut self, queue: usize, input: &mut Input<'_>, writable: bool) {
+        let first = u16::from(input.byte());
+        let pieces = u16::from(input.byte() % 5) + 1;
+        for n in 0..pieces {
+            let slot = first.wrapping_add(n) % 256;
+            let len = match input.byte() {
+                0..=20 => input.u32(),
+                21..=40 => 0,
+                41..=120 => u32::from(input.byte()),
+                _ => u32::from(input.u16() % 4096),
+            };
+            let addr = if input.byte() < 20 { input.address() } else { BUFFERS + u64::from(input.u16()) * 4 };
+            let odd = if input.byte() < 10 { input.u16() & 7 } else { 0 };
+            let more = u16::from(n + 1 < pieces);
+            let flags = (more | u16::from(writable) << 1) ^ odd;
+            let at = RINGS[queue] + 16 * u64::from(slot);
+            self.machine.descriptor(at, addr, len, flags, (slot + 1) % 256);
+        }
+        self.offer(queue, first);
+    }
+}
+
+/// Registers, rings, frames and headers at a network card, as `data` says. Returns how many frames were sent and received.
+pub fn net(data: &[u8]) -> (u64, u64) {
+    let mut input = Input(data);
+    let how = input.byte();
+    let (tap, peer) = network();
+    let spec = NetSpec {
+        tap: tap.try_clone().expect("a spare descriptor"),
+        mac: (how & 1 != 0).then_some([2, 0, 0, 0, 0, 1]),
+        mtu: (how & 2 != 0).then_some(1500),
+        rx_limits: RateLimits::default(),
+        tx_limits: RateLimits::default(),
+    };
+    let device = Net::new(spec).expect("a card");
+    let metrics = device.metrics();
+    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory");
+    let irq = Arc::new(MmioIrq::new(Silent));
+    let device = AnyDevice::Net(Box::new(device));
+    let cell = VirtioCell::new("fuzzed card".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
+    let cell = Arc::new(cell.expect("spare descriptors"));
+    let window = MmioWindow::new(cell.clone(), irq);
+    let mut card = Card { machine: Machine { ram, cell, window, available: 0 }, available: [0; 2] };
+    card.bring_up(if how & 4 == 0 { u64::MAX } else { 0 });
+    while !input.0.is_empty() {
+        match input.byte() % 10 {
+            0 => card.machine.step(&mut input),
+            1 => card.bring_up(input.u64()),
+            2..=4 => card.chain(0, &mut input, true),
+            5..=6 => card.chain(1, &mut input, false),
+            7 => {
+                // A header where the next frame may begin.
+                let bytes: [u8; 12] = input.take();
+                let at = BUFFERS + u64::from(input.u16()) * 4;
+                let _ = card.machine.ram.write_slice(&bytes, GuestAddress(at));
+            }
+            8 => {
+                let len = usize::from(input.u16() % 3000).max(14);
+                let mut header = [0; PEER_HEADER_LEN];
+                if input.byte() < 60 {
+                    header = input.take();
+                }
+                // The kernel refuses headers that make no sense.
+                let _ = peer.send(header, &vec![0x5a; len]);
+            }
+            _ => card.machine.write(0x50, u32::from(input.byte() % 3)),
+        }
+        card.machine.turn();
+        while peer.receive().is_some() {}
+    }
+    card.machine.write(0x70, 0);
+    let mut status = [0xff; 4];
+    card.machine.window.read(0x70, &mut status);
+    assert_eq!(status, [0; 4], "a reset did not take");
+    // Whatever happened before, a reset makes a working device of it: a frame comes out of the tap.
+    card.machine.cell.resume();
+    card.bring_up(0);
+    let before = metrics.tx_packets_count.get();
+    let _ = card.machine.ram.write_slice(&[0; 12 + 60], GuestAddress(BUFFERS));
+    card.machine.descriptor(RINGS[1], BUFFERS, 12 + 60, 0, 0);
+    card.offer(1, 0);
+    card.machine.write(0x50, 1);
+    card.machine.turn();
+    assert_eq!(metrics.tx_packets_count.get(), before + 1, "the device did not recover");
+    let done = (metrics.tx_packets_count.get(), metrics.rx_packets_count.get());
+    drop(card);
+    while peer.receive().is_some() {}
+    NETWORK.set(Some((tap, peer)));
+    done
+}

@@ -1,0 +1,6 @@
+//! A register window alone: see `devices::virtio::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    devices::virtio::fuzz::registers(data);
+});
