@@ -13,24 +13,19 @@ fn refuse(why: &dyn std::fmt::Display) -> Error {
     Error::invalid(Subject::Drive, what)
 }
 
-/// What becomes of a drive.
-struct Change {
-    /// The drive with its new file, if it gets one.
-    drive: Option<Drive>,
-    limits: RateLimitChange,
-}
-
 impl Vmm {
     /// Judges the request here, does the slow part at the drive, and comes back to note what the drive is now.
     pub(crate) fn patch_drive(&mut self, patch: PatchDrive, answer: Answer<()>) {
         let id = patch.id.clone();
         match self.plan_drive_patch(patch) {
-            Ok((moved, limits)) => self.do_at_device(
+            Ok((Some(config), limits)) => self.do_at_device(
                 DeviceName::Drive(id.clone()),
                 answer,
-                move |cell| change(cell, moved, limits),
-                move |vmm, change| vmm.note_drive(&id, change),
+                move |cell| swap_file(cell, config),
+                move |vmm, drive| vmm.note_drive(&id, drive, limits),
             ),
+            // No slow part: a drive that waits for its file does not keep this waiting.
+            Ok((None, limits)) => answer(self.limit_drive(&id, limits)),
             Err(refusal) => answer(Err(refusal)),
         }
     }
@@ -45,27 +40,30 @@ impl Vmm {
             // What the reference says when a drive with a file is asked to re-read its back end's configuration.
             return Err(refuse(&"Running method expected different backend."));
         }
-        let limits = rate_limiter.unwrap_or_default();
-        if limits != RateLimitChange::default() {
-            return Err(super::unsupported(Subject::Drive, "To change the rate_limiter of a started machine's drive"));
-        }
-        Ok((path_on_host.map(|path_on_host| DriveConfig { path_on_host, ..drive.config.clone() }), limits))
+        let moved = path_on_host.map(|path_on_host| DriveConfig { path_on_host, ..drive.config.clone() });
+        Ok((moved, rate_limiter.unwrap_or_default()))
     }
 
     /// Other requests to the drive may have been judged meanwhile, so only what changed is noted.
-    fn note_drive(&mut self, id: &ResourceId, change: Change) {
+    fn note_drive(&mut self, id: &ResourceId, drive: Drive, limits: RateLimitChange) {
         let Some(noted) = self.plan.drive_mut(id) else { return };
-        if let Some(drive) = change.drive {
-            noted.config.path_on_host = drive.config.path_on_host;
-            noted.file = drive.file;
+        noted.config.path_on_host = drive.config.path_on_host;
+        noted.file = drive.file;
+        // Fails only if the machine has ended, and then the answer says so.
+        let _ = self.limit_drive(id, limits);
+    }
+
+    fn limit_drive(&mut self, id: &ResourceId, change: RateLimitChange) -> Result<(), Error> {
+        self.change_limits(&DeviceName::Drive(id.clone()), &[change])?;
+        if let Some(noted) = self.plan.drive_mut(id) {
+            noted.config.rate_limiter = noted.config.rate_limiter.changed(change);
         }
-        noted.config.rate_limiter = noted.config.rate_limiter.changed(change.limits);
+        Ok(())
     }
 }
 
-/// Opens the drive's new file, if it gets one, and changes the live device. Runs where the drive is served.
-fn change(cell: &VirtioCell, moved: Option<DriveConfig>, limits: RateLimitChange) -> Result<Change, Error> {
-    let Some(config) = moved else { return Ok(Change { drive: None, limits }) };
+/// Opens the drive anew and puts its file behind the live device. Runs where the drive is served.
+fn swap_file(cell: &VirtioCell, config: DriveConfig) -> Result<Drive, Error> {
     let drive = Drive::open(config).map_err(|e| refuse(&e))?;
     let file = drive.file.try_clone().map_err(|e| refuse(&e))?;
     cell.reconfigure(|device| match device {
@@ -74,5 +72,5 @@ fn change(cell: &VirtioCell, moved: Option<DriveConfig>, limits: RateLimitChange
         }
         _ => Err(refuse(&format!("{} is not a drive.", cell.name()))),
     })?;
-    Ok(Change { drive: Some(drive), limits })
+    Ok(drive)
 }

@@ -2,6 +2,7 @@
 
 mod balloon;
 mod drives;
+mod limits;
 mod memory_hotplug;
 mod nets;
 mod pmem;

@@ -1,6 +1,7 @@
 use crate::actor::Vmm;
 use crate::config::{RateLimitChange, ResourceId};
 use crate::error::{Error, Subject};
+use crate::machine::DeviceName;
 
 impl Vmm {
     /// Changes the limiters of a network interface.
@@ -9,12 +10,11 @@ impl Vmm {
             let what = format!("Unable to update the network device: there is no network interface `{id}`.");
             return Err(Error::invalid(Subject::Network, what));
         }
-        if rx == RateLimitChange::default() && tx == rx {
-            return Ok(());
+        self.change_limits(&DeviceName::Net(id.clone()), &[rx, tx])?;
+        if let Some(noted) = self.plan.net_mut(id) {
+            noted.config.rx_rate_limiter = noted.config.rx_rate_limiter.changed(rx);
+            noted.config.tx_rate_limiter = noted.config.tx_rate_limiter.changed(tx);
         }
-        Err(super::unsupported(
-            Subject::Network,
-            "To change the rate limiters of a started machine's network interface",
-        ))
+        Ok(())
     }
 }
