@@ -31,31 +31,52 @@ pub fn queue(data: &[u8]) -> u64 {
             used: input.address(),
         }
     };
-    let Ok(mut queue) = VirtQueue::new(0, MAX_SIZE, geometry, how & 2 != 0, how & 4 != 0, &ram) else { return 0 };
+    let fresh = || VirtQueue::new(0, MAX_SIZE, geometry, how & 2 != 0, how & 4 != 0, &ram);
+    let Ok(mut queue) = fresh() else { return 0 };
     let Geometry { descriptors, available, .. } = geometry;
     let size = geometry.size.clamp(1, MAX_SIZE);
     let mut taken = 0;
+    let mut offered = 0u16;
     let mut chain = Chain::new();
     let mut open = Vec::new();
     while !input.0.is_empty() {
-        let outcome = match input.byte() % 10 {
-            0..=2 => {
+        let outcome = match input.byte() % 14 {
+            // Nearly a chain, offered properly.
+            10.. => {
+                let head = u16::from(input.byte()) % size;
+                let pieces = u16::from(input.byte() % 3) + 1;
+                for n in 0..pieces {
+                    let (addr, len) = (u64::from(input.u16()) * 8, u64::from(input.byte()));
+                    let more = u64::from(n + 1 < pieces);
+                    let flags = more | u64::from(n + 1 == pieces) * 2 * u64::from(input.byte() & 1);
+                    let next = u64::from((head + n + 1) % size);
+                    let at = descriptors.wrapping_add(16 * u64::from((head + n) % size));
+                    let _ = ram.write_obj(addr, GuestAddress(at));
+                    let _ = ram.write_obj(len | flags << 32 | next << 48, GuestAddress(at.wrapping_add(8)));
+                }
+                let slot = u64::from(offered % size);
+                let _ = ram.write_obj(head, GuestAddress(available.wrapping_add(4 + 2 * slot)));
+                offered = offered.wrapping_add(1);
+                let _ = ram.write_obj(offered, GuestAddress(available.wrapping_add(2)));
+                Ok(())
+            }
+            0 => {
                 let bytes: [u8; 16] = input.take();
                 let slot = u64::from(input.u16() % (2 * size));
                 let _ = ram.write_slice(&bytes, GuestAddress(descriptors.wrapping_add(16 * slot)));
                 Ok(())
             }
-            3 => {
+            1..=2 => {
                 let at = input.address();
                 let _ = ram.write_obj(input.u64(), GuestAddress(at));
                 Ok(())
             }
-            4 => {
+            3 => {
                 let slot = u64::from(input.u16() % (2 * size));
                 let _ = ram.write_obj(input.u16() % 40, GuestAddress(available.wrapping_add(2 * slot)));
                 Ok(())
             }
-            5 => queue.pop(&ram, &mut chain).map(|there| {
+            4..=5 => queue.pop(&ram, &mut chain).map(|there| {
                 if there {
                     taken += 1;
                     assert!(chain.head() < size, "a head outside the table");
@@ -89,7 +110,15 @@ pub fn queue(data: &[u8]) -> u64 {
         };
         // A broken ring stays broken until the driver resets the device.
         if outcome.is_err() {
-            break;
+            for ring in [available, geometry.used] {
+                let _ = ram.write_slice(&[0; 0x800], GuestAddress(ring));
+            }
+            offered = 0;
+            open.clear();
+            match fresh() {
+                Ok(again) => queue = again,
+                Err(_) => break,
+            }
         }
     }
     taken
