@@ -18,4 +18,7 @@ mod routes;
 mod server;
 mod wire;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+
 pub use process::main;

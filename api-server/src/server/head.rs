@@ -145,6 +145,30 @@ impl Head {
     }
 }
 
+/// Reads bytes as a client could send them, in one piece and byte by byte. What is understood must say the same when it is written anew.
+#[cfg(feature = "fuzz")]
+pub(crate) fn reads_head(input: &[u8]) -> bool {
+    let whole = find_end(input, &mut 0);
+    let mut scanned = 0;
+    let pieces = (0..=input.len()).map(|n| find_end(input.get(..n).unwrap_or_default(), &mut scanned));
+    let first = pieces.into_iter().find(|found| *found != Ok(None)).unwrap_or(Ok(None));
+    assert_eq!(first.is_err(), whole.is_err(), "the pieces say something else");
+    let Ok(Some(end)) = whole else { return false };
+    assert_eq!(first, whole, "the pieces end elsewhere");
+    let Ok(head) = Head::parse(input.get(..end).unwrap_or_default()) else { return false };
+    let anew = head.render();
+    let again = Head::parse(&anew);
+    assert!(
+        again.is_ok_and(|again| {
+            (again.method, &again.target, again.framing) == (head.method, &head.target, head.framing)
+                && again.expects_continue == head.expects_continue
+        }),
+        "{}",
+        String::from_utf8_lossy(&anew)
+    );
+    true
+}
+
 /// A head for hyper that stands for a refused request. `reason` must be printable ASCII.
 pub(super) fn render_refusal(reason: &str, closes: bool) -> Vec<u8> {
     let close = if closes { "connection: close\r\n" } else { "" };

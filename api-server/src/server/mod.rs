@@ -29,6 +29,8 @@ use framed::Framed;
 
 pub(crate) use framed::Limits;
 pub(crate) use head::REFUSED;
+#[cfg(feature = "fuzz")]
+pub(crate) use head::reads_head;
 pub(crate) use listener::Listener;
 
 /// Most connections at a time. The reference has 10; more cost little and keep one careless client from blocking the others.

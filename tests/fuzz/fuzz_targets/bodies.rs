@@ -1,0 +1,6 @@
+//! The body of a request: see `api_server::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    api_server::fuzz::bodies(data);
+});
