@@ -62,7 +62,7 @@ impl Ask {
     /// Whether it may not happen while the machine is on its way from one phase to another.
     pub const fn changes_the_machine(self) -> bool {
         match self {
-            Ask::Look | Ask::Act | Ask::Shutdown => false,
+            Ask::Look | Ask::Tell | Ask::Act | Ask::Shutdown => false,
             Ask::Configure | Ask::Reconfigure | Ask::Start | Ask::Pause | Ask::Resume => true,
         }
     }

@@ -237,7 +237,8 @@ fn what_a_schema_forbids_is_refused() {
         }
         for (key, property) in schema["properties"].as_object().into_iter().flatten() {
             let mut mistyped = value.clone();
-            let takes_lists = property["type"].as_array().is_some_and(|types| types.contains(&json!("array")));
+            let types = &property["type"];
+            let takes_lists = types == "array" || types.as_array().is_some_and(|t| t.contains(&json!("array")));
             mistyped[key] = if takes_lists { json!({}) } else { json!([]) };
             assert!(property.is_object());
             send(&mistyped).expect_fault("An error occurred when deserializing the json body");
