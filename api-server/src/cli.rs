@@ -43,6 +43,12 @@ struct Arguments {
     /// Configure and boot at once from a JSON file in the shape of GET /vm/config
     #[arg(long, value_name = "PATH", help_heading = "Machine")]
     config_file: Option<PathBuf>,
+    /// Fill the metadata service from a JSON file
+    #[arg(long, value_name = "PATH", help_heading = "Machine")]
+    metadata: Option<PathBuf>,
+    /// Most JSON text the metadata service keeps [default: the largest request body]
+    #[arg(long, value_name = "BYTES", help_heading = "Machine")]
+    mmds_size_limit: Option<usize>,
     /// Log how long the guest took to boot, when it writes 123 to address 0xC0000000
     #[arg(long, help_heading = "Machine")]
     boot_timer: bool,
@@ -79,10 +85,6 @@ struct Arguments {
     parent_cpu_time_us: Option<u64>,
 
     // Known to the v1 command line, but without a meaning yet.
-    #[arg(long, hide = true)]
-    metadata: Option<OsString>,
-    #[arg(long, hide = true)]
-    mmds_size_limit: Option<OsString>,
     #[arg(long, hide = true)]
     metrics_path: Option<OsString>,
     #[arg(long, hide = true)]
@@ -144,7 +146,7 @@ Exit codes:
   153      wrong arguments
 
 Known from the v1 command line, but not supported yet by this version:
-  --metadata --mmds-size-limit --metrics-path --enable-pci --snapshot-version
+  --metrics-path --enable-pci --snapshot-version
   --describe-snapshot --seccomp-filter";
 
 /// What to do.
@@ -171,6 +173,10 @@ pub(crate) struct Options {
     pub(crate) id: InstanceId,
     /// Configuration to boot at once.
     pub(crate) config_file: Option<PathBuf>,
+    /// JSON the metadata service starts with.
+    pub(crate) metadata: Option<PathBuf>,
+    /// Most JSON text it keeps, in bytes.
+    pub(crate) mmds_size_limit: usize,
     /// Whether the guest has the boot timer.
     pub(crate) boot_timer: bool,
     /// Logger options.
@@ -212,6 +218,8 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
         payload_limit: arguments.http_api_max_payload_size,
         id,
         config_file: arguments.config_file,
+        metadata: arguments.metadata,
+        mmds_size_limit: arguments.mmds_size_limit.unwrap_or(arguments.http_api_max_payload_size),
         boot_timer: arguments.boot_timer,
         logger: wire::Logger {
             log_path: arguments.log_path,
@@ -226,8 +234,6 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
 /// The first argument that has no meaning yet.
 fn unsupported(arguments: &Arguments) -> Option<&'static str> {
     [
-        (arguments.metadata.is_some(), "--metadata"),
-        (arguments.mmds_size_limit.is_some(), "--mmds-size-limit"),
         (arguments.metrics_path.is_some(), "--metrics-path"),
         (arguments.enable_pci, "--enable-pci"),
         (arguments.snapshot_version, "--snapshot-version"),
@@ -267,7 +273,7 @@ mod tests {
         let Task::Run(options) = parse(line) else { panic!("{line}") };
         assert_eq!(options.id.as_str(), "vm-1");
         assert_eq!(options.api_sock, Some(PathBuf::from("/s")));
-        assert_eq!(options.payload_limit, 99);
+        assert_eq!((options.payload_limit, options.mmds_size_limit), (99, 99));
         assert!(options.boot_timer && options.logger.show_level == Some(true));
         assert_eq!(options.logger.level.map(|l| l.0), Some(log::LevelFilter::Debug));
     }
@@ -283,6 +289,7 @@ mod tests {
             "--no-api",
             "--no-api --config-file f --api-sock s",
             "--http-api-max-payload-size -1",
+            "--mmds-size-limit -1",
             "--start-time-us x",
             "stray",
             "--no-seccomp --seccomp-filter f",
@@ -298,15 +305,9 @@ mod tests {
 
     #[test]
     fn flags_without_a_meaning_are_refused_by_name() {
-        for line in [
-            "--metadata f",
-            "--mmds-size-limit 1",
-            "--metrics-path f",
-            "--enable-pci",
-            "--snapshot-version",
-            "--describe-snapshot f",
-            "--seccomp-filter f",
-        ] {
+        for line in
+            ["--metrics-path f", "--enable-pci", "--snapshot-version", "--describe-snapshot f", "--seccomp-filter f"]
+        {
             let (text, code) = refused(line);
             let flag = line.split(' ').next().unwrap();
             assert_eq!((text, code), (format!("error: {flag} is not supported yet by this version of Mayfly.\n"), 153));

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use vmm::config::{DriveConfig, MemoryHotplugConfig, NetConfig, PmemConfig, VsockConfig};
 use vmm::requests::{
-    PutBalloon, PutBootSource, PutCpuConfig, PutDrive, PutEntropy, PutMachineConfig, PutMemoryHotplug, PutNet, PutPmem,
-    PutVsock,
+    PutBalloon, PutBootSource, PutCpuConfig, PutDrive, PutEntropy, PutMachineConfig, PutMemoryHotplug, PutMmdsConfig,
+    PutNet, PutPmem, PutVsock,
 };
 use vmm::{Error, Handle};
 
@@ -30,11 +30,11 @@ pub(crate) struct ConfigFile {
     entropy: Option<wire::Entropy>,
     pmem: Option<Vec<wire::Pmem>>,
     memory_hotplug: Option<wire::MemoryHotplug>,
+    mmds_config: Option<wire::MmdsConfig>,
     logger: Option<wire::Logger>,
     cpu_config: Option<CpuConfig>,
     // Known sections that this version cannot honour; an echo of GET /vm/config has them as null or [].
     metrics: Option<Value>,
-    mmds_config: Option<Value>,
 }
 
 /// A CPU template, or the path of a file with one.
@@ -134,6 +134,9 @@ impl ConfigFile {
         if let Some(balloon) = self.balloon {
             handle.call(PutBalloon(balloon.into()))?;
         }
+        if let Some(mmds) = self.mmds_config {
+            handle.call(PutMmdsConfig(mmds.try_into()?))?;
+        }
         if let Some(entropy) = self.entropy {
             handle.call(PutEntropy(entropy.into()))?;
         }
@@ -148,7 +151,7 @@ impl ConfigFile {
 
     /// The first thing asked for that this version does not do.
     fn later(&self) -> Option<Later> {
-        let sections = [(self.metrics.is_some(), Later("metrics")), (self.mmds_config.is_some(), Later("mmds-config"))];
+        let sections = [(self.metrics.is_some(), Later("metrics"))];
         sections
             .into_iter()
             .find_map(|(there, later)| there.then_some(later))
@@ -182,7 +185,7 @@ mod tests {
 
     #[test]
     fn sections_without_a_meaning_are_refused_by_name() {
-        for section in ["metrics", "mmds-config"] {
+        for section in ["metrics"] {
             let mut document = json!({"boot-source": {"kernel_image_path": "k"}, "drives": []});
             document[section] = json!({});
             assert_eq!(parse(document).unwrap().later(), Some(Later(section)));

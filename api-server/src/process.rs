@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::{error, info};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
-use vmm::requests::Start;
+use vmm::requests::{PutMmds, Start};
 use vmm::{ExitReason, Handle, Settings};
 
 use crate::app::App;
@@ -82,13 +82,17 @@ fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReaso
         None => None,
     };
     let (ended, exit) = oneshot::channel();
-    let settings = Settings { id: options.id, boot_timer: options.boot_timer };
+    let settings =
+        Settings { id: options.id, boot_timer: options.boot_timer, mmds_size_limit: options.mmds_size_limit };
     let on_exit = move |reason| {
         // Nobody listens any more only if this process is ending anyway.
         let _ = ended.send(reason);
     };
     let handle =
         vmm::launch(settings, on_exit).map_err(|e| CannotStart(format!("The VMM thread could not be started: {e}")))?;
+    if let Some(path) = &options.metadata {
+        fill_mmds(path, &handle)?;
+    }
     if let Some(path) = &options.config_file {
         boot_from_file(path, &handle)?;
     }
@@ -111,6 +115,19 @@ fn serve(listener: &Listener, app: App, exit: oneshot::Receiver<ExitReason>) -> 
         let socket = UnixListener::from_std(listener.socket()?)?;
         Ok(server::serve(socket, porch::router(app), limits, exit).await)
     })
+}
+
+/// Gives the metadata service what is in a file; the texts are waited for by tools.
+fn fill_mmds(path: &std::path::Path, handle: &Handle) -> Result<(), CannotStart> {
+    let unreadable = "Unable to open or read from the mmds content file";
+    let text = std::fs::read(path).map_err(|e| CannotStart(format!("{unreadable} {}: {e}", path.display())))?;
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text)
+        .map_err(|e| CannotStart(format!("MMDS error: metadata provided not valid json: {}: {e}", path.display())))?;
+    match handle.call(PutMmds(object.into())) {
+        Ok(()) => info!("Successfully added metadata to mmds from file"),
+        Err(refused) => return Err(CannotStart(format!("Populating MMDS from file failed: {}", refused.what()))),
+    }
+    Ok(())
 }
 
 /// Configures and boots; the texts are waited for by tools.

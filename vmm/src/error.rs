@@ -53,6 +53,8 @@ pub enum Subject {
     MemoryHotplugUpdate,
     /// `/mmds`.
     Mmds,
+    /// `/mmds`, when it does not fit.
+    MmdsLimit,
     /// `/mmds/config`.
     MmdsConfig,
     /// `/vsock`.
@@ -81,6 +83,7 @@ impl Subject {
             Subject::MemoryHotplug => "Memory hotplug config error: ",
             Subject::MemoryHotplugUpdate => "Memory hotplug update error: ",
             Subject::Mmds => "MMDS error: ",
+            Subject::MmdsLimit => "MMDS limit exceeded error: ",
             // Three Ms: existing clients compare this text.
             Subject::MmdsConfig => "MMMDS config error: ",
             Subject::Vsock => "Vsock config error: ",
@@ -122,6 +125,11 @@ impl Error {
     /// How the caller should react.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// What is wrong, without saying with which part.
+    pub fn what(&self) -> &str {
+        &self.what
     }
 
     /// Which part of the machine it concerns.

@@ -20,6 +20,8 @@ pub enum Phase {
 pub enum Ask {
     /// Read something that exists in every phase.
     Look,
+    /// Change what the guest can be told in every phase.
+    Tell,
     /// Change the configuration of a machine that does not run yet.
     Configure,
     /// Change a device of a started machine (swap a drive's file).
@@ -43,15 +45,24 @@ impl Phase {
 
 impl Ask {
     /// Every ask, for exhaustive tests.
-    pub const ALL: [Ask; 8] =
-        [Ask::Look, Ask::Configure, Ask::Reconfigure, Ask::Start, Ask::Pause, Ask::Resume, Ask::Act, Ask::Shutdown];
+    pub const ALL: [Ask; 9] = [
+        Ask::Look,
+        Ask::Tell,
+        Ask::Configure,
+        Ask::Reconfigure,
+        Ask::Start,
+        Ask::Pause,
+        Ask::Resume,
+        Ask::Act,
+        Ask::Shutdown,
+    ];
 }
 
 impl Ask {
     /// Whether it may not happen while the machine is on its way from one phase to another.
     pub const fn changes_the_machine(self) -> bool {
         match self {
-            Ask::Look | Ask::Act | Ask::Shutdown => false,
+            Ask::Look | Ask::Tell | Ask::Act | Ask::Shutdown => false,
             Ask::Configure | Ask::Reconfigure | Ask::Start | Ask::Pause | Ask::Resume => true,
         }
     }
@@ -72,7 +83,7 @@ pub enum Refusal {
 pub const fn permit(phase: Phase, ask: Ask) -> Result<(), Refusal> {
     match (phase, ask) {
         (Phase::Ended, _) => Err(Refusal::Ended),
-        (_, Ask::Look | Ask::Shutdown) => Ok(()),
+        (_, Ask::Look | Ask::Tell | Ask::Shutdown) => Ok(()),
         (Phase::Configuring, Ask::Configure | Ask::Start) => Ok(()),
         (Phase::Configuring, _) => Err(Refusal::NotStarted),
         (Phase::Running | Phase::Paused, Ask::Configure | Ask::Start) => Err(Refusal::AlreadyStarted),
@@ -108,6 +119,7 @@ mod tests {
         use Refusal::{AlreadyStarted as A, Ended as E, NotStarted as N};
         let rows = [
             (Ask::Look, [Ok(()), Ok(()), Ok(()), Err(E)]),
+            (Ask::Tell, [Ok(()), Ok(()), Ok(()), Err(E)]),
             (Ask::Configure, [Ok(()), Err(A), Err(A), Err(E)]),
             (Ask::Reconfigure, [Err(N), Ok(()), Ok(()), Err(E)]),
             (Ask::Start, [Ok(()), Err(A), Err(A), Err(E)]),

@@ -8,7 +8,7 @@ use vmm::Settings;
 use vmm::config::InstanceId;
 
 fn ask(method: Method, path: &str, body: &'static str, headers: &[(&'static str, &'static str)]) -> Response {
-    let settings = Settings { id: InstanceId::default(), boot_timer: false };
+    let settings = Settings { id: InstanceId::default(), boot_timer: false, mmds_size_limit: 100 };
     let handle = vmm::launch(settings, |_| ()).unwrap();
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {

@@ -4,7 +4,7 @@ use axum::http::Method;
 
 use super::{
     Answer, Call, actions, balloon, boot_source, cpu_config, drives, entropy, hotplug, instance, logger,
-    machine_config, network_interfaces, pmem, serial, vm, vsock,
+    machine_config, mmds, network_interfaces, pmem, serial, vm, vsock,
 };
 
 /// A method on a resource.
@@ -72,6 +72,10 @@ pub(crate) static ROUTES: &[Route] = routes! {
     GET "hotplug" / "memory" => hotplug::get_memory;
     PUT "hotplug" / "memory" => hotplug::put_memory;
     PATCH "hotplug" / "memory" => hotplug::patch_memory;
+    PUT "mmds" / "config" => mmds::put_config;
+    GET "mmds" => mmds::get;
+    PUT "mmds" => mmds::put;
+    PATCH "mmds" => mmds::patch;
     PUT "serial" => serial::put;
     PUT "logger" => logger::put;
 };
@@ -80,10 +84,6 @@ pub(crate) static ROUTES: &[Route] = routes! {
 /// rather than suspecting a typing mistake.
 const LATER: &[(Method, &[&str], &str)] = &[
     (Method::PUT, &["metrics"], "/metrics"),
-    (Method::PUT, &["mmds", "config"], "/mmds/config"),
-    (Method::GET, &["mmds"], "/mmds"),
-    (Method::PUT, &["mmds"], "/mmds"),
-    (Method::PATCH, &["mmds"], "/mmds"),
     (Method::PUT, &["snapshot", "create"], "/snapshot/create"),
     (Method::PUT, &["snapshot", "load"], "/snapshot/load"),
 ];

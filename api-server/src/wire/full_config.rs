@@ -2,7 +2,7 @@ use serde::Serialize;
 use serde_json::Value;
 use vmm::config;
 
-use super::{Balloon, BootSource, Drive, Entropy, MachineConfig, MemoryHotplug, Net, Pmem, Vsock};
+use super::{Balloon, BootSource, Drive, Entropy, MachineConfig, MemoryHotplug, MmdsConfig, Net, Pmem, Vsock};
 
 /// Reply of `GET /vm/config`. Every key is always there; what was not configured is null or empty, and some keys always are.
 #[derive(Debug, Serialize)]
@@ -15,7 +15,7 @@ pub(crate) struct FullConfig {
     logger: Value,
     machine_config: MachineConfig,
     metrics: Value,
-    mmds_config: Value,
+    mmds_config: Option<MmdsConfig>,
     network_interfaces: Vec<Net>,
     vsock: Option<Vsock>,
     entropy: Option<Entropy>,
@@ -33,7 +33,7 @@ impl From<config::FullConfig> for FullConfig {
             logger: Value::Null,
             machine_config: config.machine.into(),
             metrics: Value::Null,
-            mmds_config: Value::Null,
+            mmds_config: config.mmds.map(Into::into),
             network_interfaces: config.nets.into_iter().map(Into::into).collect(),
             vsock: config.vsock.map(Into::into),
             entropy: config.entropy.map(Into::into),

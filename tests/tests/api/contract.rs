@@ -137,6 +137,7 @@ fn assert_echoed(vmm: &Vmm, path: &str, sent: &Value) {
         "/entropy" => config["entropy"].clone(),
         "/hotplug/memory" if sent.get("requested_size_mib").is_some() => vmm.get("/hotplug/memory").expect_200(),
         "/hotplug/memory" => config["memory-hotplug"].clone(),
+        "/mmds/config" => config["mmds-config"].clone(),
         _ => return,
     };
     for (key, value) in sent.as_object().expect("an object") {
@@ -176,9 +177,11 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
             assert_echoed(&vmm, path, &body);
         }
     };
-    before.iter().for_each(send);
+    // The metadata service names interfaces, so these come first.
+    let (late, early): (Vec<_>, Vec<_>) = before.into_iter().partition(|(_, _, path, _)| path.starts_with("/mmds"));
+    early.iter().chain(&late).for_each(send);
     let get_all = || {
-        for path in ["/", "/version", "/vm/config", "/machine-config", "/balloon"] {
+        for path in ["/", "/version", "/vm/config", "/machine-config", "/balloon", "/mmds"] {
             let reply = vmm.get(path);
             assert_eq!(reply.status, 200, "{path}");
             contract.check_reply("GET", path, &reply);
@@ -194,7 +197,8 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
     starts.iter().for_each(send);
     others.iter().for_each(send);
     get_all();
-    for (_, method, path, value) in &before {
+    // What the metadata service says can be changed in every phase.
+    for (_, method, path, value) in early.iter().chain(&late).filter(|(_, _, path, _)| path != "/mmds") {
         let body = at_home(value, vmm.dir(), tap.name());
         let reply = vmm.request(method, &fill(path, &body), Some(&body.to_string()));
         reply.expect_fault("not supported after starting");
@@ -220,7 +224,8 @@ fn what_a_schema_forbids_is_refused() {
         if schema["additionalProperties"] == json!(false) {
             send(&with_unknown).expect_fault("unknown field `bogus`");
         } else {
-            assert!(path.starts_with("/balloon/hinting/"), "{path} takes fields nobody knows");
+            let takes_any = path.starts_with("/balloon/hinting/") || path == "/mmds";
+            assert!(takes_any, "{path} takes fields nobody knows");
         }
         for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             let mut without = value.clone();
@@ -232,7 +237,8 @@ fn what_a_schema_forbids_is_refused() {
         }
         for (key, property) in schema["properties"].as_object().into_iter().flatten() {
             let mut mistyped = value.clone();
-            let takes_lists = property["type"].as_array().is_some_and(|types| types.contains(&json!("array")));
+            let types = &property["type"];
+            let takes_lists = types == "array" || types.as_array().is_some_and(|t| t.contains(&json!("array")));
             mistyped[key] = if takes_lists { json!({}) } else { json!([]) };
             assert!(property.is_object());
             send(&mistyped).expect_fault("An error occurred when deserializing the json body");
@@ -260,7 +266,7 @@ fn the_gets_examples_are_as_their_schemas_say() {
 fn the_gets_examples_are_what_a_fresh_monitor_says() {
     let contract = Contract::read();
     let vmm = Vmm::start();
-    for path in ["/", "/version", "/vm/config", "/machine-config"] {
+    for path in ["/", "/version", "/vm/config", "/machine-config", "/mmds"] {
         let content = &contract.operation("GET", path)["responses"]["200"]["content"]["application/json"];
         for (name, example) in content["examples"].as_object().expect("examples") {
             assert_eq!(vmm.get(path).expect_200(), example["value"], "example {name} of GET {path}");

@@ -8,6 +8,7 @@
 //! | [`input`] | are wrong values and hostile paths refused without a trace |
 //! | [`devices`] | what each device can be configured to, and the texts when it cannot |
 //! | [`limits`] | what rate limiters mean and how they are shown |
+//! | [`mmds`] | what the metadata service can be told and how large it may grow |
 //! | [`whole`] | the configuration as one document: shown exactly, read back, applied in order |
 //! | [`process`] | command line, socket, log, exit codes |
 //!
@@ -18,6 +19,7 @@ mod devices;
 mod http;
 mod input;
 mod limits;
+mod mmds;
 mod phases;
 mod process;
 mod whole;

@@ -92,6 +92,17 @@ fn rows(kernel: &str, disk: &str, serial: &str, tap: &str) -> Vec<Row> {
         row("GET", "/hotplug/memory", None, Fault(BEFORE), Fault(NO_MEMORY)),
         row("PATCH", "/hotplug/memory", Some(json!({"requested_size_mib": 0})), Fault(BEFORE), Fault(NO_MEMORY)),
         row("PUT", "/hotplug/memory", Some(json!({"total_size_mib": 1})), Fault("Total size"), Fault(AFTER)),
+        row("GET", "/mmds", None, Found, Found),
+        row("PUT", "/mmds", Some(json!({"a": 1})), Done, Done),
+        row("PATCH", "/mmds", Some(json!({"a": 2})), Done, Done),
+        configure("/mmds/config", json!({"network_interfaces": ["eth0"], "version": "V2"})),
+        row(
+            "PUT",
+            "/mmds/config",
+            Some(json!({"network_interfaces": []})),
+            Fault("The list of network interface IDs that allow forwarding MMDS requests is empty."),
+            Fault(AFTER),
+        ),
         row("GET", "/nothing", None, Fault("Invalid request method"), Fault("Invalid request method")),
     ]
 }

@@ -28,7 +28,9 @@ fn everything(dir: &Path, kernel: &Path, disk: &Disk, tap: &str) -> Value {
             "vcpu_count": 1, "mem_size_mib": 64, "smt": false, "track_dirty_pages": false, "huge_pages": "None",
         },
         "metrics": null,
-        "mmds-config": null,
+        "mmds-config": {
+            "version": "V2", "network_interfaces": ["n"], "ipv4_address": "169.254.170.2", "imds_compat": true,
+        },
         "network-interfaces": [{
             "iface_id": "n", "host_dev_name": tap, "guest_mac": "06:00:ac:10:00:02", "mtu": 1500,
             "rx_rate_limiter": null, "tx_rate_limiter": limiter,

@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Instant;
+
+use devices::mmds::Mmds;
 
 use super::handle::{Handle, Job, Mailbox};
 use crate::blueprint::Plan;
@@ -12,6 +15,7 @@ use crate::exit::{ExitLatch, ExitReason};
 use crate::lifecycle::{Phase, permit};
 use crate::machine::Machine;
 use crate::requests::{Answer, Submit};
+use crate::sys::random;
 use crate::sys::signals::TerminationSignals;
 
 /// What a VMM is started with, fixed for its life.
@@ -21,6 +25,8 @@ pub struct Settings {
     pub id: InstanceId,
     /// Give the guest the boot-timer byte at 0xC000_0000 and log when it is written.
     pub boot_timer: bool,
+    /// Most JSON text the metadata service keeps, in bytes.
+    pub mmds_size_limit: usize,
 }
 
 const MAILBOX: u32 = 0;
@@ -38,6 +44,7 @@ pub struct Vmm {
     pub(super) events: EventLoop,
     pub(super) phase: Phase,
     pub(super) plan: Plan,
+    mmds: Arc<Mmds>,
     pub(super) machine: Option<Machine>,
     /// While the machine is on its way to a standstill: what has to wait for that, in order.
     postponed: Option<Vec<Job>>,
@@ -48,6 +55,7 @@ impl Vmm {
         let signals = TerminationSignals::take_over()?;
         let exit = Arc::new(ExitLatch::new()?);
         let events = EventLoop::new()?;
+        let mmds = Mmds::new(random::bytes()?, settings.mmds_size_limit, Instant::now());
         events.watch(mailbox.bell().as_raw_fd(), MAILBOX)?;
         events.watch(exit.wake().as_raw_fd(), EXIT)?;
         events.watch(signals.as_raw_fd(), SIGNALS)?;
@@ -60,6 +68,7 @@ impl Vmm {
             events,
             phase: Phase::Configuring,
             plan: Plan::default(),
+            mmds: Arc::new(mmds),
             machine: None,
             postponed: None,
         })
@@ -151,6 +160,11 @@ impl Vmm {
 
     pub(crate) fn plan_mut(&mut self) -> &mut Plan {
         &mut self.plan
+    }
+
+    /// What the metadata service says.
+    pub fn mmds(&self) -> &Arc<Mmds> {
+        &self.mmds
     }
 
     pub(super) fn exit(&self) -> &Arc<ExitLatch> {

@@ -18,8 +18,8 @@ pub use serial::SerialOutput;
 pub use vsock::Vsock;
 
 use crate::config::{
-    BalloonConfig, DriveConfig, EntropyConfig, FullConfig, MachineConfig, MemoryHotplugConfig, MmdsConfig, NetConfig,
-    PmemConfig, ResourceId, VsockConfig, check_balloon,
+    BadMmds, BalloonConfig, DriveConfig, EntropyConfig, FullConfig, MachineConfig, MemoryHotplugConfig, MmdsConfig,
+    NetConfig, PmemConfig, ResourceId, VsockConfig, check_balloon,
 };
 use crate::error::{Error, Subject};
 
@@ -40,8 +40,7 @@ pub struct Plan {
     pub entropy: Option<EntropyConfig>,
     /// Hot-pluggable memory.
     pub memory_hotplug: Option<MemoryHotplugConfig>,
-    /// The metadata service.
-    pub mmds: Option<MmdsConfig>,
+    mmds: Option<MmdsConfig>,
     drives: Vec<Drive>,
     nets: Vec<Net>,
     pmems: Vec<PmemConfig>,
@@ -127,6 +126,21 @@ impl Plan {
             },
             None => Vsock::open(config)?,
         });
+        Ok(())
+    }
+
+    /// How guests reach the metadata service, if they can.
+    pub fn mmds(&self) -> Option<&MmdsConfig> {
+        self.mmds.as_ref()
+    }
+
+    /// Sets how guests reach the metadata service. The interfaces it names exist.
+    pub fn put_mmds(&mut self, config: MmdsConfig) -> Result<(), Error> {
+        let exists = |id: &ResourceId| self.nets.iter().any(|net| net.config.id == *id);
+        if !config.network_interfaces().iter().all(exists) {
+            return Err(Error::invalid(Subject::MmdsConfig, BadMmds::UnknownInterface));
+        }
+        self.mmds = Some(config);
         Ok(())
     }
 

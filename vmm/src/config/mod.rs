@@ -28,7 +28,7 @@ pub use entropy::EntropyConfig;
 pub use id::{BadId, InstanceId, ResourceId};
 pub use machine::{BadMachine, HugePages, MAX_VCPUS, MachineConfig, MachinePatch};
 pub use memory_hotplug::{BadMemoryHotplug, MIN_BLOCK_MIB, MIN_SLOT_MIB, MemoryHotplugConfig};
-pub use mmds::{MmdsConfig, MmdsVersion};
+pub use mmds::{BadMmds, MmdsConfig, MmdsVersion};
 pub use net::{BadMac, MacAddr, NetConfig};
 pub use pmem::PmemConfig;
 pub use serial::SerialConfig;
