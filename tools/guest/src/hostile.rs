@@ -14,10 +14,11 @@
 //! | `len0`, `untouched` | returned without a status byte, length zero or not |
 //! | `completed` | a transmitted chain came back |
 //! | `alive` | the machine is still there |
+//! | `capped` | a request got no more random bytes than the most there is for one |
 //! | `silent` | nothing within the patience (`patience_ms`, 500) |
 //! | `error`, `nack` | the response of a memory device |
 //! | `gone`, `kept` | unplugged memory is nowhere to be seen; plugged memory survives a reset |
-//! | `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
+//! | `too-much`, `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
 //! | `ending`, `survived` | before and after something that ends the machine |
 //! | `skipped-…` | the machine has no such device or feature |
 //!
@@ -44,6 +45,8 @@ pub enum Needs {
     Mem,
     /// Persistent memory: device 0 writable, device 1 read-only; and a drive.
     Pmem,
+    /// An entropy device.
+    Entropy,
     /// Nothing; the machine is gone afterwards. Not part of `all`.
     End,
 }
@@ -104,6 +107,10 @@ const fn mem(name: &'static str, accept: &'static [&'static str]) -> Case {
 
 const fn pmem(name: &'static str, accept: &'static [&'static str]) -> Case {
     Case { name, needs: Needs::Pmem, accept }
+}
+
+const fn entropy(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Entropy, accept }
 }
 
 const fn machine(name: &'static str, accept: &'static [&'static str]) -> Case {
@@ -197,6 +204,13 @@ pub const CASES: &[Case] = &[
     interface("g13-gso-size-zero", DROPPED),
     interface("g13-gso-unknown", DROPPED),
     interface("g13-csum-past-end", DROPPED),
+    entropy("g14-claims-4g", &["capped"]),
+    entropy("g14-over-4g", BROKEN_CHAIN),
+    entropy("g14-past-ram", BROKEN_CHAIN),
+    entropy("g14-device-window", BROKEN_CHAIN),
+    entropy("g14-readable", BROKEN_CHAIN),
+    entropy("g14-empty", BROKEN_CHAIN),
+    entropy("g14-many-requests", ALIVE),
     drive("g19-kick-storm", ALIVE),
     drive("g19-notify-unknown-queue", IGNORED),
     drive("g19-undefined-registers", IGNORED),
@@ -265,6 +279,7 @@ mod tests {
             include_str!("bare/hostile/geometry.rs"),
             include_str!("bare/hostile/status.rs"),
             include_str!("bare/hostile/chains.rs"),
+            include_str!("bare/hostile/entropy.rs"),
             include_str!("bare/hostile/requests.rs"),
             include_str!("bare/hostile/mem.rs"),
             include_str!("bare/hostile/network.rs"),

@@ -83,6 +83,24 @@ pub enum Mode {
         /// Changes to follow.
         steps: u64,
     },
+    /// Random bytes from the entropy device, as many requests at a time as it takes.
+    /// `rng=started` with `queue_max`; then `requests` answered, `bytes`, `longest`
+    /// and `empty` ones, `suspicious` (words of eight bytes that are zero or as the one
+    /// before), `ones` (bits), `kicks`, `stalled`.
+    Rng {
+        /// Requests in all.
+        requests: u64,
+        /// Bytes each asks for, a multiple of 8.
+        len: u64,
+    },
+    /// Keep drive, network interface and entropy device busy without a pause, each
+    /// with 64 requests waiting, until the drive has answered so many. With
+    /// `mayfly.kicks=1` also ring the drive's doorbell all the time. `busy=started`;
+    /// then `busy=ended` with `reads`, `errors`, `frames`, `draws`, `kicks`.
+    Busy {
+        /// Reads of the drive.
+        ops: u64,
+    },
     /// Malicious behaviour: a case name of [`crate::hostile::CASES`], `all`, or a
     /// prefix that ends in a dash (`g9-`). One line per case: `case`, `outcome`,
     /// `status`, `recovered`, and facts.
@@ -356,6 +374,8 @@ impl fmt::Display for Mode {
                 write!(f, " mayfly.len={} mayfly.seed={} mayfly.flushes={}", pmem.len, pmem.seed, pmem.flushes)
             }
             Self::Mem { steps } => write!(f, "mayfly.mode=mem mayfly.steps={steps}"),
+            Self::Rng { requests, len } => write!(f, "mayfly.mode=rng mayfly.requests={requests} mayfly.len={len}"),
+            Self::Busy { ops } => write!(f, "mayfly.mode=busy mayfly.ops={ops}"),
             Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),
         }
     }

@@ -15,6 +15,7 @@ mod block;
 mod block_mode;
 mod boot_info;
 mod bring_up;
+mod busy;
 mod clock;
 mod command_line;
 mod console;
@@ -33,6 +34,7 @@ mod net_mode;
 mod pattern;
 mod pmem;
 mod power;
+mod rng;
 mod second;
 mod tables;
 mod virtqueue;
@@ -89,6 +91,8 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "watch" => watch::run(&mut machine),
         "pmem" => pmem::run(&mut machine),
         "mem" => mem::run(&mut machine),
+        "rng" => rng::run(&mut machine),
+        "busy" => busy::run(&mut machine),
         "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }

@@ -61,6 +61,7 @@ pub mod kind {
     pub const BLOCK: u32 = 2;
     pub const MEM: u32 = 24;
     pub const PMEM: u32 = 27;
+    pub const RNG: u32 = 4;
 }
 
 /// One window with a device behind it.

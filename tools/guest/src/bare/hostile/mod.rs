@@ -7,6 +7,7 @@
 //! host-side crate's table. Then the device is reset and must work again.
 
 mod chains;
+mod entropy;
 mod geometry;
 mod mem;
 mod network;
@@ -36,7 +37,7 @@ const ENDINGS: &[Case] = platform::ENDINGS;
 
 /// All other cases, in the order `all` runs them.
 const GROUPS: &[&[Case]] =
-    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, mem::CASES, pmem::CASES, storms::CASES, platform::CASES, races::CASES];
+    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, entropy::CASES, mem::CASES, pmem::CASES, storms::CASES, platform::CASES, races::CASES];
 
 /// What cases work with.
 struct Lab<'a> {
@@ -96,6 +97,7 @@ impl Lab<'_> {
             Some(("g13", _) | ("g26", "net-header")) => crate::net::chosen_window(self.machine),
             Some(("g22", _)) => crate::mem::chosen_window(self.machine),
             Some(("g24", _)) => crate::pmem::chosen_window(self.machine),
+            Some(("g14", _)) => crate::rng::chosen_window(self.machine),
             _ => self.drive(),
         }
     }
@@ -113,6 +115,7 @@ impl Lab<'_> {
             kind::NET => network::works(self),
             kind::MEM => mem::works(self),
             kind::PMEM => pmem::works(self),
+            kind::RNG => entropy::works(self),
             _ => self.block().is_ok_and(|mut block| self.read_ok(&mut block)),
         };
         // Leave nothing running that could touch memory used by the next case.
