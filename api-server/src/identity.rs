@@ -59,11 +59,11 @@ impl Identity {
         }
     }
 
-    /// Permission bits taken away from the API socket; `None` leaves it to the umask, as the reference does.
-    pub(crate) fn socket_umask(self) -> Option<u32> {
+    /// Who may connect to the API socket, before the umask: the owner alone, or as with the reference whomever the umask leaves.
+    pub(crate) fn socket_mode(self) -> u32 {
         match self {
-            Self::Mayfly => Some(0o177),
-            Self::Firecracker => None,
+            Self::Mayfly => 0o600,
+            Self::Firecracker => 0o777,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use crate::identity::Identity;
-use vmm::sys::process::with_umask;
+use vmm::sys::socket::bind_with_mode;
 
 /// A bound socket. Dropping it removes the path, if it still leads to this socket.
 #[derive(Debug)]
@@ -26,14 +26,8 @@ pub(crate) struct CannotListen {
 }
 
 impl Listener {
-    /// Binds a path that must not exist yet. Call before other threads start: permissions are set through the umask, so that there
-    /// is no moment at which others may connect.
+    /// Binds a path that must not exist yet.
     pub(crate) fn bind(path: &Path, identity: Identity) -> Result<Self, CannotListen> {
-        let bind = || UnixListener::bind(path);
-        let bound = match identity.socket_umask() {
-            Some(mask) => with_umask(mask, bind),
-            None => bind(),
-        };
         let refused = |error: io::Error| CannotListen {
             path: path.display().to_string(),
             hint: match error.kind() {
@@ -41,7 +35,7 @@ impl Listener {
                 _ => format!(" ({error})"),
             },
         };
-        let socket = bound.map_err(refused)?;
+        let socket = bind_with_mode(path, identity.socket_mode()).map_err(refused)?;
         socket.set_nonblocking(true).map_err(refused)?;
         let inode = fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()));
         Ok(Self { socket, path: path.to_owned(), inode })

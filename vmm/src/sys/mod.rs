@@ -8,3 +8,4 @@ pub mod poll;
 pub mod process;
 pub mod random;
 pub mod signals;
+pub mod socket;

@@ -22,14 +22,3 @@ pub fn prepare() {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
-
-/// Runs `make` with the file mode creation mask `mask`, so that what it makes never has more rights, not even for a moment. The mask
-/// belongs to the whole process: call this before there are threads that create files.
-pub fn with_umask<T>(mask: libc::mode_t, make: impl FnOnce() -> T) -> T {
-    // SAFETY: no pointers; cannot fail.
-    let before = unsafe { libc::umask(mask) };
-    let made = make();
-    // SAFETY: as above.
-    unsafe { libc::umask(before) };
-    made
-}
