@@ -107,8 +107,6 @@ const LATER: &[(&str, &str)] = &[
     ("/balloon/hinting/start", "default"),
     ("/balloon/hinting/start", "held"),
     ("/balloon/hinting/stop", "nothing"),
-    ("/drives/{drive_id}", "limit"),
-    ("/network-interfaces/{iface_id}", "limit"),
 ];
 
 /// Everything that was sent is in the echo, which may say more.

@@ -48,7 +48,8 @@ pub fn queue(data: &[u8]) -> u64 {
                 for n in 0..pieces {
                     let (addr, len) = (u64::from(input.u16()) * 8, u64::from(input.byte()));
                     let more = u64::from(n + 1 < pieces);
-                    let flags = more | u64::from(n + 1 == pieces) * 2 * u64::from(input.byte() & 1);
+                    let writable = u64::from(n + 1 == pieces) * u64::from(input.byte() & 1);
+                    let flags = more | writable << 1;
                     let next = u64::from((head + n + 1) % size);
                     let at = descriptors.wrapping_add(16 * u64::from((head + n) % size));
                     let _ = ram.write_obj(addr, GuestAddress(at));
