@@ -8,10 +8,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use vmm::config::{DriveConfig, NetConfig};
 use vmm::requests::{PutBootSource, PutCpuConfig, PutDrive, PutMachineConfig, PutNet};
-use vmm::{Error, Handle};
+use vmm::{Error, Vmm};
 
 use crate::error::Fault;
 use crate::logger;
+use crate::metrics;
 use crate::wire::{self, Later};
 
 /// The document. Unknown keys at this level are ignored, as the contract has it.
@@ -23,9 +24,9 @@ pub(crate) struct ConfigFile {
     machine_config: Option<wire::MachineConfig>,
     network_interfaces: Option<Vec<wire::Net>>,
     logger: Option<wire::Logger>,
+    metrics: Option<wire::Metrics>,
     cpu_config: Option<CpuConfig>,
     // Known sections that this version cannot honour; an echo of GET /vm/config has them as null or [].
-    metrics: Option<Value>,
     balloon: Option<Value>,
     vsock: Option<Value>,
     mmds_config: Option<Value>,
@@ -105,12 +106,16 @@ impl ConfigFile {
     }
 
     /// Sends all sections to the VMM, in the contract's order. Does not start the machine.
-    pub(crate) fn apply(self, handle: &Handle) -> Result<(), BadConfigFile> {
+    pub(crate) fn apply(self, handle: &mut Vmm) -> Result<(), BadConfigFile> {
         if let Some(later) = self.later() {
             return Err(later.into());
         }
         if let Some(options) = self.logger {
             logger::configure(options).map_err(|e| BadConfigFile::Refused(format!("Logger error: {e}")))?;
+        }
+        if let Some(options) = self.metrics {
+            let id = handle.settings().id.as_str();
+            metrics::configure(options, id).map_err(|e| BadConfigFile::Refused(format!("Metrics error: {e}")))?;
         }
         if let Some(machine) = self.machine_config {
             handle.call(PutMachineConfig(machine.into()))?;
@@ -131,7 +136,6 @@ impl ConfigFile {
     /// The first thing asked for that this version does not do.
     fn later(&self) -> Option<Later> {
         let sections = [
-            (self.metrics.is_some(), Later("metrics")),
             (self.balloon.is_some(), Later("balloon")),
             (self.vsock.is_some(), Later("vsock")),
             (self.mmds_config.is_some(), Later("mmds-config")),
@@ -174,7 +178,7 @@ mod tests {
 
     #[test]
     fn sections_without_a_meaning_are_refused_by_name() {
-        for section in ["metrics", "balloon", "vsock", "mmds-config", "entropy", "memory-hotplug"] {
+        for section in ["balloon", "vsock", "mmds-config", "entropy", "memory-hotplug"] {
             let mut document = json!({"boot-source": {"kernel_image_path": "k"}, "drives": []});
             document[section] = json!({});
             assert_eq!(parse(document).unwrap().later(), Some(Later(section)));

@@ -11,6 +11,7 @@ mod drives;
 mod instance;
 mod logger;
 mod machine_config;
+mod metrics;
 mod network_interfaces;
 mod serial;
 mod table;

@@ -3,8 +3,8 @@
 use axum::http::Method;
 
 use super::{
-    Answer, Call, actions, boot_source, cpu_config, drives, instance, logger, machine_config, network_interfaces,
-    serial, vm,
+    Answer, Call, actions, boot_source, cpu_config, drives, instance, logger, machine_config, metrics,
+    network_interfaces, serial, vm,
 };
 
 /// A method on a resource.
@@ -52,12 +52,12 @@ pub(crate) static ROUTES: &[Route] = routes! {
     DELETE "network-interfaces" [id] => network_interfaces::delete;
     PUT "serial" => serial::put;
     PUT "logger" => logger::put;
+    PUT "metrics" => metrics::put;
 };
 
 /// Endpoints of the v1 API that this version does not have. They are named in the answer, so that a client sees what is missing
 /// rather than suspecting a typing mistake.
 const LATER: &[(Method, &[&str], &str)] = &[
-    (Method::PUT, &["metrics"], "/metrics"),
     (Method::PUT, &["pmem"], "/pmem"),
     (Method::PATCH, &["pmem"], "/pmem"),
     (Method::DELETE, &["pmem"], "/pmem"),

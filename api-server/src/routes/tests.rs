@@ -122,7 +122,6 @@ fn v1_endpoints_of_later_versions_are_named() {
         (Method::GET, "/mmds", ""),
         (Method::PUT, "/mmds/config", "{}"),
         (Method::PUT, "/snapshot/create", "{}"),
-        (Method::PUT, "/metrics", "{}"),
     ] {
         let expected = format!("{method} {path} is not supported yet by this version of Mayfly.");
         assert_eq!(fault(&app, method, path, body), expected);

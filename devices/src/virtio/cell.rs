@@ -16,6 +16,7 @@ use super::queue::{VirtQueue, Visit};
 use super::registers::{Action, F_EVENT_IDX, F_INDIRECT_DESC, Registers};
 use crate::event::{Interest, Source, Subscriber};
 use crate::irq::VirtioIrq;
+use crate::metrics::MetricGroup;
 use crate::ram::GuestRam;
 
 /// Lets the driver's doorbell writes reach an eventfd without a vCPU exit (an ioeventfd in practice). Bound at the first DRIVER_OK,
@@ -99,6 +100,11 @@ impl VirtioCell {
     /// Name for log lines.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What the device counts.
+    pub fn metrics(&self) -> Arc<dyn MetricGroup> {
+        self.lock().device.get().metrics()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -26,7 +26,9 @@ use devices::virtio::cell::VirtioCell;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::config::ResourceId;
 use crate::io_thread::IoThread;
+use crate::telemetry::{Group, Registry};
 use crate::vcpu::Crew;
 
 /// A machine whose guest can run. vCPUs stand still until [`Machine::resume`].
@@ -61,6 +63,19 @@ impl Machine {
         self.crew.pause();
         for seat in &self.seats {
             seat.cell.pause();
+        }
+    }
+
+    /// Enters everything the machine counts.
+    pub fn enter_metrics(&self, registry: &Registry) {
+        registry.add("i8042", None, Group::Shared(self.keyboard.metrics()));
+        registry.add("uart", None, Group::Shared(self.serial.metrics()));
+        for (index, metrics) in self.crew.metrics().iter().enumerate() {
+            registry.add("vcpu", Some(&index.to_string()), Group::Shared(metrics.clone()));
+        }
+        for seat in &self.seats {
+            let (family, id) = seat.name.family();
+            registry.add(family, id.map(ResourceId::as_str), Group::Shared(seat.cell.metrics()));
         }
     }
 

@@ -2,8 +2,12 @@
 
 pub mod advice;
 pub mod clock;
+pub mod fatal;
+pub mod lifeline;
 pub mod open;
 pub mod poll;
 pub mod process;
 pub mod random;
 pub mod signals;
+
+pub use devices::sys::terminal;

@@ -2,11 +2,15 @@
 
 mod drives;
 mod nets;
+mod reports;
 
 use super::vmm::Vmm;
-use crate::error::{Error, Kind, Subject};
+use std::time::Instant;
+
+use crate::error::{Error, Subject};
 use crate::lifecycle::Phase;
 use crate::machine::{self, Machine, Surroundings};
+use crate::telemetry::{LATENCIES, REGISTRY, microseconds};
 
 impl Vmm {
     /// Builds the machine and runs it. If that fails nothing is left of it, and the plan can be changed and tried again.
@@ -16,34 +20,35 @@ impl Vmm {
         let machine =
             machine::assemble(&self.plan, &surroundings, &mut self.events).inspect_err(|_| self.events.clear())?;
         log::debug!("event_end: build microvm for boot");
+        log::debug!("event_start: boot microvm");
+        machine.enter_metrics(&REGISTRY);
         machine.resume();
+        log::debug!("event_end: boot microvm");
         self.machine = Some(machine);
         self.phase = Phase::Running;
+        self.begin_reports();
         Ok(())
     }
 
     pub(crate) fn pause(&mut self) -> Result<(), Error> {
         if self.phase == Phase::Running {
+            let asked = Instant::now();
             self.live_machine()?.pause();
             self.phase = Phase::Paused;
+            LATENCIES.vmm_pause_vm.set(microseconds(asked.elapsed()));
         }
         Ok(())
     }
 
     pub(crate) fn resume(&mut self) -> Result<(), Error> {
         if self.phase == Phase::Paused {
+            let asked = Instant::now();
             self.live_machine()?.resume();
             self.phase = Phase::Running;
+            LATENCIES.vmm_resume_vm.set(microseconds(asked.elapsed()));
+            self.catch_up_on_reports();
         }
         Ok(())
-    }
-
-    pub(crate) fn flush_metrics(&mut self) -> Result<(), Error> {
-        Err(Error::new(
-            Kind::Unsupported,
-            Subject::None,
-            "FlushMetrics needs a metrics file, and PUT /metrics is not supported yet by this version of Mayfly.",
-        ))
     }
 
     pub(crate) fn send_ctrl_alt_del(&mut self) -> Result<(), Error> {
