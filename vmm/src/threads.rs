@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::thread::{Builder, JoinHandle};
 
 use crate::sys::process;
+use crate::sys::signal_stack::SignalStack;
 
 /// Whose names are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub fn use_names(names: Names) {
         Names::Mayfly => c"mayfly",
         Names::Firecracker => c"firecracker",
     });
+    // For the rest of the process. Without it std's has to do.
+    std::mem::forget(SignalStack::of_this_thread());
 }
 
 impl Role {
@@ -63,7 +66,10 @@ pub fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     let names = NAMES.get().copied().unwrap_or(Names::Mayfly);
-    Builder::new().name(role.name(names)).stack_size(stack_len).spawn(body)
+    Builder::new().name(role.name(names)).stack_size(stack_len).spawn(|| {
+        let _stack = SignalStack::of_this_thread();
+        body()
+    })
 }
 
 #[cfg(test)]

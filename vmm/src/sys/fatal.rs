@@ -68,7 +68,7 @@ pub fn catch(words: Words) -> io::Result<()> {
         let failed = unsafe {
             let action = action.assume_init_mut();
             action.sa_sigaction = on_signal as *const () as usize;
-            // A stack overflow leaves no other stack to run on than the one std has put aside for each thread.
+            // After a stack overflow a thread has no other stack to run on than its `SignalStack`.
             let stack = if matches!(number, SIGSEGV | SIGBUS) { libc::SA_ONSTACK } else { 0 };
             action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | stack;
             // Nothing interrupts a handler. A fault inside it is then fatal at once (sigaction(2)), and not a hang.

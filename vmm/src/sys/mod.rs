@@ -8,6 +8,7 @@ pub mod open;
 pub mod poll;
 pub mod process;
 pub mod random;
+pub mod signal_stack;
 pub mod signals;
 
 pub use devices::sys::terminal;
