@@ -69,8 +69,7 @@ impl Mailbox {
 
 /// Makes a VMM, which serves once [`Vmm::run`] is called, and how others reach it.
 ///
-/// SIGTERM and SIGINT are taken over by the VMM, so call this before starting other threads: it blocks both signals in the calling
-/// thread, and threads inherit that.
+/// SIGTERM and SIGINT are taken over by the VMM from now on.
 pub fn create(settings: Settings) -> io::Result<(Vmm, Handle)> {
     let (sender, receiver) = channel();
     let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);

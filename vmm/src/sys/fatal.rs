@@ -4,8 +4,6 @@
 //! them, and makes system calls. It allocates nothing, so it does not matter what the interrupted thread was doing.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +12,7 @@ use devices::metrics::{Counter, LogBrake, SUPPRESSED_LOG_LINES};
 use devices::sys::terminal;
 use libc::{SIGBUS, SIGHUP, SIGILL, SIGPIPE, SIGSEGV, SIGSYS, SIGXCPU, SIGXFSZ, c_int, siginfo_t};
 
+use super::signals::handle;
 use crate::telemetry::{SECCOMP, SIGNALS};
 
 /// `si_code` of a SIGSYS that a seccomp filter raised (siginfo.h, not in the libc crate).
@@ -63,21 +62,11 @@ pub fn catch(words: Words) -> io::Result<()> {
     // Starts the clock of all brakes, so that no handler has to.
     LogBrake::new().pass();
     for (number, ..) in SIGNALS_CAUGHT {
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: all zeroes is a valid `sigaction`; its fields are set before it is used, and the handler lives as long as the process.
-        let failed = unsafe {
-            let action = action.assume_init_mut();
-            action.sa_sigaction = on_signal as *const () as usize;
-            // After a stack overflow a thread has no other stack to run on than its `SignalStack`.
-            let stack = if matches!(number, SIGSEGV | SIGBUS) { libc::SA_ONSTACK } else { 0 };
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | stack;
-            // Nothing interrupts a handler. A fault inside it is then fatal at once (sigaction(2)), and not a hang.
-            libc::sigfillset(&raw mut action.sa_mask);
-            libc::sigaction(number, action, null_mut()) != 0
-        };
-        if failed {
-            return Err(io::Error::last_os_error());
-        }
+        // After a stack overflow a thread has no other stack to run on than its `SignalStack`.
+        let stack = if matches!(number, SIGSEGV | SIGBUS) { libc::SA_ONSTACK } else { 0 };
+        let flags = libc::SA_SIGINFO | libc::SA_RESTART | stack;
+        // Nothing interrupts a handler. A fault inside it is then fatal at once (sigaction(2)), and not a hang.
+        handle(number, on_signal as *const () as usize, flags, true)?;
     }
     Ok(())
 }
