@@ -28,12 +28,12 @@ struct Arguments {
     command: Option<Command>,
 
     /// Where to create the API socket; nothing may be there yet [default: /run/mayfly.socket]
-    #[arg(long, value_name = "PATH", help_heading = "API", conflicts_with = "no_api")]
+    #[arg(long, value_name = "PATH", help_heading = "API")]
     api_sock: Option<PathBuf>,
     /// Largest request body in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 51_200, help_heading = "API")]
     http_api_max_payload_size: usize,
-    /// Open no socket at all; needs --config-file
+    /// Open no socket at all, whatever --api-sock says; needs --config-file
     #[arg(long, requires = "config_file", help_heading = "API")]
     no_api: bool,
 
@@ -76,17 +76,21 @@ struct Arguments {
     #[arg(long)]
     version: bool,
 
-    // Sent by jailers; there is no metrics file yet to put them in.
-    #[arg(long, hide = true)]
+    /// Write metrics to this file or FIFO, one line of JSON at the start, every minute and at the end
+    #[arg(long, value_name = "PATH", help_heading = "Metrics")]
+    metrics_path: Option<PathBuf>,
+    /// Monotonic clock when the caller began to start this process; see api_server in the metrics
+    #[arg(long, value_name = "US", help_heading = "Metrics")]
     start_time_us: Option<u64>,
-    #[arg(long, hide = true)]
+    /// CPU time this process had used when its program began
+    #[arg(long, value_name = "US", help_heading = "Metrics")]
     start_time_cpu_us: Option<u64>,
-    #[arg(long, hide = true)]
+    /// CPU time that the caller used for the start
+    #[arg(long, value_name = "US", help_heading = "Metrics")]
     parent_cpu_time_us: Option<u64>,
 
     // Known to the v1 command line, but without a meaning yet.
     #[arg(long, hide = true)]
-    metrics_path: Option<OsString>,
     #[arg(long, hide = true)]
     enable_pci: bool,
     #[arg(long, hide = true)]
@@ -141,13 +145,20 @@ Examples:
 Exit codes:
   0        the guest rebooted or switched itself off
   1        the machine could not be started, or was lost
-  128 + n  signal n ended it (143: SIGTERM)
+  128 + n  signal n ended it in good order (130: SIGINT, 143: SIGTERM)
+  134      a bug: the process aborted itself
+  148      a system call that a seccomp filter does not allow, or SIGSYS
+  149      SIGBUS (a file that a mapping belongs to became shorter)
+  150      SIGSEGV
+  151      SIGXFSZ (a file would grow beyond RLIMIT_FSIZE)
   152      wrong configuration (log level)
   153      wrong arguments
+  154      SIGXCPU
+  156      SIGHUP
+  157      SIGILL
 
 Known from the v1 command line, but not supported yet by this version:
-  --metrics-path --enable-pci --snapshot-version
-  --describe-snapshot --seccomp-filter";
+  --enable-pci --snapshot-version --describe-snapshot --seccomp-filter";
 
 /// What to do.
 #[derive(Debug)]
@@ -181,18 +192,44 @@ pub(crate) struct Options {
     pub(crate) boot_timer: bool,
     /// Logger options.
     pub(crate) logger: wire::Logger,
+    /// Where metrics go.
+    pub(crate) metrics_path: Option<PathBuf>,
+    /// What the caller knows about the start.
+    pub(crate) began: Began,
+}
+
+/// When the start of the process began, in microseconds, as far as the caller says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Began {
+    /// On the monotonic clock.
+    pub(crate) at_us: Option<u64>,
+    /// On the clock of this process's CPU time.
+    pub(crate) cpu_us: Option<u64>,
+    /// CPU time the caller used for it.
+    pub(crate) parent_cpu_us: Option<u64>,
 }
 
 /// Reads the arguments, the first of which is the program's name.
 pub(crate) fn parse(identity: Identity, arguments: Vec<OsString>) -> Task {
-    // Before anything else, so that it also answers beside arguments that are wrong.
-    if arguments.iter().skip(1).take_while(|a| *a != "--").any(|a| a == "--version") {
+    // Before anything else, so that they also answer beside arguments that are wrong.
+    let asks_for = |flags: &[&str]| {
+        arguments.iter().skip(1).take_while(|a| *a != "--").any(|a| flags.iter().any(|flag| a == flag))
+    };
+    if asks_for(&["--version"]) {
         return Task::Print(format!("{} v{}\n", identity.name(), identity.version()));
+    }
+    let is_command = arguments.get(1).is_some_and(|a| !a.as_encoded_bytes().starts_with(b"-"));
+    if asks_for(&["--help", "-h"]) && !is_command {
+        return Task::Print(Arguments::command().render_long_help().to_string());
     }
     let parsed = Arguments::command().try_get_matches_from(arguments).and_then(|m| Arguments::from_arg_matches(&m));
     match parsed {
         Ok(arguments) => check(identity, arguments),
-        Err(error) if error.use_stderr() => Task::Refuse(error.render().to_string(), BAD_ARGUMENTS),
+        Err(error) if error.use_stderr() => {
+            let text = error.render().to_string();
+            // The contract's sentence has neither comma nor quotes.
+            Task::Refuse(text.replace("information, try '--help'.", "information try --help."), BAD_ARGUMENTS)
+        }
         Err(help) => Task::Print(help.render().to_string()),
     }
 }
@@ -228,13 +265,18 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
             show_log_origin: arguments.show_log_origin.then_some(true),
             module: arguments.module,
         },
+        metrics_path: arguments.metrics_path,
+        began: Began {
+            at_us: arguments.start_time_us,
+            cpu_us: arguments.start_time_cpu_us,
+            parent_cpu_us: arguments.parent_cpu_time_us,
+        },
     }))
 }
 
 /// The first argument that has no meaning yet.
 fn unsupported(arguments: &Arguments) -> Option<&'static str> {
     [
-        (arguments.metrics_path.is_some(), "--metrics-path"),
         (arguments.enable_pci, "--enable-pci"),
         (arguments.snapshot_version, "--snapshot-version"),
         (arguments.describe_snapshot.is_some(), "--describe-snapshot"),
@@ -276,6 +318,9 @@ mod tests {
         assert_eq!((options.payload_limit, options.mmds_size_limit), (99, 99));
         assert!(options.boot_timer && options.logger.show_level == Some(true));
         assert_eq!(options.logger.level.map(|l| l.0), Some(log::LevelFilter::Debug));
+        assert_eq!(options.began, Began { at_us: Some(1), cpu_us: Some(2), parent_cpu_us: Some(3) });
+        let Task::Run(options) = parse("--no-api --config-file f --api-sock s --metrics-path m") else { panic!() };
+        assert_eq!((options.api_sock, options.metrics_path), (None, Some(PathBuf::from("m"))));
     }
 
     #[test]
@@ -287,7 +332,6 @@ mod tests {
             "--id a/b",
             "--id=",
             "--no-api",
-            "--no-api --config-file f --api-sock s",
             "--http-api-max-payload-size -1",
             "--mmds-size-limit -1",
             "--start-time-us x",
@@ -305,9 +349,7 @@ mod tests {
 
     #[test]
     fn flags_without_a_meaning_are_refused_by_name() {
-        for line in
-            ["--metrics-path f", "--enable-pci", "--snapshot-version", "--describe-snapshot f", "--seccomp-filter f"]
-        {
+        for line in ["--enable-pci", "--snapshot-version", "--describe-snapshot f", "--seccomp-filter f"] {
             let (text, code) = refused(line);
             let flag = line.split(' ').next().unwrap();
             assert_eq!((text, code), (format!("error: {flag} is not supported yet by this version of Mayfly.\n"), 153));
@@ -328,7 +370,12 @@ mod tests {
         for word in ["Examples:", "curl --unix-socket", "Exit codes:", "153", "demo", "--api-sock"] {
             assert!(text.contains(word), "{word} is missing in {text}");
         }
-        assert!(matches!(parse("demo --help"), Task::Print(_)));
+        assert!(matches!(parse("demo --help"), Task::Print(text) if text.contains("--keep")));
+        for line in ["--bogus --help", "--id a --id b -h", "-h"] {
+            assert!(matches!(parse(line), Task::Print(again) if again == text), "{line}");
+        }
+        assert!(matches!(parse("-- --help"), Task::Run(_)));
+        assert!(refused("--bogus").0.contains("For more information try --help."));
     }
 
     #[test]

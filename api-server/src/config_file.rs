@@ -11,10 +11,11 @@ use vmm::requests::{
     PutBalloon, PutBootSource, PutCpuConfig, PutDrive, PutEntropy, PutMachineConfig, PutMemoryHotplug, PutMmdsConfig,
     PutNet, PutPmem, PutVsock,
 };
-use vmm::{Error, Handle};
+use vmm::{Error, Vmm};
 
 use crate::error::Fault;
 use crate::logger;
+use crate::metrics;
 use crate::wire::{self, Later};
 
 /// The document. Unknown keys at this level are ignored, as the contract has it.
@@ -32,9 +33,8 @@ pub(crate) struct ConfigFile {
     memory_hotplug: Option<wire::MemoryHotplug>,
     mmds_config: Option<wire::MmdsConfig>,
     logger: Option<wire::Logger>,
+    metrics: Option<wire::Metrics>,
     cpu_config: Option<CpuConfig>,
-    // Known sections that this version cannot honour; an echo of GET /vm/config has them as null or [].
-    metrics: Option<Value>,
 }
 
 /// A CPU template, or the path of a file with one.
@@ -108,12 +108,16 @@ impl ConfigFile {
     }
 
     /// Sends all sections to the VMM, in the contract's order. Does not start the machine.
-    pub(crate) fn apply(self, handle: &Handle) -> Result<(), BadConfigFile> {
+    pub(crate) fn apply(self, handle: &mut Vmm) -> Result<(), BadConfigFile> {
         if let Some(later) = self.later() {
             return Err(later.into());
         }
         if let Some(options) = self.logger {
             logger::configure(options).map_err(|e| BadConfigFile::Refused(format!("Logger error: {e}")))?;
+        }
+        if let Some(options) = self.metrics {
+            let id = handle.settings().id.as_str();
+            metrics::configure(options, id).map_err(|e| BadConfigFile::Refused(format!("Metrics error: {e}")))?;
         }
         if let Some(machine) = self.machine_config {
             handle.call(PutMachineConfig(machine.into()))?;
@@ -151,11 +155,7 @@ impl ConfigFile {
 
     /// The first thing asked for that this version does not do.
     fn later(&self) -> Option<Later> {
-        let sections = [(self.metrics.is_some(), Later("metrics"))];
-        sections
-            .into_iter()
-            .find_map(|(there, later)| there.then_some(later))
-            .or_else(|| self.machine_config.as_ref().and_then(wire::MachineConfig::later))
+        self.machine_config.as_ref().and_then(wire::MachineConfig::later)
     }
 }
 
@@ -184,11 +184,9 @@ mod tests {
     }
 
     #[test]
-    fn sections_without_a_meaning_are_refused_by_name() {
-        for section in ["metrics"] {
-            let mut document = json!({"boot-source": {"kernel_image_path": "k"}, "drives": []});
-            document[section] = json!({});
-            assert_eq!(parse(document).unwrap().later(), Some(Later(section)));
-        }
+    fn what_has_no_meaning_yet_is_refused_by_name() {
+        let debugged = json!({"boot-source": {"kernel_image_path": "k"}, "drives": [],
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "gdb_socket_path": "/s"}});
+        assert_eq!(parse(debugged).unwrap().later(), Some(Later("gdb_socket_path")));
     }
 }

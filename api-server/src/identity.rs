@@ -6,6 +6,8 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use vmm::threads::Names;
+
 /// Version of the v1 API contract that is followed, as a Firecracker release.
 const FIRECRACKER_VERSION: &str = "1.17.0";
 
@@ -51,11 +53,11 @@ impl Identity {
         }
     }
 
-    /// What the thread that serves the API is called in log lines.
-    pub(crate) fn api_thread(self) -> &'static str {
+    /// What threads are called.
+    pub(crate) fn thread_names(self) -> Names {
         match self {
-            Self::Mayfly => "api",
-            Self::Firecracker => "fc_api",
+            Self::Mayfly => Names::Mayfly,
+            Self::Firecracker => Names::Firecracker,
         }
     }
 

@@ -13,6 +13,7 @@ use log::{debug, error, info, log_enabled};
 
 use crate::app::App;
 use crate::error::Fault;
+use crate::metrics;
 use crate::routes;
 use crate::server::REFUSED;
 
@@ -39,6 +40,10 @@ async fn answer(State(app): State<App>, request: Request) -> Response {
     let started = Instant::now();
     log_request(head.method.as_str(), routes::word(&head.method), path, &body);
     let served = routes::serve(&app, &head.method, path, &body).await;
+    metrics::count_request(&head.method, path, served.outcome.is_ok());
+    if served.deprecated {
+        metrics::note_deprecated();
+    }
     let (status, json) = match served.outcome {
         Ok(Some(json)) => (StatusCode::OK, Some(json)),
         Ok(None) => (StatusCode::NO_CONTENT, None),

@@ -1,26 +1,35 @@
-//! The life of the process: arguments, logger, socket, VMM thread, serving, exit code.
+//! The life of the process: arguments, logger, socket, machine, end, exit code.
+//!
+//! The main thread runs the VMM; the API has a thread of its own.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use log::{error, info};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use vmm::requests::{PutMmds, Start};
-use vmm::{ExitReason, Handle, Settings};
+use vmm::sys::clock::{monotonic_time, process_cpu_time};
+use vmm::telemetry::microseconds;
+use vmm::threads::{self, Role};
+use vmm::{ExitReason, Settings, Vmm};
 
 use crate::app::App;
-use crate::cli::{self, Options, Task};
+use crate::cli::{self, Began, Options, Task};
 use crate::config_file::ConfigFile;
 use crate::identity::Identity;
+use crate::metrics::{self, API_SERVER};
 use crate::server::{Limits, Listener};
-use crate::{demo, logger, porch, server};
+use crate::{demo, last_words, logger, porch, server, wire};
 
 /// Exit code when the machine could not be started.
 const FAILED: u8 = 1;
 /// Time from a request's first byte to its last; generous, as clients type by hand too.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Stack of the thread that serves the API; of it only what is touched costs memory.
+const API_STACK_LEN: usize = 2 << 20;
 
 /// Why a machine could not be started. The cause has been logged where it is known best.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +57,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(identity: Identity, options: Options) -> u8 {
-    logger::start(options.id.as_str(), identity);
+    threads::use_names(identity.thread_names());
+    logger::start(options.id.as_str());
+    if let Err(error) = last_words::prepare(identity) {
+        // It can run without; only its end would be a silent one.
+        error!("Fatal signals cannot be caught: {error}");
+    }
     let name = identity.name();
     let code = match start_and_serve(identity, options) {
         Ok(reason) => {
@@ -77,53 +91,85 @@ fn run(identity: Identity, options: Options) -> u8 {
 fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReason, CannotStart> {
     logger::configure(std::mem::take(&mut options.logger)).map_err(|e| CannotStart(e.to_string()))?;
     info!("Running {} v{}", identity.name(), identity.version());
+    if let Some(metrics_path) = options.metrics_path.take() {
+        let file = wire::Metrics { metrics_path, emit_id: false, properties: None };
+        metrics::configure(file, options.id.as_str()).map_err(|e| CannotStart(format!("Metrics error: {e}")))?;
+    }
     let listener = match &options.api_sock {
         Some(path) => Some(Listener::bind(path, identity).map_err(|e| CannotStart(e.to_string()))?),
         None => None,
     };
-    let (ended, exit) = oneshot::channel();
     let settings =
         Settings { id: options.id, boot_timer: options.boot_timer, mmds_size_limit: options.mmds_size_limit };
-    let on_exit = move |reason| {
-        // Nobody listens any more only if this process is ending anyway.
-        let _ = ended.send(reason);
-    };
-    let handle =
-        vmm::launch(settings, on_exit).map_err(|e| CannotStart(format!("The VMM thread could not be started: {e}")))?;
+    let (mut vmm, handle) =
+        vmm::create(settings).map_err(|e| CannotStart(format!("The VMM could not be started: {e}")))?;
     if let Some(path) = &options.metadata {
-        fill_mmds(path, &handle)?;
+        fill_mmds(path, &mut vmm)?;
     }
     if let Some(path) = &options.config_file {
-        boot_from_file(path, &handle)?;
+        boot_from_file(path, &mut vmm)?;
     }
-    match listener {
-        Some(listener) => {
-            let reason = serve(&listener, App::new(handle, identity, options.payload_limit), exit)
-                .map_err(|e| CannotStart(format!("The API server could not be started: {e}")))?;
-            // Before the last log line, so that whoever waits for that line finds the path free.
-            drop(listener);
-            Ok(reason)
-        }
-        None => Ok(exit.blocking_recv().unwrap_or_else(|_| ExitReason::Lost("the VMM thread is gone".to_owned()))),
+    note_start(options.began);
+    let api = listener.map(|listener| ApiThread::start(listener, App::new(handle, identity, options.payload_limit)));
+    let api = api.transpose().map_err(|e| CannotStart(format!("The API server could not be started: {e}")))?;
+    let reason = vmm.run();
+    if let Some(api) = api {
+        api.end(reason.clone());
+    }
+    Ok(reason)
+}
+
+/// The time the start took, as far as the caller said when it began.
+fn note_start(began: Began) {
+    if let Some(at_us) = began.at_us {
+        API_SERVER.process_startup_time_us.set(microseconds(monotonic_time()).saturating_sub(at_us));
+    }
+    if let Some(cpu_us) = began.cpu_us {
+        let own_us = microseconds(process_cpu_time()).saturating_sub(cpu_us);
+        API_SERVER.process_startup_time_cpu_us.set(own_us.saturating_add(began.parent_cpu_us.unwrap_or(0)));
     }
 }
 
-fn serve(listener: &Listener, app: App, exit: oneshot::Receiver<ExitReason>) -> std::io::Result<ExitReason> {
-    logger::main_thread_serves();
-    let limits = Limits { payload: app.payload_limit(), deadline: REQUEST_DEADLINE };
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let socket = UnixListener::from_std(listener.socket()?)?;
-        Ok(server::serve(socket, porch::router(app), limits, exit).await)
-    })
+/// The thread that serves the API.
+struct ApiThread {
+    listener: Listener,
+    tell: oneshot::Sender<ExitReason>,
+    thread: JoinHandle<()>,
+}
+
+impl ApiThread {
+    fn start(listener: Listener, app: App) -> io::Result<Self> {
+        let (tell, exit) = oneshot::channel();
+        let limits = Limits { payload: app.payload_limit(), deadline: REQUEST_DEADLINE };
+        // Made here, so that the thread has nothing left that could fail.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let socket = {
+            let _inside = runtime.enter();
+            UnixListener::from_std(listener.socket()?)?
+        };
+        let thread = threads::spawn(Role::Api, API_STACK_LEN, move || {
+            runtime.block_on(server::serve(socket, porch::router(app), limits, exit));
+        })?;
+        Ok(Self { listener, tell, thread })
+    }
+
+    /// Has answers that are on their way finished, and ends the thread. The socket's path is free when this returns.
+    fn end(self, reason: ExitReason) {
+        let Self { listener, tell, thread } = self;
+        // Not heard by a thread that has ended already, by a panic that its hook has reported.
+        let _ = tell.send(reason);
+        let _ = thread.join();
+        drop(listener);
+    }
 }
 
 /// Gives the metadata service what is in a file; the texts are waited for by tools.
-fn fill_mmds(path: &std::path::Path, handle: &Handle) -> Result<(), CannotStart> {
+fn fill_mmds(path: &std::path::Path, vmm: &mut Vmm) -> Result<(), CannotStart> {
     let unreadable = "Unable to open or read from the mmds content file";
     let text = std::fs::read(path).map_err(|e| CannotStart(format!("{unreadable} {}: {e}", path.display())))?;
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text)
         .map_err(|e| CannotStart(format!("MMDS error: metadata provided not valid json: {}: {e}", path.display())))?;
-    match handle.call(PutMmds(object.into())) {
+    match vmm.call(PutMmds(object.into())) {
         Ok(()) => info!("Successfully added metadata to mmds from file"),
         Err(refused) => return Err(CannotStart(format!("Populating MMDS from file failed: {}", refused.what()))),
     }
@@ -131,14 +177,14 @@ fn fill_mmds(path: &std::path::Path, handle: &Handle) -> Result<(), CannotStart>
 }
 
 /// Configures and boots; the texts are waited for by tools.
-fn boot_from_file(path: &std::path::Path, handle: &Handle) -> Result<(), CannotStart> {
-    if let Err(bad) = ConfigFile::read(path).and_then(|file| file.apply(handle)) {
+fn boot_from_file(path: &std::path::Path, vmm: &mut Vmm) -> Result<(), CannotStart> {
+    if let Err(bad) = ConfigFile::read(path).and_then(|file| file.apply(vmm)) {
         error!("Configuration for VMM from one single json failed: {bad}");
         return Err(CannotStart(format!(
             "Failed to build MicroVM from Json: Configuration for VMM from one single json failed: {bad}"
         )));
     }
-    if let Err(refused) = handle.call(Start) {
+    if let Err(refused) = vmm.call(Start) {
         error!("Could not Start MicroVM from one single json: {refused}");
         return Err(CannotStart(format!("Could not Start MicroVM from one single json: {refused}")));
     }

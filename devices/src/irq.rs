@@ -4,6 +4,19 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
+crate::metric_group! {
+    /// Interrupts of all virtio devices.
+    pub struct InterruptMetrics {
+        /// Interrupts raised.
+        triggers: Counter,
+        /// Times a route from a device to a CPU was changed.
+        config_updates: Counter,
+    }
+}
+
+/// Counts over the whole process.
+pub static INTERRUPTS: InterruptMetrics = InterruptMetrics::new();
+
 /// Raises one edge on an interrupt line. An irqfd in practice.
 pub trait IrqLine: Send + Sync {
     /// One edge.

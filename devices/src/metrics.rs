@@ -50,13 +50,13 @@ impl Stored {
     }
 }
 
-/// Shortest, longest and summed durations, in microseconds, since they were last taken.
+/// Shortest, longest and summed durations since they were last settled.
 #[derive(Debug)]
 pub struct Latency {
     /// `u64::MAX` before the first one.
-    min_us: AtomicU64,
-    max_us: AtomicU64,
-    sum_us: AtomicU64,
+    min_ns: AtomicU64,
+    max_ns: AtomicU64,
+    sum_ns: AtomicU64,
 }
 
 /// What a [`Latency`] gathered, in microseconds.
@@ -70,10 +70,31 @@ pub struct Spread {
     pub sum_us: u64,
 }
 
+/// What a [`Latency`] gathered, exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gathered {
+    min_ns: u64,
+    max_ns: u64,
+    sum_ns: u64,
+}
+
+impl Gathered {
+    /// In microseconds, rounded down.
+    pub fn spread(self) -> Spread {
+        let min_ns = if self.min_ns == u64::MAX { 0 } else { self.min_ns };
+        Spread { min_us: min_ns / 1000, max_us: self.max_ns / 1000, sum_us: self.sum_ns / 1000 }
+    }
+
+    /// The sum in nanoseconds, by which to settle.
+    pub fn sum_ns(self) -> u64 {
+        self.sum_ns
+    }
+}
+
 impl Latency {
     /// Nothing recorded.
     pub const fn new() -> Self {
-        Self { min_us: AtomicU64::new(u64::MAX), max_us: AtomicU64::new(0), sum_us: AtomicU64::new(0) }
+        Self { min_ns: AtomicU64::new(u64::MAX), max_ns: AtomicU64::new(0), sum_ns: AtomicU64::new(0) }
     }
 
     /// Adds one duration.
@@ -83,27 +104,49 @@ impl Latency {
 
     /// Adds `count` durations of which only their sum is known; each is taken to be as long as the others.
     pub fn record_batch(&self, took: Duration, count: u32) {
-        let us = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let Some(each) = took.checked_div(count).map(us) else { return };
-        // A look is cheaper than a locked instruction, and new extremes are rare.
-        if each < self.min_us.load(Ordering::Relaxed) {
-            self.min_us.fetch_min(each, Ordering::Relaxed);
-        }
-        if each > self.max_us.load(Ordering::Relaxed) {
-            self.max_us.fetch_max(each, Ordering::Relaxed);
-        }
-        self.sum_us.fetch_add(us(took), Ordering::Relaxed);
+        let ns = |took: Duration| u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let Some(each) = took.checked_div(count).map(ns) else { return };
+        self.look_for_extremes(each);
+        self.sum_ns.fetch_add(ns(took), Ordering::Relaxed);
     }
 
-    /// What was recorded since the last call, and forgets it. Not one atomic step: a duration recorded meanwhile may be split between
-    /// two readings.
-    pub fn take(&self) -> Spread {
-        let min_us = self.min_us.swap(u64::MAX, Ordering::Relaxed);
-        Spread {
-            min_us: if min_us == u64::MAX { 0 } else { min_us },
-            max_us: self.max_us.swap(0, Ordering::Relaxed),
-            sum_us: self.sum_us.swap(0, Ordering::Relaxed),
+    /// Adds one duration in nanoseconds.
+    pub fn record_ns(&self, ns: u64) {
+        self.look_for_extremes(ns);
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    fn look_for_extremes(&self, ns: u64) {
+        // Extremes are rare and plain reads are cheap, so this is one locked instruction nearly always.
+        if ns < self.min_ns.load(Ordering::Relaxed) {
+            self.min_ns.fetch_min(ns, Ordering::Relaxed);
         }
+        if ns > self.max_ns.load(Ordering::Relaxed) {
+            self.max_ns.fetch_max(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// What was recorded since the last settlement. Not one atomic step: of a duration recorded meanwhile a part may be missing.
+    pub fn gathered(&self) -> Gathered {
+        Gathered {
+            min_ns: self.min_ns.load(Ordering::Relaxed),
+            max_ns: self.max_ns.load(Ordering::Relaxed),
+            sum_ns: self.sum_ns.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes `sum_ns` from the sum, because it was reported, and starts to look for extremes anew.
+    pub fn settle(&self, sum_ns: u64) {
+        self.min_ns.store(u64::MAX, Ordering::Relaxed);
+        self.max_ns.store(0, Ordering::Relaxed);
+        self.sum_ns.fetch_sub(sum_ns, Ordering::Relaxed);
+    }
+
+    /// What was recorded since the last settlement, and settles it.
+    pub fn take(&self) -> Spread {
+        let gathered = self.gathered();
+        self.settle(gathered.sum_ns);
+        gathered.spread()
     }
 }
 
@@ -311,6 +354,19 @@ mod tests {
         latency.record_batch(Duration::from_micros(8), 0);
         assert_eq!(latency.take(), Spread { min_us: 3, max_us: 3, sum_us: 30 });
         assert_eq!(latency.take(), Spread::default());
+    }
+
+    /// A report that was not delivered is not settled, and then nothing is missing from the next one.
+    #[test]
+    fn a_latency_keeps_what_was_not_settled() {
+        let latency = Latency::new();
+        latency.record_ns(700);
+        let first = latency.gathered();
+        assert_eq!(first.spread(), Spread { min_us: 0, max_us: 0, sum_us: 0 });
+        latency.record_ns(1_300);
+        assert_eq!(latency.gathered().spread(), Spread { min_us: 0, max_us: 1, sum_us: 2 });
+        latency.settle(first.sum_ns());
+        assert_eq!(latency.gathered().spread(), Spread { min_us: 0, max_us: 0, sum_us: 1 });
     }
 
     #[test]

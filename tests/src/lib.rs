@@ -11,6 +11,7 @@
 //! | [`vmm`] | how to start, configure, watch and end one VMM process |
 //! | [`http`] | what exactly went over the socket |
 //! | [`lines`] | did this line appear before the deadline |
+//! | [`metrics`] | is this line of metrics one that a strict reader takes |
 //! | [`disk`] | backing files with known content |
 //! | [`slow_disk`] | a file that answers when the test says so |
 //! | [`stock`] | what is inside a distribution's kernel image, what goes into an initramfs |
@@ -22,6 +23,7 @@ pub mod binary;
 pub mod disk;
 pub mod http;
 pub mod lines;
+pub mod metrics;
 pub mod slow_disk;
 pub mod stock;
 pub mod sys;

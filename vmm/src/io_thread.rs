@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
+use crate::threads::{self, Role};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -38,10 +39,7 @@ impl IoThread {
             events.add(subscriber)?;
         }
         let inner = bell.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("io {index}"))
-            .stack_size(STACK_LEN)
-            .spawn(move || live(&events, &receiver, &inner, &exit))?;
+        let thread = threads::spawn(Role::Io(index), STACK_LEN, move || live(&events, &receiver, &inner, &exit))?;
         Ok(Self { jobs: Some(jobs), bell, thread: Some(thread) })
     }
 

@@ -18,9 +18,11 @@ pub mod machine;
 pub mod memory;
 pub mod requests;
 pub mod sys;
+pub mod telemetry;
+pub mod threads;
 pub mod vcpu;
 
-pub use actor::{Handle, Settings, launch};
+pub use actor::{Handle, Settings, Vmm, create, launch};
 pub use error::{Error, Kind, Subject};
 pub use exit::ExitReason;
 pub use lifecycle::{Ask, Phase};

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use vmm::sys::poll::writable_now;
+use vmm::telemetry::LOGGER;
 
 /// A pipe that polls writable takes this much at once (Linux `PIPE_BUF`).
 const PIECE_BYTES: usize = 4096;
@@ -45,6 +46,7 @@ impl Sink {
             self.lost = 0;
         }
         if self.write(line).is_err() {
+            LOGGER.missed_log_count.inc();
             self.lost = self.lost.saturating_add(1);
         }
     }

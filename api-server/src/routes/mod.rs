@@ -14,6 +14,7 @@ mod hotplug;
 mod instance;
 mod logger;
 mod machine_config;
+mod metrics;
 mod mmds;
 mod network_interfaces;
 mod pmem;

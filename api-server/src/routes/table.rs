@@ -4,7 +4,7 @@ use axum::http::Method;
 
 use super::{
     Answer, Call, actions, balloon, boot_source, cpu_config, drives, entropy, hotplug, instance, logger,
-    machine_config, mmds, network_interfaces, pmem, serial, vm, vsock,
+    machine_config, metrics, mmds, network_interfaces, pmem, serial, vm, vsock,
 };
 
 /// A method on a resource.
@@ -78,12 +78,12 @@ pub(crate) static ROUTES: &[Route] = routes! {
     PATCH "mmds" => mmds::patch;
     PUT "serial" => serial::put;
     PUT "logger" => logger::put;
+    PUT "metrics" => metrics::put;
 };
 
 /// Endpoints of the v1 API that this version does not have. They are named in the answer, so that a client sees what is missing
 /// rather than suspecting a typing mistake.
 const LATER: &[(Method, &[&str], &str)] = &[
-    (Method::PUT, &["metrics"], "/metrics"),
     (Method::PUT, &["snapshot", "create"], "/snapshot/create"),
     (Method::PUT, &["snapshot", "load"], "/snapshot/load"),
 ];

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use log::info;
 use vmm::requests::{Pause, Resume};
+use vmm::telemetry::{LATENCIES, microseconds};
 
 use super::{Call, DONE, Reply};
 use crate::error::Fault;
@@ -12,16 +13,18 @@ use crate::wire::{Vm, VmState};
 pub(super) async fn patch(call: &Call<'_>) -> Result<Reply, Fault> {
     let asked = call.json::<Vm>()?.state;
     let started = Instant::now();
-    let name = match asked {
+    let (name, latency) = match asked {
         VmState::Paused => {
             call.app.ask(Pause).await?;
-            "pause vm"
+            ("pause vm", &LATENCIES.pause_vm)
         }
         VmState::Resumed => {
             call.app.ask(Resume).await?;
-            "resume vm"
+            ("resume vm", &LATENCIES.resume_vm)
         }
     };
-    info!("'{name}' API request took {} us.", started.elapsed().as_micros());
+    let took_us = microseconds(started.elapsed());
+    latency.set(took_us);
+    info!("'{name}' API request took {took_us} us.");
     DONE
 }

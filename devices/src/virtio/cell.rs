@@ -16,6 +16,7 @@ use super::queue::{VirtQueue, Visit};
 use super::registers::{Action, F_EVENT_IDX, F_INDIRECT_DESC, Registers};
 use crate::event::{Interest, Source, Subscriber};
 use crate::irq::VirtioIrq;
+use crate::metrics::MetricGroup;
 use crate::ram::GuestRam;
 use crate::rate_limit::LimitDial;
 
@@ -102,6 +103,11 @@ impl VirtioCell {
     /// Name for log lines.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What the device counts.
+    pub fn metrics(&self) -> Arc<dyn MetricGroup> {
+        self.lock().device.get().metrics()
     }
 
     /// By what the device's rate limiters are changed, see [`super::device::VirtioDevice::limit_dials`]. Does not wait for the device.

@@ -58,7 +58,7 @@ fn assert_quiet(vmm: &Vmm, vcpus: bool) {
         }
         before = now;
     }
-    assert!(before.contains_key("vmm"), "{before:?}");
+    assert!(before.contains_key("mayfly"), "{before:?}");
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(switches(vmm, vcpus), before);
 }

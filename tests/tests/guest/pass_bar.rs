@@ -11,6 +11,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 const RSS_GROWTH_MAX_KIB: u64 = 1024;
 /// Log lines for one stimulus.
 pub(crate) const LINES_MAX: usize = 50;
+/// The thread that runs the VMM, the process's main one.
+pub(crate) const VMM_THREAD: &str = "mayfly";
 /// Guest memory of every machine that is measured, in MiB.
 pub(crate) const RAM_MIB: u64 = 64;
 
@@ -64,9 +66,9 @@ pub(crate) fn answers_quickly(vmm: &Vmm) {
 fn settles(vmm: &Vmm) {
     let deadline = Instant::now() + SETTLE;
     let ticks = || -> u64 {
-        assert!(thread_ticks(vmm, "vmm").is_some(), "a thread called `vmm`");
+        assert!(thread_ticks(vmm, VMM_THREAD).is_some(), "the main thread has its name");
         let own = (0..).map_while(|n| thread_ticks(vmm, &format!("io {n}")));
-        own.chain(thread_ticks(vmm, "vmm")).sum()
+        own.chain(thread_ticks(vmm, VMM_THREAD)).sum()
     };
     loop {
         let before = ticks();

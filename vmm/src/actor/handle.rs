@@ -10,6 +10,10 @@ use super::vmm::{Settings, Vmm};
 use crate::error::Error;
 use crate::exit::ExitReason;
 use crate::requests::Submit;
+use crate::threads::{self, Role};
+
+/// Of a VMM thread, if it is not the main one.
+const STACK_LEN: usize = 2 << 20;
 
 /// A request with its reply callback, ready to run on the VMM thread.
 pub(super) type Job = Box<dyn FnOnce(&mut Vmm) + Send>;
@@ -63,16 +67,21 @@ impl Mailbox {
     }
 }
 
-/// Starts the VMM thread. `on_exit` runs on it, last, with the reason why the machine ended.
+/// Makes a VMM, which serves once [`Vmm::run`] is called, and how others reach it.
 ///
-/// SIGTERM and SIGINT are taken over by the VMM thread, so call this before starting other threads: it blocks both signals in the
-/// calling thread, and threads inherit that.
-pub fn launch(settings: Settings, on_exit: impl FnOnce(ExitReason) + Send + 'static) -> io::Result<Handle> {
+/// SIGTERM and SIGINT are taken over by the VMM from now on.
+pub fn create(settings: Settings) -> io::Result<(Vmm, Handle)> {
     let (sender, receiver) = channel();
     let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
     let mailbox = Mailbox { jobs: receiver, bell: bell.clone() };
     let handle = Handle { jobs: sender, bell };
     let vmm = Vmm::new(settings, mailbox, handle.clone())?;
-    std::thread::Builder::new().name("vmm".to_owned()).spawn(move || on_exit(vmm.run()))?;
+    Ok((vmm, handle))
+}
+
+/// Makes a VMM and runs it on a thread of its own. `on_exit` runs on it, last, with the reason why the machine ended. See [`create`].
+pub fn launch(settings: Settings, on_exit: impl FnOnce(ExitReason) + Send + 'static) -> io::Result<Handle> {
+    let (vmm, handle) = create(settings)?;
+    threads::spawn(Role::Vmm, STACK_LEN, move || on_exit(vmm.run()))?;
     Ok(handle)
 }

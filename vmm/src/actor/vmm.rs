@@ -1,8 +1,9 @@
-//! The VMM thread's state and its loop.
+//! The VMM's state and its loop.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::mpsc::{TryRecvError, sync_channel};
 use std::time::Instant;
 
 use devices::mmds::Mmds;
@@ -10,6 +11,7 @@ use devices::mmds::Mmds;
 use super::handle::{Handle, Job, Mailbox};
 use crate::blueprint::Plan;
 use crate::config::InstanceId;
+use crate::error::Error;
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
 use crate::lifecycle::{Phase, permit};
@@ -17,6 +19,7 @@ use crate::machine::Machine;
 use crate::requests::{Answer, Submit};
 use crate::sys::random;
 use crate::sys::signals::TerminationSignals;
+use crate::telemetry::Clock;
 
 /// What a VMM is started with, fixed for its life.
 #[derive(Debug, Clone)]
@@ -32,8 +35,9 @@ pub struct Settings {
 const MAILBOX: u32 = 0;
 const EXIT: u32 = 1;
 const SIGNALS: u32 = 2;
+const REPORT: u32 = 3;
 
-/// The state of the VMM thread. Reached by others only through requests.
+/// The state of the VMM. Belongs to the thread that runs it; others reach it only through requests.
 pub struct Vmm {
     settings: Settings,
     mailbox: Mailbox,
@@ -48,6 +52,7 @@ pub struct Vmm {
     pub(super) machine: Option<Machine>,
     /// While the machine is on its way to a standstill: what has to wait for that, in order.
     postponed: Option<Vec<Job>>,
+    pub(super) report_clock: Clock,
 }
 
 impl Vmm {
@@ -59,6 +64,8 @@ impl Vmm {
         events.watch(mailbox.bell().as_raw_fd(), MAILBOX)?;
         events.watch(exit.wake().as_raw_fd(), EXIT)?;
         events.watch(signals.as_raw_fd(), SIGNALS)?;
+        let report_clock = Clock::new()?;
+        events.watch(report_clock.as_raw_fd(), REPORT)?;
         Ok(Self {
             settings,
             mailbox,
@@ -71,33 +78,15 @@ impl Vmm {
             mmds: Arc::new(mmds),
             machine: None,
             postponed: None,
+            report_clock,
         })
     }
 
     /// Serves until there is a reason to end, then ends in good order: vCPUs stop, devices finish and flush.
-    pub(super) fn run(mut self) -> ExitReason {
+    pub fn run(mut self) -> ExitReason {
         let reason = loop {
-            let (mut mail, mut signalled) = (false, false);
-            let turn = self.events.turn(|token| match token {
-                MAILBOX => mail = true,
-                SIGNALS => signalled = true,
-                _ => {}
-            });
-            if let Err(error) = turn {
-                self.exit.report(ExitReason::Lost(format!("the event loop failed: {error}")));
-            }
-            if signalled && let Some(number) = self.signals.next() {
-                self.exit.report(ExitReason::Signal(number));
-            }
-            if let Some(reason) = self.exit.reason() {
-                break reason.clone();
-            }
-            if mail {
-                // Cleared before the jobs are taken: a job that arrives later rings again.
-                let _ = self.mailbox.bell().read();
-                while let Some(job) = self.mailbox.next() {
-                    job(&mut self);
-                }
+            if let Some(reason) = self.turn() {
+                break reason;
             }
         };
         self.phase = Phase::Ended;
@@ -105,12 +94,67 @@ impl Vmm {
         if let Some(machine) = self.machine.take() {
             machine.shut_down();
         }
+        self.report_at_last();
         if self.guest_panicked() { ExitReason::AfterPanic(Box::new(reason)) } else { reason }
     }
 
     /// Whether the guest has told that its kernel panicked.
     pub fn guest_panicked(&self) -> bool {
         self.exit.guest_panicked()
+    }
+
+    /// Waits for something to do and does it. A reason to end stays one in later turns.
+    fn turn(&mut self) -> Option<ExitReason> {
+        let (mut mail, mut signalled, mut report_due) = (false, false, false);
+        let turn = self.events.turn(|token| match token {
+            MAILBOX => mail = true,
+            SIGNALS => signalled = true,
+            REPORT => report_due = true,
+            _ => {}
+        });
+        if let Err(error) = turn {
+            self.exit.report(ExitReason::Lost(format!("the event loop failed: {error}")));
+        }
+        if signalled && let Some(number) = self.signals.next() {
+            self.exit.report(ExitReason::Signal(number));
+        }
+        if let Some(reason) = self.exit.reason() {
+            return Some(reason.clone());
+        }
+        if report_due {
+            self.report_on_time();
+        }
+        if mail {
+            // Cleared before the jobs are taken: a job that arrives later rings again.
+            let _ = self.mailbox.bell().read();
+            while let Some(job) = self.mailbox.next() {
+                job(self);
+            }
+        }
+        None
+    }
+
+    /// Does what is asked before [`Self::run`], on the same thread, and waits for the answer.
+    pub fn call<R: Submit>(&mut self, request: R) -> Result<R::Reply, Error> {
+        let (sender, receiver) = sync_channel(1);
+        self.serve(
+            request,
+            Box::new(move |reply| {
+                let _ = sender.send(reply);
+            }),
+        );
+        loop {
+            match receiver.try_recv() {
+                Ok(reply) => return reply,
+                Err(TryRecvError::Disconnected) => return Err(Error::gone()),
+                // It is being done elsewhere, and the answer comes through the mailbox.
+                Err(TryRecvError::Empty) => {
+                    if self.turn().is_some() {
+                        return Err(Error::gone());
+                    }
+                }
+            }
+        }
     }
 
     /// Judges a request by the phase table and applies it.

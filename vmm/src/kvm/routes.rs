@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use devices::irq::INTERRUPTS;
 use devices::legacy::ioapic::{IrqRouter, Msi};
 use devices::virtio::cell::DoorbellBinder;
 use devices::virtio::transport::mmio::QUEUE_NOTIFY;
@@ -38,6 +39,7 @@ impl IrqRouter for Routes {
             (0u32..).zip(table.iter()).filter_map(|(gsi, msi)| msi.map(|msi| entry(gsi, msi))).collect();
         // At most 24 entries, far below the wrapper's limit.
         let Ok(routing) = KvmIrqRouting::from_entries(&entries) else { return };
+        INTERRUPTS.config_updates.inc();
         if let Err(error) = self.vm.set_gsi_routing(&routing) {
             devices::guest_warn!("interrupt route of GSI {gsi} not set: {error}");
         }

@@ -26,8 +26,10 @@ use devices::virtio::mem::Levels;
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::config::ResourceId;
 use crate::io_thread::IoThread;
 use crate::memory::Memory;
+use crate::telemetry::{Group, Registry};
 use crate::vcpu::Crew;
 
 /// A machine whose guest can run. vCPUs stand still until [`Machine::resume`].
@@ -68,6 +70,19 @@ impl Machine {
                 cell.pause();
                 drop(done);
             });
+        }
+    }
+
+    /// Enters everything the machine counts.
+    pub fn enter_metrics(&self, registry: &Registry) {
+        registry.add("i8042", None, Group::Shared(self.keyboard.metrics()));
+        registry.add("uart", None, Group::Shared(self.serial.metrics()));
+        for (index, metrics) in self.crew.metrics().iter().enumerate() {
+            registry.add("vcpu", Some(&index.to_string()), Group::Shared(metrics.clone()));
+        }
+        for seat in &self.seats {
+            let (family, id) = seat.name.family();
+            registry.add(family, id.map(ResourceId::as_str), Group::Shared(seat.cell.metrics()));
         }
     }
 

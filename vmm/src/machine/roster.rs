@@ -26,6 +26,21 @@ pub enum DeviceName {
     Memory,
 }
 
+impl DeviceName {
+    /// The kind of thing it is, by its name in the v1 metrics file, and which one, where there may be several.
+    pub fn family(&self) -> (&'static str, Option<&ResourceId>) {
+        match self {
+            Self::Balloon => ("balloon", None),
+            Self::Drive(id) => ("block", Some(id)),
+            Self::Net(id) => ("net", Some(id)),
+            Self::Pmem(id) => ("pmem", Some(id)),
+            Self::Vsock => ("vsock", None),
+            Self::Rng => ("entropy", None),
+            Self::Memory => ("memory_hotplug", None),
+        }
+    }
+}
+
 impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -2,10 +2,15 @@
 
 pub mod advice;
 pub mod clock;
+pub mod fatal;
+pub mod lifeline;
 pub mod map;
 pub mod open;
 pub mod poll;
 pub mod process;
 pub mod random;
+pub mod signal_stack;
 pub mod signals;
 pub mod socket;
+
+pub use devices::sys::terminal;

@@ -7,7 +7,8 @@ pub fn writable_now(fd: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     // SAFETY: one valid pollfd for the length of the call, which with timeout 0 returns at once.
     let ready = unsafe { libc::poll(&mut poll, 1, 0) };
-    ready == 1 && poll.revents & libc::POLLOUT != 0
+    // A pipe whose reader is gone polls writable, too, and with an error.
+    ready == 1 && poll.revents & (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) == libc::POLLOUT
 }
 
 #[cfg(test)]
@@ -26,5 +27,7 @@ mod tests {
         let mut taken = [0; 4096];
         reader.read_exact(&mut taken).unwrap();
         assert!(writable_now(writer.as_fd()));
+        drop(reader);
+        assert!(!writable_now(writer.as_fd()), "nobody reads any more");
     }
 }

@@ -1,52 +1,94 @@
-//! SIGTERM and SIGINT as a file descriptor.
+//! SIGTERM and SIGINT as something an event loop can watch.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::mem::{MaybeUninit, size_of};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr::null_mut;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// The last of the two that arrived; 0 if it has been seen.
+static ARRIVED: AtomicI32 = AtomicI32::new(0);
+/// Rung by the handler.
+static BELL: OnceLock<File> = OnceLock::new();
 
 /// Receives SIGTERM and SIGINT instead of the default action, which would end the process on the spot.
+///
+/// By a handler and not by signalfd(2), which does not see what is sent to another thread than the one that reads it.
 #[derive(Debug)]
 pub struct TerminationSignals(File);
 
 impl TerminationSignals {
-    /// Blocks both signals in the calling thread, and so in every thread it starts from now on, and opens a descriptor for them.
+    /// Handles both signals from now on, whichever thread they are sent to, even if the caller's parent had blocked them.
+    ///
+    /// # Errors
+    /// No descriptor is left, or what `sigaction(2)` says.
     pub fn take_over() -> io::Result<Self> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigemptyset initialises the set that the calls after it use; all pointers are valid or null where that is allowed.
-        let fd = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
-            libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
-            let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), null_mut());
-            if error != 0 {
-                return Err(io::Error::from_raw_os_error(error));
+        if BELL.get().is_none() {
+            // SAFETY: no pointers.
+            let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
             }
-            libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
+            // SAFETY: `fd` was just opened and belongs to nobody else. If another thread was quicker, this one is closed again.
+            let _ = BELL.set(unsafe { File::from_raw_fd(fd) });
         }
-        // SAFETY: `fd` was just opened and belongs to nobody else.
-        Ok(Self(unsafe { File::from_raw_fd(fd) }))
+        let bell = BELL.get().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            handle(signal, on_signal as *const () as usize, libc::SA_RESTART, false)?;
+        }
+        Ok(Self(bell))
     }
 
     /// The next signal that arrived, if any.
     pub fn next(&self) -> Option<i32> {
-        let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
-        match (&self.0).read(&mut info) {
-            Ok(len) if len == info.len() => {
-                // `ssi_signo` is the structure's first field.
-                info.first_chunk().and_then(|first| i32::try_from(u32::from_ne_bytes(*first)).ok())
-            }
-            _ => None,
-        }
+        // Silenced before the number is taken: a signal that arrives in between rings again.
+        let _ = (&self.0).read(&mut [0; 8]);
+        Some(ARRIVED.swap(0, Ordering::SeqCst)).filter(|number| *number != 0)
     }
 }
 
 impl AsRawFd for TerminationSignals {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+extern "C" fn on_signal(number: libc::c_int) {
+    ARRIVED.store(number, Ordering::SeqCst);
+    let Some(bell) = BELL.get() else { return };
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: the descriptor is never closed, and the buffer has the eight bytes that eventfd(2) wants. errno is the thread's own.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(bell.as_raw_fd(), one.as_ptr().cast(), one.len());
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// Installs `handler` for `signal` and lets the calling thread, and so those it starts from now on, receive it. `alone` keeps all other
+/// signals from the handler.
+pub(super) fn handle(signal: libc::c_int, handler: usize, flags: libc::c_int, alone: bool) -> io::Result<()> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: all zeroes is a valid `sigaction`, and sigemptyset initialises the set, before either is used. Handlers are functions, which
+    // live as long as the process.
+    unsafe {
+        let action = action.assume_init_mut();
+        action.sa_sigaction = handler;
+        action.sa_flags = flags;
+        if alone {
+            libc::sigfillset(&raw mut action.sa_mask);
+        }
+        if libc::sigaction(signal, action, null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        match libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), null_mut()) {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
     }
 }

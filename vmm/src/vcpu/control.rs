@@ -4,8 +4,13 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use super::metrics::VcpuMetrics;
 use super::run::Vcpu;
 use super::sys;
+use crate::threads::{self, Role};
+
+/// Enough for an exit and the devices behind it; of it only what is touched costs memory.
+const STACK_LEN: usize = 256 << 10;
 
 /// What all vCPUs should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +62,7 @@ impl Board {
 pub struct Crew {
     board: Arc<Board>,
     threads: Vec<JoinHandle<()>>,
+    metrics: Vec<Arc<VcpuMetrics>>,
 }
 
 impl Crew {
@@ -65,16 +71,19 @@ impl Crew {
         sys::install_kick_handler()?;
         let board =
             Arc::new(Board { shared: Mutex::new(Shared { wanted: Wanted::Pause, still: 0 }), changed: Condvar::new() });
-        let mut crew = Self { board: board.clone(), threads: Vec::with_capacity(vcpus.len()) };
+        let metrics = vcpus.iter().map(Vcpu::metrics).collect();
+        let mut crew = Self { board: board.clone(), threads: Vec::with_capacity(vcpus.len()), metrics };
         for vcpu in vcpus {
             let board = board.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu {}", vcpu.index()))
-                .stack_size(256 << 10)
-                .spawn(move || vcpu.live(&board))?;
+            let thread = threads::spawn(Role::Vcpu(vcpu.index()), STACK_LEN, move || vcpu.live(&board))?;
             crew.threads.push(thread);
         }
         Ok(crew)
+    }
+
+    /// What each vCPU counts, by index.
+    pub fn metrics(&self) -> &[Arc<VcpuMetrics>] {
+        &self.metrics
     }
 
     /// Lets the guest run.

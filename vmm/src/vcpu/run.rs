@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use devices::bus::Bus;
-use devices::metrics::Counter;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::control::{Board, Wanted};
+use super::metrics::{VcpuMetrics, measured};
 use super::sys::KickGuard;
+use crate::arch::ticks::Scale;
 use crate::exit::{ExitLatch, ExitReason};
 
 /// Who hears that the guest finished handling a level-triggered interrupt.
@@ -22,30 +23,6 @@ pub struct Buses {
     pub mmio: Arc<Bus>,
 }
 
-/// Guest exits by kind, over all vCPUs.
-#[derive(Debug, Default)]
-pub struct ExitCounters {
-    /// Port reads.
-    pub io_in: Counter,
-    /// Port writes.
-    pub io_out: Counter,
-    /// MMIO reads.
-    pub mmio_read: Counter,
-    /// MMIO writes.
-    pub mmio_write: Counter,
-    /// Failures.
-    pub failures: Counter,
-}
-
-/// Counts the exits of this process's machine.
-pub static EXITS: ExitCounters = ExitCounters {
-    io_in: Counter::new(),
-    io_out: Counter::new(),
-    mmio_read: Counter::new(),
-    mmio_write: Counter::new(),
-    failures: Counter::new(),
-};
-
 /// What KVM cannot do anything about: the host has no page for an address that is guest memory.
 const NO_MEMORY: &str = "the guest touched memory that the host cannot provide: a file behind a pmem device became shorter or its disk is full, or there are no huge pages left";
 
@@ -56,6 +33,8 @@ pub struct Vcpu {
     buses: Buses,
     end_of_interrupt: EndOfInterrupt,
     exit: Arc<ExitLatch>,
+    metrics: Arc<VcpuMetrics>,
+    scale: Scale,
 }
 
 /// Whether the guest can go on after an exit.
@@ -68,7 +47,8 @@ enum Next {
 impl Vcpu {
     /// Wraps a vCPU whose registers are set.
     pub fn new(index: u8, fd: VcpuFd, buses: Buses, end_of_interrupt: EndOfInterrupt, exit: Arc<ExitLatch>) -> Self {
-        Self { index, fd, buses, end_of_interrupt, exit }
+        let scale = Scale::of_khz(fd.get_tsc_khz().unwrap_or(0));
+        Self { index, fd, buses, end_of_interrupt, exit, metrics: Arc::default(), scale }
     }
 
     /// Which vCPU this is.
@@ -76,20 +56,30 @@ impl Vcpu {
         self.index
     }
 
+    /// What it counts.
+    pub fn metrics(&self) -> Arc<VcpuMetrics> {
+        self.metrics.clone()
+    }
+
     /// Runs the guest as long as that is wanted.
     pub(super) fn live(mut self, board: &Board) {
         let _guard = KickGuard::new(&mut self.fd);
+        let mut has_run = false;
         loop {
             // Cleared before the board is read: a kick after this line makes KVM_RUN return at once.
             self.fd.set_kvm_immediate_exit(0);
             // The flag tells the guest's watchdogs that it was stopped; hosts without kvm-clock refuse, which is fine.
-            let fd = &self.fd;
+            let (fd, fails) = (&self.fd, &self.metrics.kvmclock_ctrl_fails);
             let paused = || {
-                let _ = fd.kvmclock_ctrl();
+                // Before its first instruction the guest has no clock yet.
+                if has_run && fd.kvmclock_ctrl().is_err() {
+                    fails.inc();
+                }
             };
             if board.wanted(paused) == Wanted::End {
                 return;
             }
+            has_run = true;
             loop {
                 match self.enter() {
                     Next::Enter => {}
@@ -104,25 +94,26 @@ impl Vcpu {
     }
 
     fn enter(&mut self) -> Next {
+        let (metrics, scale) = (&*self.metrics, self.scale);
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
-                EXITS.io_out.inc();
-                self.buses.pio.write(port.into(), data);
+                let time = &metrics.exit_io_out_agg;
+                measured(scale, &metrics.exit_io_out, time, || self.buses.pio.write(port.into(), data));
                 Next::Enter
             }
             Ok(VcpuExit::IoIn(port, data)) => {
-                EXITS.io_in.inc();
-                self.buses.pio.read(port.into(), data);
+                let time = &metrics.exit_io_in_agg;
+                measured(scale, &metrics.exit_io_in, time, || self.buses.pio.read(port.into(), data));
                 Next::Enter
             }
             Ok(VcpuExit::MmioWrite(addr, data)) => {
-                EXITS.mmio_write.inc();
-                self.buses.mmio.write(addr, data);
+                let time = &metrics.exit_mmio_write_agg;
+                measured(scale, &metrics.exit_mmio_write, time, || self.buses.mmio.write(addr, data));
                 Next::Enter
             }
             Ok(VcpuExit::MmioRead(addr, data)) => {
-                EXITS.mmio_read.inc();
-                self.buses.mmio.read(addr, data);
+                let time = &metrics.exit_mmio_read_agg;
+                measured(scale, &metrics.exit_mmio_read, time, || self.buses.mmio.read(addr, data));
                 Next::Enter
             }
             Ok(VcpuExit::IoapicEoi(vector)) => {
@@ -156,7 +147,7 @@ impl Vcpu {
     }
 
     fn lost(&self, why: String) -> Next {
-        EXITS.failures.inc();
+        self.metrics.failures.inc();
         Next::End(ExitReason::Lost(format!("vCPU {}: {why}", self.index)))
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::bus::BusDevice;
-use crate::irq::{IrqLine, VirtioIrq};
+use crate::irq::{INTERRUPTS, IrqLine, VirtioIrq};
 use crate::virtio::cell::VirtioCell;
 use crate::virtio::registers::{Area, REFUSED_WRITES};
 
@@ -34,6 +34,7 @@ impl MmioIrq {
     }
 
     fn raise(&self, bit: u32) {
+        INTERRUPTS.triggers.inc();
         self.status.fetch_or(bit, Ordering::SeqCst);
         self.line.raise();
     }

@@ -6,6 +6,9 @@ mod limits;
 mod memory_hotplug;
 mod nets;
 mod pmem;
+mod reports;
+
+use std::time::Instant;
 
 use devices::virtio::cell::VirtioCell;
 
@@ -14,6 +17,7 @@ use crate::error::{Error, Kind, Subject};
 use crate::lifecycle::Phase;
 use crate::machine::{self, DeviceName, Machine, Surroundings};
 use crate::requests::Answer;
+use crate::telemetry::{LATENCIES, REGISTRY, microseconds};
 
 fn unsupported(subject: Subject, what: &str) -> Error {
     Error::new(Kind::Unsupported, subject, format!("{what} is not supported yet by this version of Mayfly."))
@@ -27,9 +31,13 @@ impl Vmm {
         let machine =
             machine::assemble(&self.plan, &surroundings, &mut self.events).inspect_err(|_| self.events.clear())?;
         log::debug!("event_end: build microvm for boot");
+        log::debug!("event_start: boot microvm");
+        machine.enter_metrics(&REGISTRY);
         machine.resume();
+        log::debug!("event_end: boot microvm");
         self.machine = Some(machine);
         self.phase = Phase::Running;
+        self.begin_reports();
         Ok(())
     }
 
@@ -39,10 +47,12 @@ impl Vmm {
         let Some(machine) = self.machine.as_ref().filter(|_| self.phase == Phase::Running) else {
             return answer(Ok(()));
         };
+        let asked = Instant::now();
         let handle = self.handle();
         machine.pause(move || {
             handle.send(move |vmm| {
                 vmm.phase = Phase::Paused;
+                LATENCIES.vmm_pause_vm.set(microseconds(asked.elapsed()));
                 answer(Ok(()));
                 vmm.serve_postponed();
             });
@@ -52,18 +62,13 @@ impl Vmm {
 
     pub(crate) fn resume(&mut self) -> Result<(), Error> {
         if self.phase == Phase::Paused {
+            let asked = Instant::now();
             self.live_machine()?.resume();
             self.phase = Phase::Running;
+            LATENCIES.vmm_resume_vm.set(microseconds(asked.elapsed()));
+            self.catch_up_on_reports();
         }
         Ok(())
-    }
-
-    pub(crate) fn flush_metrics(&mut self) -> Result<(), Error> {
-        Err(Error::new(
-            Kind::Unsupported,
-            Subject::None,
-            "FlushMetrics needs a metrics file, and PUT /metrics is not supported yet by this version of Mayfly.",
-        ))
     }
 
     pub(crate) fn send_ctrl_alt_del(&mut self) -> Result<(), Error> {

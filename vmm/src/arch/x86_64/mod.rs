@@ -16,3 +16,4 @@ pub mod mptable;
 pub mod msr;
 pub mod regs;
 pub mod template;
+pub mod ticks;

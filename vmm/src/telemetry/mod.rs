@@ -1,0 +1,20 @@
+//! What this process counts, and who is told.
+//!
+//! Groups of numbers are entered once in the [`REGISTRY`] and never leave it: those of the process at the start, those of a machine when it
+//! has been built. Reading them takes no lock and allocates nothing, so it may happen in a signal handler. How a report looks is not
+//! decided here: a [`Reporter`] writes it (the v1 metrics file is the porch's), the VMM only says when.
+
+mod groups;
+mod registry;
+mod report;
+
+pub use groups::{LATENCIES, LOGGER, LatencyMetrics, LoggerMetrics, SECCOMP, SIGNALS, VMM, VmmMetrics};
+pub use groups::{NO_BLOCK, NO_I8042, NO_NET, NO_UART, NO_VCPU, SeccompMetrics, SignalMetrics};
+pub use registry::{Entry, Group, REGISTRY, Registry, Value};
+pub use report::{Reporter, microseconds, report, report_to};
+
+pub use devices::irq::INTERRUPTS;
+pub use devices::metric_group;
+pub use devices::metrics::{Counter, Latency, Metric, MetricGroup, Spread, Stored};
+
+pub(crate) use report::Clock;

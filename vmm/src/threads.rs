@@ -1,0 +1,90 @@
+//! The threads of the process: what they are called, and the one way to start one.
+//!
+//! Tools find threads by name (`ps -L`, `pidof`, regular expressions), so names are a contract. The process's main thread runs the VMM;
+//! it has the name of the program, and in log lines it is `main`.
+
+use std::io;
+use std::sync::OnceLock;
+use std::thread::{Builder, JoinHandle};
+
+use crate::sys::process;
+use crate::sys::signal_stack::SignalStack;
+
+/// Whose names are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// `mayfly`, `api`, `vcpu 0`.
+    Mayfly,
+    /// `firecracker`, `fc_api`, `fc_vcpu 0`.
+    Firecracker,
+}
+
+/// What a thread is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Answers API requests.
+    Api,
+    /// Runs a VMM that does not run on the main thread.
+    Vmm,
+    /// Runs a vCPU.
+    Vcpu(u8),
+    /// Serves a device that may block.
+    Io(usize),
+}
+
+static NAMES: OnceLock<Names> = OnceLock::new();
+
+/// Decides which names threads get and names the calling one, the main thread, after the program. Without this they are Mayfly's.
+pub fn use_names(names: Names) {
+    // Fails only if called twice, and then the first call stands.
+    let _ = NAMES.set(names);
+    process::name_this_thread(match names {
+        Names::Mayfly => c"mayfly",
+        Names::Firecracker => c"firecracker",
+    });
+    // For the rest of the process. Without it std's has to do.
+    std::mem::forget(SignalStack::of_this_thread());
+}
+
+impl Role {
+    fn name(self, names: Names) -> String {
+        match (self, names) {
+            (Role::Api, Names::Mayfly) => "api".to_owned(),
+            (Role::Api, Names::Firecracker) => "fc_api".to_owned(),
+            (Role::Vmm, _) => "vmm".to_owned(),
+            (Role::Vcpu(index), Names::Mayfly) => format!("vcpu {index}"),
+            (Role::Vcpu(index), Names::Firecracker) => format!("fc_vcpu {index}"),
+            (Role::Io(index), _) => format!("io {index}"),
+        }
+    }
+}
+
+/// Starts a thread. A stack costs memory only as far as it is used; `stack_len` bounds it.
+pub fn spawn<T: Send + 'static>(
+    role: Role,
+    stack_len: usize,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let names = NAMES.get().copied().unwrap_or(Names::Mayfly);
+    Builder::new().name(role.name(names)).stack_size(stack_len).spawn(|| {
+        let _stack = SignalStack::of_this_thread();
+        body()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_contracts_and_fit_the_kernels_15_bytes() {
+        let firecracker = |role: Role| role.name(Names::Firecracker);
+        assert_eq!(firecracker(Role::Api), "fc_api");
+        assert_eq!(firecracker(Role::Vcpu(3)), "fc_vcpu 3");
+        for role in [Role::Api, Role::Vmm, Role::Vcpu(u8::MAX), Role::Io(9999)] {
+            for names in [Names::Mayfly, Names::Firecracker] {
+                assert!(role.name(names).len() <= 15, "{role:?}");
+            }
+        }
+    }
+}
