@@ -147,3 +147,50 @@ fn patches_of_limiters_belong_to_a_started_machine() {
         refused(&vmm, "PATCH", "/network-interfaces/n", &json!({"iface_id": "n", "tx_rate_limiter": bad}));
     }
 }
+
+#[test]
+fn a_patch_changes_the_buckets_it_names() {
+    binary::require_kvm();
+    let tap = Tap::create("mflylimchange").expect("a tap");
+    let builder = VmmBuilder::new();
+    let kernel = guest_kernel(&builder);
+    let disk = Disk::sparse(builder.dir(), "disk", 1 << 20).unwrap();
+    let vmm = builder.start();
+    let bucket = |size: u64| json!({"size": size, "one_time_burst": null, "refill_time": 7});
+    let off = json!({"size": 0, "refill_time": 9});
+    let limiter = json!({"bandwidth": bucket(9), "ops": bucket(5)});
+    vmm.boot_source(&kernel, SPIN);
+    vmm.machine(1, 64);
+    let drive = json!({"drive_id": "d", "is_root_device": false, "path_on_host": disk.path(), "rate_limiter": limiter});
+    vmm.put("/drives/d", &drive).expect_204();
+    let interface = json!({"iface_id": "n", "host_dev_name": tap.name(), "tx_rate_limiter": limiter});
+    vmm.put("/network-interfaces/n", &interface).expect_204();
+    vmm.instance_start();
+    let drive = |vmm: &Vmm| vmm.get("/vm/config").expect_200()["drives"][0].clone();
+
+    let patch = |limiter: Value| json!({"drive_id": "d", "rate_limiter": limiter});
+    vmm.patch("/drives/d", &patch(json!({"ops": bucket(6)}))).expect_204();
+    assert_eq!(drive(&vmm)["rate_limiter"], json!({"bandwidth": bucket(9), "ops": bucket(6)}));
+    vmm.patch("/drives/d", &patch(json!({"ops": off}))).expect_204();
+    assert_eq!(drive(&vmm)["rate_limiter"], json!({"bandwidth": bucket(9), "ops": null}));
+
+    // With a file as well: both or neither.
+    let mut both = patch(json!({"bandwidth": off, "ops": bucket(3)}));
+    both["path_on_host"] = json!("/does/not/exist");
+    let before = drive(&vmm);
+    refused(&vmm, "PATCH", "/drives/d", &both);
+    assert_eq!(drive(&vmm), before);
+    let other = vmm.file("other", &[0; 4096]);
+    both["path_on_host"] = json!(other);
+    vmm.patch("/drives/d", &both).expect_204();
+    let now = drive(&vmm);
+    assert_eq!((&now["path_on_host"], &now["rate_limiter"]["ops"]), (&json!(other), &bucket(3)));
+    vmm.patch("/drives/d", &patch(json!({"ops": off}))).expect_204();
+    assert_eq!(drive(&vmm)["rate_limiter"], json!(null));
+
+    let body = json!({"iface_id": "n", "rx_rate_limiter": {"ops": bucket(4)}, "tx_rate_limiter": {"bandwidth": off}});
+    vmm.patch("/network-interfaces/n", &body).expect_204();
+    let interface = &vmm.get("/vm/config").expect_200()["network-interfaces"][0];
+    assert_eq!(interface["rx_rate_limiter"], json!({"bandwidth": null, "ops": bucket(4)}));
+    assert_eq!(interface["tx_rate_limiter"], json!({"bandwidth": null, "ops": bucket(5)}));
+}

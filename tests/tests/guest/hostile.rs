@@ -139,6 +139,16 @@ fn g13_frames_that_are_none() {
     assert!(frames > 0, "the good frames between the bad ones arrive");
 }
 
+#[test]
+fn g14_more_random_bytes_than_there_is_memory() {
+    let job = Job::new(Mode::Hostile("g14-".to_owned())).end(End::Spin).with("requests", 1_000_000);
+    let vmm = configured(&job);
+    vmm.put("/entropy", &json!({})).expect_204();
+    let report = suffer(&vmm, LINES_MAX);
+    let cases = CASES.iter().filter(|case| matches!(case.needs, Needs::Entropy));
+    assert_eq!(cases.map(|case| acceptable(&report, case)).count(), 7);
+}
+
 /// G4 and G26: two processors, one of which changes under the device's eyes what the other shows it.
 #[test]
 fn g4_g26_races() {

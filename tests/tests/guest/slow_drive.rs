@@ -42,6 +42,10 @@ fn a_drive_that_hangs_delays_nobody() {
         vmm.get("/").expect_200();
     }
 
+    // A limiter is changed at once, too.
+    let limiter = json!({"ops": {"size": 1000, "refill_time": 1000}});
+    vmm.patch("/drives/slow", &json!({"drive_id": "slow", "rate_limiter": limiter})).expect_204();
+
     // Even a request to the drive itself keeps only its own caller waiting.
     let path = vmm.file("other.img", &[7; 1 << 16]);
     let mut patient = vmm.client();
