@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use guest::{Job, Mode};
+use mayfly_tests::metrics;
 use serde_json::json;
 
 use super::{configured, number, run};
@@ -14,11 +15,18 @@ fn the_guest_gets_random_bytes() {
     for (requests, len) in [(5000, 64), (300, 4096), (20, 2 * REQUEST_MAX)] {
         let vmm = configured(&Job::new(Mode::Rng { requests, len }));
         vmm.put("/entropy", &json!({})).expect_204();
+        let file = vmm.file("metrics", b"");
+        vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
         let report = run(&vmm);
+        let total = |field: &str| -> u64 {
+            metrics::lines(&file).iter().map(|line| line["entropy"][field].as_u64().unwrap()).sum()
+        };
         let each = len.min(REQUEST_MAX);
         assert_eq!(number(&report, "queue_max"), 256);
         let facts = ["requests", "bytes", "longest", "empty", "suspicious", "stalled"].map(|key| number(&report, key));
         assert_eq!(facts, [requests, requests * each, each, 0, 0, 0], "{report:?}");
+        assert_eq!(total("entropy_bytes"), requests * each);
+        assert_eq!((total("entropy_event_fails"), total("host_rng_fails")), (0, 0));
         // Half of the bits, within ten standard deviations.
         let bits = (8 * requests * each) as f64;
         let off = number(&report, "ones") as f64 - bits / 2.0;

@@ -1,13 +1,14 @@
 //! Rate limiters: what they let through, that they can be changed while the machine runs, and what waiting for them costs (G30).
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use guest::{Direction, Job, Mode, Report};
-use mayfly_tests::{Disk, PATIENCE, PacketSocket, Vmm};
+use mayfly_tests::{Disk, PATIENCE, PacketSocket, Vmm, metrics};
 use serde_json::{Value, json};
 
 use super::network::{attach, network};
-use super::pass_bar::{LINES_MAX, PassBar, answers_quickly, thread_ticks};
+use super::pass_bar::{LINES_MAX, PassBar, VMM_THREAD, answers_quickly, thread_ticks};
 use super::{configured, finish, number, run};
 
 const ENGINES: [&str; 2] = ["Sync", "Async"];
@@ -38,6 +39,22 @@ fn limit_interface(vmm: &Vmm, tap: &str, rx: &Value, tx: &Value) {
         "rx_rate_limiter": rx, "tx_rate_limiter": tx,
     });
     vmm.put("/network-interfaces/eth0", &body).expect_204();
+}
+
+/// Has the machine write metrics.
+fn measured(vmm: &Vmm) -> PathBuf {
+    let path = vmm.file("metrics", b"");
+    vmm.put("/metrics", &json!({"metrics_path": path})).expect_204();
+    path
+}
+
+/// What all lines so far say of a number.
+fn total(metrics: &Path, group: &str, field: &str) -> u64 {
+    metrics::lines(metrics).iter().map(|line| line[group][field].as_u64().unwrap()).sum()
+}
+
+fn flush(vmm: &Vmm) {
+    vmm.put("/actions", &json!({"action_type": "FlushMetrics"})).expect_204();
 }
 
 /// Frames from the guest until none comes for `patience`, or `most` have come.
@@ -128,6 +145,7 @@ fn receiving_is_limited_until_it_is_not() {
     let vmm = configured(&job.with("idle_ms", 20_000));
     attach(&vmm, &tap);
     limit_interface(&vmm, tap.name(), &once(5), &json!(null));
+    let metrics = measured(&vmm);
     vmm.instance_start();
     vmm.wait_for_line("net=listening", PATIENCE);
     let mut frame = vec![0xff; 6];
@@ -140,6 +158,9 @@ fn receiving_is_limited_until_it_is_not() {
     vmm.patch("/network-interfaces/eth0", &json!({"iface_id": "eth0", "rx_rate_limiter": nothing()})).expect_204();
     let report = finish(&vmm);
     assert_eq!((number(&report, "packets"), number(&report, "stalled")), (50, 0));
+    let total = |field| total(&metrics, "net_eth0", field);
+    assert_eq!((total("rx_packets_count"), total("rx_rate_limiter_throttled")), (50, 1));
+    assert_eq!(total("rx_event_rate_limiter_count"), 1);
 }
 
 #[test]
@@ -171,9 +192,13 @@ fn the_consoles_limit_drops_and_holds_nobody_up() {
     let out = vmm.file("console", b"");
     let bucket = json!({"size": 1000, "one_time_burst": 500, "refill_time": 3_600_000_000_u64});
     vmm.put("/serial", &json!({"serial_out_path": out, "rate_limiter": bucket})).expect_204();
+    let metrics = measured(&vmm);
     vmm.instance_start();
     assert_eq!(vmm.wait_exit(PATIENCE), 0, "{}", vmm.said());
     assert_eq!(std::fs::metadata(&out).unwrap().len(), 1500);
+    let dropped = total(&metrics, "uart", "rate_limiter_dropped_bytes");
+    assert!((18_500..20_000).contains(&dropped), "{dropped} bytes dropped");
+    assert_eq!(total(&metrics, "uart", "error_count"), 0);
 }
 
 /// Times a thread gave up its processor of its own accord: at least once for each wake-up.
@@ -197,7 +222,7 @@ fn g30_limits_hold_at_no_cost_against_a_busy_guest() {
     let dir = tempfile::tempdir().unwrap();
     let limiter = json!({"ops": {"size": 1, "refill_time": EACH_MS}});
     let threads = |vmm: &Vmm, engine: &str| -> (u64, u64) {
-        let names: &[&str] = if engine == "Sync" { &["vmm", "io 0"] } else { &["vmm"] };
+        let names: &[&str] = if engine == "Sync" { &[VMM_THREAD, "io 0"] } else { &[VMM_THREAD] };
         let ticks = names.iter().map(|name| thread_ticks(vmm, name).unwrap()).sum();
         (ticks, names.iter().map(|name| wake_ups(vmm, name)).sum())
     };
@@ -208,6 +233,7 @@ fn g30_limits_hold_at_no_cost_against_a_busy_guest() {
         vmm.put("/entropy", &json!({"rate_limiter": limiter})).expect_204();
         attach(&vmm, &tap);
         limit_interface(&vmm, tap.name(), &limiter, &limiter);
+        let metrics = measured(&vmm);
         vmm.instance_start();
         let begun = Instant::now();
         vmm.wait_for_line("busy=started", PATIENCE);
@@ -234,6 +260,25 @@ fn g30_limits_hold_at_no_cost_against_a_busy_guest() {
             assert!(wake_ups < 20 * OPS, "{engine}: {wake_ups} wake-ups for {OPS} operations");
             assert!(u128::from(ticks) * 10 < elapsed.as_millis() / 10, "{engine}: {ticks} ticks in {elapsed:?}");
         }
+        flush(&vmm);
+        let most = begun.elapsed().as_millis() as u64 / EACH_MS + 1;
+        for (group, throttled, event) in [
+            ("block_d", "rate_limiter_throttled_events", "rate_limiter_event_count"),
+            ("net_eth0", "tx_rate_limiter_throttled", "tx_rate_limiter_event_count"),
+            ("entropy", "entropy_rate_limiter_throttled", "rate_limiter_event_count"),
+        ] {
+            // Each refusal waits for one report of the timer.
+            let counts = [throttled, event].map(|field| total(&metrics, group, field));
+            assert!(
+                counts.iter().all(|count| *count * 10 >= OPS * 8 && *count <= most),
+                "{engine}: {group}: {counts:?}"
+            );
+        }
+        let reads = total(&metrics, "block_d", "read_count");
+        assert_eq!(total(&metrics, "block_d", "read_bytes"), 512 * reads);
+        let timed: u64 =
+            metrics::lines(&metrics).iter().map(|l| l["block_d"]["read_agg"]["sum_us"].as_u64().unwrap()).sum();
+        assert!(timed > 0, "{engine}: {reads} reads took no time");
         bar.check(&vmm, LINES_MAX);
     }
 }
