@@ -1,5 +1,6 @@
 //! Every virtio device there is: a closed set, so an enum.
 
+use super::balloon::Balloon;
 use super::block::Block;
 use super::device::VirtioDevice;
 use super::mem::Mem;
@@ -19,6 +20,8 @@ pub enum AnyDevice {
     Mem(Box<Mem>),
     /// Persistent memory.
     Pmem(Box<Pmem>),
+    /// Memory balloon.
+    Balloon(Box<Balloon>),
 }
 
 impl AnyDevice {
@@ -30,6 +33,7 @@ impl AnyDevice {
             AnyDevice::Rng(device) => &**device,
             AnyDevice::Mem(device) => &**device,
             AnyDevice::Pmem(device) => &**device,
+            AnyDevice::Balloon(device) => &**device,
         }
     }
 
@@ -41,6 +45,7 @@ impl AnyDevice {
             AnyDevice::Rng(device) => &mut **device,
             AnyDevice::Mem(device) => &mut **device,
             AnyDevice::Pmem(device) => &mut **device,
+            AnyDevice::Balloon(device) => &mut **device,
         }
     }
 }

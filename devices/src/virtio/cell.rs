@@ -226,14 +226,23 @@ impl VirtioCell {
         match inner.device.get_mut().on_doorbell(index, rings) {
             Ok(Visit::Idle) => {}
             Ok(Visit::More) => self.ring_doorbell(index.into()),
-            Err(error) => self.give_up(inner, &error.to_string()),
+            Err(error) => return self.give_up(inner, &error.to_string()),
         }
+        self.announce_change(inner);
     }
 
     fn visit_source(&self, inner: &mut Inner, token: u32) {
         let State::Live(rings) = &mut inner.state else { return };
         if let Err(error) = inner.device.get_mut().on_source(token, rings) {
-            self.give_up(inner, &error.to_string());
+            return self.give_up(inner, &error.to_string());
+        }
+        self.announce_change(inner);
+    }
+
+    fn announce_change(&self, inner: &mut Inner) {
+        if inner.device.get_mut().take_config_change() {
+            inner.registers.bump_generation();
+            self.irq.config();
         }
     }
 
@@ -261,6 +270,11 @@ impl VirtioCell {
     pub fn shut_down(&self) -> io::Result<()> {
         self.pause();
         self.lock().device.get_mut().flush()
+    }
+
+    /// Looks at the device. Keep it short: the guest may be waiting for its lock.
+    pub fn look<T>(&self, look: impl FnOnce(&AnyDevice) -> T) -> T {
+        look(&self.lock().device)
     }
 
     /// Changes the device on the operator's behalf. In-flight work is finished first. If `change` succeeds and says so, the driver is told

@@ -88,6 +88,12 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
+    /// Whether the configuration space changed during the last call of [`Self::on_doorbell`] or [`Self::on_source`], on the device's own
+    /// account. Asked after each; the driver is told.
+    fn take_config_change(&mut self) -> bool {
+        false
+    }
+
     /// Finishes everything in flight and completes it on the rings. Nothing is in flight when it returns.
     fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {
         let _ = rings;

@@ -4,6 +4,7 @@
 //! `cell` puts device, rings and registers under the device's one lock; `transport` maps registers into the guest's address space.
 
 pub mod any;
+pub mod balloon;
 pub mod block;
 pub mod cell;
 pub mod chain;

@@ -154,6 +154,11 @@ impl VirtQueue {
         self.index
     }
 
+    /// Whether the driver uses it.
+    pub fn is_ready(&self) -> bool {
+        self.ring.ready()
+    }
+
     /// Number of entries.
     pub fn size(&self) -> u16 {
         self.ring.size()

@@ -13,6 +13,13 @@ pub struct BalloonConfig {
     pub free_page_reporting: bool,
 }
 
+impl BalloonConfig {
+    /// [`Self::amount_mib`] as the device counts it.
+    pub fn target_pages(&self) -> u32 {
+        pages_of_mib(self.amount_mib)
+    }
+}
+
 /// The device counts its target in pages of 4 KiB, in 32 bits (virtio 1.3 §5.5.4).
 const MAX_MIB: u32 = u32::MAX >> 8;
 
@@ -24,6 +31,11 @@ pub struct TooMuch;
 /// Whether a balloon of `amount_mib` fits a guest with `mem_size_mib` of memory.
 pub fn check_balloon(amount_mib: u32, mem_size_mib: u64) -> Result<(), TooMuch> {
     if u64::from(amount_mib) <= mem_size_mib && amount_mib <= MAX_MIB { Ok(()) } else { Err(TooMuch) }
+}
+
+/// Pages of 4 KiB in so many MiB, if [`check_balloon`] lets it be that many.
+pub fn pages_of_mib(mib: u32) -> u32 {
+    mib.saturating_mul(256)
 }
 
 #[cfg(test)]

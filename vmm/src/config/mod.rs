@@ -17,7 +17,7 @@ mod pmem;
 mod serial;
 mod vsock;
 
-pub use balloon::{BalloonConfig, TooMuch, check_balloon};
+pub use balloon::{BalloonConfig, TooMuch, check_balloon, pages_of_mib};
 pub use boot::BootSourceConfig;
 pub use cpu_template::{
     BadCapability, Bitmap, Capability, CpuTemplate, CpuidModifier, CustomTemplate, MsrModifier, Named, Register,

@@ -19,10 +19,6 @@ use crate::machine::{self, DeviceName, Machine, Surroundings};
 use crate::requests::Answer;
 use crate::telemetry::{LATENCIES, REGISTRY, microseconds};
 
-fn unsupported(subject: Subject, what: &str) -> Error {
-    Error::new(Kind::Unsupported, subject, format!("{what} is not supported yet by this version of Mayfly."))
-}
-
 impl Vmm {
     /// Builds the machine and runs it. If that fails nothing is left of it, and the plan can be changed and tried again.
     pub(crate) fn start(&mut self) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! Attaching virtio devices: from a plan's opened resources to live cells on the MMIO bus. One file per kind of device.
 
+mod balloon;
 mod block;
 mod memory;
 mod net;
@@ -73,6 +74,9 @@ impl<'a> Board<'a> {
 
     /// Attaches the plan's devices. The order is a contract: balloon, drives (root first), network interfaces, pmem, vsock, entropy, memory.
     pub(super) fn attach_all(&mut self, plan: &Plan, hub: Option<&Arc<UringHub>>) -> Result<(), Error> {
+        if let Some(config) = &plan.balloon {
+            balloon::attach(self, config)?;
+        }
         for drive in plan.drives() {
             block::attach(self, drive, hub)?;
         }

@@ -1,0 +1,6 @@
+//! The balloon with a driver made by hand.
+
+mod give_back;
+mod life;
+mod model;
+mod rig;
