@@ -25,7 +25,7 @@ mod metrics;
 mod stack;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token;
 mod wire;
 

@@ -91,6 +91,12 @@ impl Stack {
         }
     }
 
+    /// A frame that concerns the service is not even looked at: it is longer than [`Self::MAX_FRAME_LEN`], or changed while it was read.
+    pub fn refuse(&mut self) {
+        self.mmds.metrics.rx_accepted.inc();
+        self.mmds.metrics.rx_accepted_err.inc();
+    }
+
     fn take_segment(&mut self, segment: &Segment<'_>, now: Instant) {
         let moment = self.moment(now);
         let remote = (IpAddress::from(segment.address), segment.port).into();

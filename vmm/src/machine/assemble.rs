@@ -11,6 +11,7 @@ use devices::legacy::ioapic::IoApic;
 use devices::legacy::power::{PowerEvent, PowerSink, SleepRegisters};
 use devices::legacy::pvpanic::PvPanic;
 use devices::legacy::serial::{Com1, SerialInput, SerialSink};
+use devices::mmds::Mmds;
 use devices::ram::GuestRam;
 use devices::sys::terminal::RawTerminal;
 use devices::virtio::block::UringHub;
@@ -42,6 +43,8 @@ pub struct Surroundings {
     pub exit: Arc<ExitLatch>,
     /// Give the guest the boot-timer byte.
     pub boot_timer: bool,
+    /// What the metadata service says.
+    pub mmds: Arc<Mmds>,
 }
 
 fn start_error(what: impl std::fmt::Display) -> Error {
@@ -108,7 +111,7 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     line.push_pci_off().map_err(start_error)?;
     let hub = uring_hub(plan);
     let mut board = Board::new(&vm, &memory, &ioapic, &mut mmio, &mut line);
-    board.attach_all(plan, hub.as_ref())?;
+    board.attach_all(plan, hub.as_ref(), &around.mmds)?;
     let (seats, nodes) = board.done();
 
     // 4. What the guest finds in memory: kernel, initrd, command line, tables.

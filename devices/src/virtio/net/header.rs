@@ -33,6 +33,11 @@ const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 pub(super) const NUM_BUFFERS: usize = 10;
 
 impl Header {
+    /// Whether the checksum at `csum_offset` is still to be made.
+    pub(super) fn needs_checksum(&self) -> bool {
+        self.flags & NEEDS_CSUM != 0
+    }
+
     /// The header of a frame of `frame_len` bytes without what a driver has no say in. `None` if it contradicts the frame or asks for
     /// what was not negotiated.
     pub(super) fn judge(mut self, frame_len: usize, accepted: u64) -> Option<Self> {

@@ -2,11 +2,12 @@
 //!
 //! Frames go between tap and guest memory without a copy, each with its virtio-net header, so that checksums and segmentation are left
 //! to whoever does them best. `rx` and `tx` are the two directions, `features` what is negotiated, `header` what a guest may ask of the
-//! host's kernel.
+//! host's kernel. `port` is where the metadata service is, for cards that have it.
 
 mod features;
 mod header;
 mod metrics;
+mod port;
 mod rx;
 #[cfg(test)]
 mod tests;
@@ -20,12 +21,14 @@ use vm_memory::VolatileSlice;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use self::metrics::NetMetrics;
+use self::port::Port;
 use self::rx::{Place, Rx};
 use self::tx::Tx;
 use super::device::{Kind, Rings, VirtioDevice};
 use super::queue::{self, RingError, Visit};
 use crate::event::{Interest, Source};
 use crate::metrics::MetricGroup;
+use crate::mmds::Stack;
 use crate::rate_limit::{LimitDial, RateLimiter, RateLimits};
 use crate::sys::iovec::GuestIoVec;
 use crate::sys::tap::{HEADER_LEN, Offloads};
@@ -54,6 +57,8 @@ const AGAIN: u32 = 1;
 /// The rate limiter of a direction has tokens again.
 const RX_LIMITER: u32 = 2;
 const TX_LIMITER: u32 = 3;
+/// The metadata service wants to be looked at.
+const PORT: u32 = 4;
 
 /// Frames of an earlier driver that are thrown away at most; more than a tap holds.
 const MAX_STALE_FRAMES: u32 = 4096;
@@ -71,6 +76,8 @@ pub struct NetSpec {
     pub rx_limits: RateLimits,
     /// The same from the guest. What is no frame is one all the same.
     pub tx_limits: RateLimits,
+    /// The metadata service, for guests that may reach it by this card.
+    pub mmds: Option<Stack>,
 }
 
 /// A network card.
@@ -83,6 +90,7 @@ pub struct Net {
     tx: Tx,
     rx_limiter: RateLimiter,
     tx_limiter: RateLimiter,
+    port: Option<Box<Port>>,
     /// What the tap was last allowed to hand over unfinished.
     offloads: Offloads,
     /// Frames on the tap may still be of that kind.
@@ -94,7 +102,7 @@ pub struct Net {
 impl Net {
     /// A card on a tap. Fails if the process is out of descriptors.
     pub fn new(spec: NetSpec) -> io::Result<Self> {
-        let NetSpec { tap, mac, mtu, rx_limits, tx_limits } = spec;
+        let NetSpec { tap, mac, mtu, rx_limits, tx_limits, mmds } = spec;
         Ok(Self {
             tap,
             mac,
@@ -103,6 +111,7 @@ impl Net {
             tx: Tx::default(),
             rx_limiter: RateLimiter::new(rx_limits)?,
             tx_limiter: RateLimiter::new(tx_limits)?,
+            port: mmds.map(|stack| Port::new(stack).map(Box::new)).transpose()?,
             offloads: Offloads::empty(),
             stale: Offloads::empty(),
             again: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
@@ -131,17 +140,39 @@ impl Net {
     }
 
     fn receive(&mut self, rings: &mut Rings) -> Result<Visit, RingError> {
-        match place(&self.tap, &self.metrics, &mut self.rx_limiter, rings, RX) {
+        let port = self.port.as_deref_mut();
+        let outcome = match place(&self.tap, &self.metrics, &mut self.rx_limiter, port, rings, RX) {
             Some(mut place) => self.rx.visit(&mut place),
             None => Ok(Visit::Idle),
+        };
+        if let Some(port) = &mut self.port {
+            port.settle();
         }
+        outcome
     }
 
     fn transmit(&mut self, rings: &mut Rings) -> Result<Visit, RingError> {
-        match place(&self.tap, &self.metrics, &mut self.tx_limiter, rings, TX) {
-            Some(mut place) => self.tx.visit(&mut place),
-            None => Ok(Visit::Idle),
+        let port = self.port.as_deref_mut();
+        let outcome = match place(&self.tap, &self.metrics, &mut self.tx_limiter, port, rings, TX) {
+            Some(mut place) => self.tx.visit(&mut place)?,
+            None => Visit::Idle,
+        };
+        if let Some(port) = &mut self.port {
+            port.settle();
+            if port.has_frames() {
+                self.receive_and_remember(rings)?;
+            }
         }
+        Ok(outcome)
+    }
+
+    /// Receives outside of a visit to the receive queue.
+    fn receive_and_remember(&mut self, rings: &mut Rings) -> Result<(), RingError> {
+        if self.receive(rings)? == Visit::More {
+            // Never read, watched by edge; fails after 2^64 rings.
+            let _ = self.again.write(1);
+        }
+        Ok(())
     }
 
     fn source_ready(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
@@ -150,13 +181,9 @@ impl Net {
                 if token == TAP {
                     self.metrics.rx_tap_event_count.inc();
                 }
-                let visit = self.receive(rings)?;
+                self.receive_and_remember(rings)?;
                 if token == TAP && self.rx.is_starved() {
                     self.metrics.no_rx_avail_buffer.inc();
-                }
-                if visit == Visit::More {
-                    // Never read, watched by edge; fails after 2^64 rings.
-                    let _ = self.again.write(1);
                 }
             }
             RX_LIMITER if self.rx_limiter.on_timer() => {
@@ -171,6 +198,12 @@ impl Net {
                     self.tx_limiter.come_back();
                 }
             }
+            PORT => {
+                if let Some(port) = &mut self.port {
+                    port.on_timer();
+                    self.receive_and_remember(rings)?;
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -181,11 +214,12 @@ fn place<'a>(
     tap: &'a Tap,
     metrics: &'a NetMetrics,
     limiter: &'a mut RateLimiter,
+    port: Option<&'a mut Port>,
     rings: &'a mut Rings,
     queue: u16,
 ) -> Option<Place<'a>> {
     let Rings { ram, irq, queues } = rings;
-    Some(Place { tap, ram, irq: &**irq, queue: queues.get_mut(usize::from(queue))?, metrics, limiter })
+    Some(Place { tap, ram, irq: &**irq, queue: queues.get_mut(usize::from(queue))?, metrics, limiter, port })
 }
 
 impl VirtioDevice for Net {
@@ -253,12 +287,14 @@ impl VirtioDevice for Net {
 
     fn sources(&self) -> Vec<Source> {
         let readable = |fd, token| Source { fd, interest: Interest::Readable, token };
-        vec![
+        let mut sources = vec![
             readable(self.tap.as_raw_fd(), TAP),
             readable(self.again.as_raw_fd(), AGAIN),
             self.rx_limiter.source(RX_LIMITER),
             self.tx_limiter.source(TX_LIMITER),
-        ]
+        ];
+        sources.extend(self.port.iter().map(|port| port.source(PORT)));
+        sources
     }
 
     /// Receiving, then sending.
@@ -272,7 +308,7 @@ impl VirtioDevice for Net {
 
     /// Frames are sent when they are taken from the ring; only receive buffers are held.
     fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {
-        match place(&self.tap, &self.metrics, &mut self.rx_limiter, rings, RX) {
+        match place(&self.tap, &self.metrics, &mut self.rx_limiter, None, rings, RX) {
             Some(mut place) => self.rx.release(&mut place),
             None => Ok(()),
         }
@@ -282,6 +318,9 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         self.rx = Rx::default();
         self.tx = Tx::default();
+        if let Some(port) = &mut self.port {
+            port.reset();
+        }
         self.offloads = Offloads::empty();
         // A tap that is gone refuses; then there is nothing left to turn off.
         let _ = self.tap.set_offloads(Offloads::empty());

@@ -10,6 +10,7 @@ use vm_memory::VolatileSlice;
 
 use super::header::NUM_BUFFERS;
 use super::metrics::NetMetrics;
+use super::port::Port;
 use super::{MAX_BYTES_PER_VISIT, MAX_FRAME_LEN, MAX_FRAMES_PER_VISIT};
 use crate::irq::VirtioIrq;
 use crate::ram::GuestRam;
@@ -85,6 +86,8 @@ pub(super) struct Place<'a> {
     pub(super) metrics: &'a NetMetrics,
     /// Of this direction.
     pub(super) limiter: &'a mut RateLimiter,
+    /// The metadata service, if it is behind this card.
+    pub(super) port: Option<&'a mut Port>,
 }
 
 impl Rx {
@@ -145,7 +148,7 @@ impl Rx {
                 place.metrics.rx_rate_limiter_throttled.inc();
                 return Ok(Visit::Idle);
             }
-            match self.read(place) {
+            match self.next(place) {
                 Arrival::Nothing => return Ok(Visit::Idle),
                 Arrival::TooLarge => {
                     place.limiter.charge(0);
@@ -212,7 +215,40 @@ impl Rx {
         self.returnable = self.returnable.saturating_add(1);
     }
 
-    /// Reads one frame into the held buffers.
+    /// The next frame, from the tap or from the metadata service: by turns, if both have some.
+    fn next(&mut self, place: &mut Place<'_>) -> Arrival {
+        let Some(port) = &mut place.port else { return self.read(place) };
+        if port.is_due() {
+            return self.fetch(port);
+        }
+        let arrival = self.read(place);
+        match (&mut place.port, arrival) {
+            (Some(port), Arrival::Nothing) => self.fetch(port),
+            (Some(port), arrival) => {
+                port.tap_was_first();
+                arrival
+            }
+            (None, arrival) => arrival,
+        }
+    }
+
+    /// Copies one frame of the metadata service into the held buffers.
+    fn fetch(&mut self, port: &mut Port) -> Arrival {
+        let Some(frame) = port.front() else { return Arrival::Nothing };
+        self.window.clear();
+        self.window.extend(self.pieces.iter().take(MAX_HELD_PIECES));
+        let len = frame.len().saturating_add(HEADER_LEN);
+        let fits = len <= GuestIoVec::total(&self.window);
+        if fits {
+            // Whole, with its checksum: nothing for a header to say.
+            overwrite(&self.window, 0, &[0; HEADER_LEN]);
+            overwrite(&self.window, HEADER_LEN, frame);
+        }
+        port.pop(fits);
+        if fits { Arrival::Frame(len) } else { Arrival::TooLarge }
+    }
+
+    /// Reads one frame of the tap into the held buffers.
     fn read(&mut self, place: &Place<'_>) -> Arrival {
         self.window.clear();
         self.window.extend(self.pieces.iter().take(MAX_HELD_PIECES));

@@ -3,6 +3,7 @@
 use vm_memory::{Bytes, GuestAddress};
 
 mod limits;
+mod mmds;
 
 use super::features::{CSUM, GUEST_CSUM, HOST_TSO4, MRG_RXBUF};
 use super::*;
@@ -35,10 +36,14 @@ fn open() -> (Net, Peer) {
 }
 
 fn open_limited(rx_limits: RateLimits, tx_limits: RateLimits) -> (Net, Peer) {
+    open_with(rx_limits, tx_limits, None)
+}
+
+fn open_with(rx_limits: RateLimits, tx_limits: RateLimits, mmds: Option<Stack>) -> (Net, Peer) {
     test_net::own_network();
     let tap = Tap::open(NAME).expect("network tests need root and the tun module");
     test_net::set_link(NAME, true);
-    (Net::new(NetSpec { tap, mac: Some(MAC), mtu: None, rx_limits, tx_limits }).unwrap(), Peer::new(NAME))
+    (Net::new(NetSpec { tap, mac: Some(MAC), mtu: None, rx_limits, tx_limits, mmds }).unwrap(), Peer::new(NAME))
 }
 
 impl Bench {

@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::header::Header;
 use super::rx::Place;
 use super::{ETHERNET_LEN, MAX_BYTES_PER_VISIT, MAX_FRAME_LEN, MAX_FRAMES_PER_VISIT};
+use crate::mmds::Checksum;
 use crate::sys::iovec::GuestIoVec;
 use crate::sys::tap::HEADER_LEN;
 use crate::virtio::chain::{self, Chain};
@@ -81,7 +82,12 @@ impl Tx {
             }
             match self.judge(frame_len) {
                 Some(header) => {
-                    self.write(place, header, frame_len);
+                    if self.divert(place, &header, frame_len) {
+                        // It does not use the network.
+                        place.limiter.give_back(frame_len as u64);
+                    } else {
+                        self.write(place, header, frame_len);
+                    }
                     bytes = bytes.saturating_add(frame_len);
                 }
                 None => {
@@ -116,6 +122,14 @@ impl Tx {
         self.window.push(GuestIoVec::empty());
         chain::cut(readable, HEADER_LEN, frame_len, &mut self.window)?;
         Some(header)
+    }
+
+    /// Gives a judged frame to the metadata service if it is for it.
+    fn divert(&mut self, place: &mut Place<'_>, header: &Header, frame_len: usize) -> bool {
+        let Some(port) = &mut place.port else { return false };
+        let checksum = if header.needs_checksum() { Checksum::Partial } else { Checksum::Whole };
+        // The first piece is for the header.
+        port.take(self.window.get(1..).unwrap_or_default(), frame_len, checksum)
     }
 
     /// Writes a judged frame to the tap.

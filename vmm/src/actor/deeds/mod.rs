@@ -23,7 +23,11 @@ impl Vmm {
     /// Builds the machine and runs it. If that fails nothing is left of it, and the plan can be changed and tried again.
     pub(crate) fn start(&mut self) -> Result<(), Error> {
         log::debug!("event_start: build microvm for boot");
-        let surroundings = Surroundings { exit: self.exit().clone(), boot_timer: self.settings().boot_timer };
+        let surroundings = Surroundings {
+            exit: self.exit().clone(),
+            boot_timer: self.settings().boot_timer,
+            mmds: self.mmds().clone(),
+        };
         let machine =
             machine::assemble(&self.plan, &surroundings, &mut self.events).inspect_err(|_| self.events.clear())?;
         log::debug!("event_end: build microvm for boot");

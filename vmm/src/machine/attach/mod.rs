@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use devices::bus::BusBuilder;
 use devices::legacy::ioapic::IoApic;
+use devices::mmds::Mmds;
 use devices::virtio::any::AnyDevice;
 use devices::virtio::block::UringHub;
 use devices::virtio::cell::VirtioCell;
@@ -73,7 +74,12 @@ impl<'a> Board<'a> {
     }
 
     /// Attaches the plan's devices. The order is a contract: balloon, drives (root first), network interfaces, pmem, vsock, entropy, memory.
-    pub(super) fn attach_all(&mut self, plan: &Plan, hub: Option<&Arc<UringHub>>) -> Result<(), Error> {
+    pub(super) fn attach_all(
+        &mut self,
+        plan: &Plan,
+        hub: Option<&Arc<UringHub>>,
+        mmds: &Arc<Mmds>,
+    ) -> Result<(), Error> {
         if let Some(config) = &plan.balloon {
             balloon::attach(self, config)?;
         }
@@ -81,7 +87,7 @@ impl<'a> Board<'a> {
             block::attach(self, drive, hub)?;
         }
         for interface in plan.nets() {
-            net::attach(self, interface)?;
+            net::attach(self, interface, plan.mmds(), mmds)?;
         }
         for (index, (config, region)) in plan.pmems().iter().zip(&self.memory.pmems).enumerate() {
             pmem::attach(self, index, config, region)?;

@@ -1,23 +1,41 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use devices::mmds::{Mmds, Stack};
 use devices::virtio::any::AnyDevice;
 use devices::virtio::net::{Net, NetSpec};
 
 use super::Board;
 use crate::blueprint;
+use crate::config::MmdsConfig;
 use crate::error::{Error, Subject};
 use crate::machine::roster::{DeviceName, Home};
+use crate::sys::random;
 
-/// Attaches one network interface.
-pub(super) fn attach(board: &mut Board<'_>, net: &blueprint::Net) -> Result<(), Error> {
+/// Attaches one network interface, with the metadata service behind it if it is one that `service` names.
+pub(super) fn attach(
+    board: &mut Board<'_>,
+    net: &blueprint::Net,
+    service: Option<&MmdsConfig>,
+    mmds: &Arc<Mmds>,
+) -> Result<(), Error> {
     let name = DeviceName::Net(net.config.id.clone());
     let fail = |e: std::io::Error| Error::host(Subject::Start, format!("{name}: {e}"));
+    let service = service.filter(|config| config.network_interfaces().contains(&net.config.id));
     let spec = NetSpec {
         tap: net.tap.try_clone().map_err(fail)?,
         mac: net.config.guest_mac.map(|mac| mac.bytes()),
         mtu: net.config.mtu,
         rx_limits: net.config.rx_rate_limiter,
         tx_limits: net.config.tx_rate_limiter,
+        mmds: service.map(|config| stack(config, mmds)).transpose().map_err(fail)?,
     };
     let device = Net::new(spec).map_err(fail)?;
     board.put(name, Home::Vmm, AnyDevice::Net(Box::new(device)))?;
     Ok(())
+}
+
+fn stack(config: &MmdsConfig, mmds: &Arc<Mmds>) -> std::io::Result<Stack> {
+    let seed = u64::from_le_bytes(random::bytes()?);
+    Ok(Stack::new(mmds.clone(), config.manner(), config.ipv4_address(), seed, Instant::now()))
 }
