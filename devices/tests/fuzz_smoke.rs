@@ -94,6 +94,20 @@ fn mem() {
 }
 
 #[test]
+fn mmds_frames() {
+    smoke("mmds_frames", |bytes| {
+        devices::mmds::fuzz::frames(bytes);
+    });
+}
+
+#[test]
+fn mmds_request() {
+    smoke("mmds_request", |bytes| {
+        devices::mmds::fuzz::request(bytes);
+    });
+}
+
+#[test]
 fn pmem() {
     smoke("pmem", |bytes| {
         devices::virtio::fuzz::pmem(bytes);
@@ -136,4 +150,7 @@ fn the_input_reaches_the_requests() {
         (done, refused) = (done + d, refused + r);
     }
     assert!(done > 200 && refused > 200, "{done} flushes done, {refused} requests refused");
+
+    let answers: u64 = (1..=200).map(|seed| devices::mmds::fuzz::frames(&input(seed))).sum();
+    assert!(answers > 400, "{answers} answers of the metadata service");
 }

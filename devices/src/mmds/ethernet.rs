@@ -194,7 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::DEFAULT_ADDRESS;
-    use super::super::tests::frames::{GUEST, GUEST_MAC, Tcp, arp};
+    use super::super::test_frames::{GUEST, GUEST_MAC, Tcp, arp};
     use super::*;
 
     fn reading(frame: &[u8]) -> Frame<'_> {

@@ -20,12 +20,16 @@
 mod answer;
 mod connection;
 mod ethernet;
+#[cfg(any(test, feature = "test-driver"))]
+pub mod fuzz;
 mod http;
 mod metrics;
 mod stack;
 mod store;
+#[cfg(any(test, feature = "test-driver"))]
+pub(crate) mod test_frames;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod token;
 mod wire;
 

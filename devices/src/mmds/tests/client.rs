@@ -11,7 +11,7 @@ use smoltcp::time::Instant as Moment;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
 use super::super::DEFAULT_ADDRESS;
-use super::frames::{GUEST, GUEST_MAC};
+use super::super::test_frames::{GUEST, GUEST_MAC};
 use super::*;
 
 /// The cable between the two.

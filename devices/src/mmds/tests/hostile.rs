@@ -1,6 +1,6 @@
 //! Segments that no proper client sends.
 
-use super::frames::{Heard, Tcp, hear};
+use super::super::test_frames::{Heard, Tcp, hear};
 use super::*;
 
 const SYN: u8 = 2;

@@ -1,7 +1,6 @@
 //! The whole service, from frame to frame: a client that knows TCP, and segments from one that does not.
 
 mod client;
-pub(crate) mod frames;
 mod hostile;
 
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::test_frames as frames;
 use super::{Checksum, DEFAULT_ADDRESS, Document, Manner, Mmds, Protocol, Stack};
 
 const V1: Manner = Manner { protocol: Protocol::V1, imds_compat: false };
@@ -43,6 +43,7 @@ impl Rig {
 
     fn fetch(&mut self) -> Option<Vec<u8>> {
         let frame = self.stack.front()?.to_vec();
+        assert_eq!(frame[..6], frames::GUEST_MAC);
         self.stack.pop(true, self.now);
         Some(frame)
     }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::*;
-use crate::mmds::tests::frames::{GUEST, Tcp, arp, hear};
+use crate::mmds::test_frames::{GUEST, Tcp, arp, hear};
 use crate::mmds::{DEFAULT_ADDRESS, Manner, Mmds, Protocol};
 use crate::rate_limit::BucketSpec;
 use crate::sys::nonblocking;

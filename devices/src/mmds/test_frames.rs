@@ -1,10 +1,11 @@
-//! Frames made by hand, right or wrong.
+//! For tests and fuzzing: frames made by hand, right or wrong.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "it is for tests")]
 
 use std::net::Ipv4Addr;
 
 use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};
 
-use super::super::DEFAULT_ADDRESS;
+use super::{DEFAULT_ADDRESS, MAC};
 
 pub(crate) const GUEST: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 pub(crate) const GUEST_MAC: [u8; 6] = [0x06, 0, 0xac, 0x10, 0, 2];
@@ -102,12 +103,15 @@ pub(crate) struct Heard {
 }
 
 /// Reads a frame of the service and checks what can be checked about it.
+///
+/// # Panics
+/// If it is no proper TCP segment from the service.
 pub(crate) fn hear(frame: &[u8]) -> Heard {
-    assert_eq!((&frame[..6], &frame[6..12], &frame[12..14]), (&GUEST_MAC[..], &super::super::MAC[..], &[8, 0][..]));
-    let packet = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+    assert_eq!((&frame[6..12], &frame[12..14]), (&MAC[..], &[8, 0][..]));
+    let packet = Ipv4Packet::new_checked(&frame[14..]).expect("an IPv4 packet");
     assert!(packet.verify_checksum() && packet.src_addr() == DEFAULT_ADDRESS && packet.total_len() <= 1500);
     let (from, to) = (packet.src_addr().into(), packet.dst_addr().into());
-    let tcp = TcpPacket::new_checked(packet.payload()).unwrap();
+    let tcp = TcpPacket::new_checked(packet.payload()).expect("a TCP segment");
     assert!(tcp.verify_checksum(&from, &to) && tcp.src_port() == 80 || tcp.rst());
     Heard {
         port: tcp.dst_port(),
