@@ -5,6 +5,7 @@ pub mod iovec;
 pub mod nonblocking;
 pub mod tap;
 pub mod terminal;
+pub mod unix_stream;
 pub mod uring;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::block::Block;
 use super::device::VirtioDevice;
 use super::net::Net;
+use super::vsock::Vsock;
 
 /// One of the virtio devices.
 pub enum AnyDevice {
@@ -10,6 +11,8 @@ pub enum AnyDevice {
     Block(Box<Block>),
     /// Network card.
     Net(Box<Net>),
+    /// Socket device.
+    Vsock(Box<Vsock>),
 }
 
 impl AnyDevice {
@@ -18,6 +21,7 @@ impl AnyDevice {
         match self {
             AnyDevice::Block(device) => &**device,
             AnyDevice::Net(device) => &**device,
+            AnyDevice::Vsock(device) => &**device,
         }
     }
 
@@ -26,6 +30,7 @@ impl AnyDevice {
         match self {
             AnyDevice::Block(device) => &mut **device,
             AnyDevice::Net(device) => &mut **device,
+            AnyDevice::Vsock(device) => &mut **device,
         }
     }
 }

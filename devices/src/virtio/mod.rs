@@ -13,6 +13,7 @@ pub mod queue;
 pub mod registers;
 pub mod status;
 pub mod transport;
+pub mod vsock;
 
 #[cfg(any(test, feature = "test-driver"))]
 pub mod fuzz;

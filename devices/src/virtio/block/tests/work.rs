@@ -221,7 +221,7 @@ fn a_swapped_file_is_announced() {
         rig.cell
             .reconfigure(|device| match device {
                 AnyDevice::Block(block) => block.replace_file(handed_over).map(|()| ((), ConfigChange::Announce)),
-                AnyDevice::Net(_) => unreachable!(),
+                _ => unreachable!(),
             })
             .unwrap();
         assert_eq!(rig.config_interrupts(), 1);
