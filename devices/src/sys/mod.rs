@@ -7,6 +7,7 @@ pub mod nonblocking;
 pub mod random;
 pub mod tap;
 pub mod terminal;
+pub mod unix_stream;
 pub mod uring;
 
 #[cfg(any(test, feature = "test-driver"))]

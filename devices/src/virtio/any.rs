@@ -7,6 +7,7 @@ use super::mem::Mem;
 use super::net::Net;
 use super::pmem::Pmem;
 use super::rng::Rng;
+use super::vsock::Vsock;
 
 /// One of the virtio devices.
 pub enum AnyDevice {
@@ -22,6 +23,8 @@ pub enum AnyDevice {
     Pmem(Box<Pmem>),
     /// Memory balloon.
     Balloon(Box<Balloon>),
+    /// Socket device.
+    Vsock(Box<Vsock>),
 }
 
 impl AnyDevice {
@@ -34,6 +37,7 @@ impl AnyDevice {
             AnyDevice::Mem(device) => &**device,
             AnyDevice::Pmem(device) => &**device,
             AnyDevice::Balloon(device) => &**device,
+            AnyDevice::Vsock(device) => &**device,
         }
     }
 
@@ -46,6 +50,7 @@ impl AnyDevice {
             AnyDevice::Mem(device) => &mut **device,
             AnyDevice::Pmem(device) => &mut **device,
             AnyDevice::Balloon(device) => &mut **device,
+            AnyDevice::Vsock(device) => &mut **device,
         }
     }
 }

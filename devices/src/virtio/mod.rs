@@ -18,6 +18,7 @@ pub mod registers;
 pub mod rng;
 pub mod status;
 pub mod transport;
+pub mod vsock;
 
 #[cfg(any(test, feature = "test-driver"))]
 pub mod fuzz;

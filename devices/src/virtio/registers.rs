@@ -13,6 +13,8 @@ pub const F_VERSION_1: u64 = 1 << 32;
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
 /// VIRTIO_F_EVENT_IDX.
 pub const F_EVENT_IDX: u64 = 1 << 29;
+/// VIRTIO_F_IN_ORDER.
+pub const F_IN_ORDER: u64 = 1 << 35;
 
 /// Register writes that made no sense and were ignored, over all devices.
 pub static REFUSED_WRITES: Counter = Counter::new();
