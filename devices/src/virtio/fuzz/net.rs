@@ -1,8 +1,10 @@
 //! A network card on a tap of the fuzzer's own: what the guest puts on its rings, and what the host sends it.
 
 use std::cell::RefCell;
+use std::time::Instant;
 
 use super::*;
+use crate::mmds::{DEFAULT_ADDRESS, Manner, Mmds, Protocol, Stack};
 use crate::sys::tap::Tap;
 use crate::sys::test_net::{PEER_HEADER_LEN, Peer, own_network, set_link};
 use crate::virtio::net::{Net, NetSpec};
@@ -101,6 +103,10 @@ pub fn net(data: &[u8]) -> (u64, u64) {
         mtu: (how & 2 != 0).then_some(1500),
         rx_limits: RateLimits::default(),
         tx_limits: RateLimits::default(),
+        mmds: (how & 8 != 0).then(|| {
+            let (manner, now) = (Manner { protocol: Protocol::V2, imds_compat: false }, Instant::now());
+            Stack::new(Arc::new(Mmds::new([9; 32], 51_200, now)), manner, DEFAULT_ADDRESS, 5, now)
+        }),
     };
     let device = Net::new(spec).expect("a card");
     let metrics = device.metrics();

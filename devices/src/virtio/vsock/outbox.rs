@@ -78,7 +78,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let stream = HostStream::new(ours).unwrap();
         let mut outbox = Outbox::default();
-        let mut expected = Vec::new();
+        let mut expected: Vec<u8> = Vec::new();
         let mut seen = Vec::new();
         for round in 0..200u32 {
             let mut data: Vec<u8> = (0..7000u32).map(|n| (n.wrapping_mul(31) ^ round) as u8).collect();

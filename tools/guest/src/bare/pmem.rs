@@ -142,7 +142,8 @@ pub fn run(machine: &mut Machine) {
 /// `flushes` requests, `batch` at a time.
 fn flush(machine: &Machine, pmem: &mut Pmem, tally: &mut Tally) {
     let line = machine.command_line;
-    let (mut left, batch) = (line.number("flushes", 0), line.number("batch", 1).clamp(1, u64::from(pmem.queue.size) / 2));
+    let (mut left, batch) =
+        (line.number("flushes", 0), line.number("batch", 1).clamp(1, u64::from(pmem.queue.size) / 2));
     while left > 0 {
         let now = batch.min(left) as u16;
         for slot in 0..now {

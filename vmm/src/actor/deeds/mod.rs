@@ -13,7 +13,7 @@ use std::time::Instant;
 use devices::virtio::cell::VirtioCell;
 
 use super::vmm::Vmm;
-use crate::error::{Error, Kind, Subject};
+use crate::error::{Error, Subject};
 use crate::lifecycle::Phase;
 use crate::machine::{self, DeviceName, Machine, Surroundings};
 use crate::requests::Answer;

@@ -6,6 +6,7 @@ mod memory;
 mod net;
 mod pmem;
 mod rng;
+mod vsock;
 
 use std::sync::Arc;
 
@@ -91,6 +92,9 @@ impl<'a> Board<'a> {
         }
         for (index, (config, region)) in plan.pmems().iter().zip(&self.memory.pmems).enumerate() {
             pmem::attach(self, index, config, region)?;
+        }
+        if let Some(device) = &plan.vsock {
+            vsock::attach(self, device)?;
         }
         if let Some(config) = &plan.entropy {
             rng::attach(self, config)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::super::packet::{Header, Ports, op};
-use super::rig::{PATIENCE, Rig, TX, pattern};
+use super::rig::{Rig, TX, pattern};
 
 const LISTENER: u32 = 500;
 /// Small, so that it is used up all the time.

@@ -36,8 +36,19 @@ type Case = (&'static str, fn(&mut Lab<'_>) -> Outcome);
 const ENDINGS: &[Case] = platform::ENDINGS;
 
 /// All other cases, in the order `all` runs them.
-const GROUPS: &[&[Case]] =
-    &[geometry::CASES, status::CASES, chains::CASES, requests::CASES, network::CASES, entropy::CASES, mem::CASES, pmem::CASES, storms::CASES, platform::CASES, races::CASES];
+const GROUPS: &[&[Case]] = &[
+    geometry::CASES,
+    status::CASES,
+    chains::CASES,
+    requests::CASES,
+    network::CASES,
+    entropy::CASES,
+    mem::CASES,
+    pmem::CASES,
+    storms::CASES,
+    platform::CASES,
+    races::CASES,
+];
 
 /// What cases work with.
 struct Lab<'a> {

@@ -4,11 +4,11 @@
 use super::{Case, Lab, Outcome, refused_start};
 use crate::block::{Block, Options, request};
 use crate::bring_up::PATIENCE_MS;
+use crate::cpu;
 use crate::dma::Dma;
 use crate::mmio::{kind, reg};
 use crate::pmem::{FLUSH, Pmem, UNTOUCHED};
 use crate::virtqueue::Piece;
-use crate::cpu;
 
 pub const CASES: &[Case] = &[
     ("g24-write-read-only", write_read_only),
