@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::hash::Hasher;
 use std::time::Instant;
 
-/// Bytes of randomness that [`Tokens`] need.
+/// Bytes of the secret behind session tokens.
 pub const SECRET_LEN: usize = 32;
 /// Shortest and longest life of a token in seconds.
 pub const TTL_SECONDS: std::ops::RangeInclusive<u32> = 1..=21_600;
