@@ -147,6 +147,8 @@ struct World {
     listener: std::os::unix::net::UnixListener,
     talks: Vec<Talk>,
     by_ports: HashMap<Ports, usize>,
+    /// Packets of connections that are yet to be made.
+    news: Vec<(u16, Ports, Header)>,
     posted: u16,
 }
 
@@ -156,7 +158,7 @@ impl World {
         rig.buffer_len = 1500;
         rig.room = ROOM;
         let listener = rig.listen(LISTENER);
-        Self { rig, listener, talks: Vec::new(), by_ports: HashMap::new(), posted: 0 }
+        Self { rig, listener, talks: Vec::new(), by_ports: HashMap::new(), news: Vec::new(), posted: 0 }
     }
 
     fn post(&mut self, count: u16) {
@@ -187,9 +189,9 @@ impl World {
         });
     }
 
-    /// The guest looks at a packet.
-    fn receive(&mut self) -> Option<(u16, Ports, Header)> {
-        let packet = self.rig.take()?;
+    /// The guest looks at a packet. `false` if there is none.
+    fn receive(&mut self) -> bool {
+        let Some(packet) = self.rig.take() else { return false };
         self.posted -= 1;
         let (op, header) = (packet.op(), packet.header);
         if let Some(talk) = self.by_ports.get(&packet.ports()).and_then(|index| self.talks.get_mut(*index)) {
@@ -226,8 +228,10 @@ impl World {
                 other => panic!("{other}"),
             }
             self.rig.ring(TX);
+        } else {
+            self.news.push((op, packet.ports(), header));
         }
-        Some((op, packet.ports(), header))
+        true
     }
 
     /// Lets everything flow until `done`.
@@ -236,7 +240,7 @@ impl World {
         while !done(self) {
             assert!(Instant::now() < deadline, "{what}");
             self.post(50);
-            while self.receive().is_some() {}
+            while self.receive() {}
             for talk in &mut self.talks {
                 talk.guest_reads(&mut self.rig, u64::MAX);
                 if !talk.host_saw_end {
@@ -248,20 +252,16 @@ impl World {
         }
     }
 
+    fn hear_news(&mut self, what: &str) -> (u16, Ports, Header) {
+        self.flow(what, |world| !world.news.is_empty());
+        assert_eq!(self.news.len(), 1, "{:?}", self.news);
+        self.news.remove(0)
+    }
+
     fn host_connects(&mut self) {
         let stream = self.rig.connect("CONNECT 9\n");
-        let mut ports = None;
-        self.flow("a request", |world| {
-            world.post(1);
-            while let Some((op, at, header)) = world.receive() {
-                if op == op::REQUEST {
-                    ports = Some((at, header));
-                    return true;
-                }
-            }
-            false
-        });
-        let (ports, header) = ports.unwrap();
+        let (op, ports, header) = self.hear_news("a request");
+        assert_eq!(op, op::REQUEST);
         self.rig.send(op::RESPONSE, ports);
         let mut stream = stream;
         let line = super::rig::read_line(&mut stream);
@@ -272,20 +272,10 @@ impl World {
     fn guest_connects(&mut self) {
         let ports = Ports { host: LISTENER, guest: self.talks.len() as u32 };
         self.rig.send(op::REQUEST, ports);
-        let mut answer = None;
-        self.flow("an answer", |world| {
-            world.post(1);
-            while let Some((op, at, header)) = world.receive() {
-                if at == ports {
-                    assert_eq!(op, op::RESPONSE);
-                    answer = Some(header);
-                    return true;
-                }
-            }
-            false
-        });
+        let (op, at, answer) = self.hear_news("an answer");
+        assert_eq!((op, at), (op::RESPONSE, ports));
         let stream = self.listener.accept().unwrap().0;
-        self.add(stream, ports, answer.unwrap());
+        self.add(stream, ports, answer);
     }
 
     fn step(&mut self, step: Step) {
