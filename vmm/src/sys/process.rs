@@ -39,10 +39,12 @@ impl ThreadName {
     /// Of the calling thread: its name as the kernel knows it, `main` for the process's first one. Safe in signal handlers.
     pub fn of_this_thread() -> Self {
         let mut name = [0; 16];
-        // SAFETY: no pointers, and then a buffer of the 16 bytes that PR_GET_NAME wants (prctl(2)).
+        // SAFETY: a buffer of the 16 bytes that PR_GET_NAME wants (prctl(2)), and then no pointers.
         let is_main = unsafe {
             libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr());
-            libc::gettid() == libc::getpid()
+            // Not `libc::gettid`: std declares that symbol weak, link-time optimisation makes one declaration of the two, and for a weak
+            // one the linker takes nothing from a static C library. It would be a call to address 0.
+            libc::syscall(libc::SYS_gettid) == libc::c_long::from(libc::getpid())
         };
         if is_main {
             name = *b"main\0\0\0\0\0\0\0\0\0\0\0\0";
