@@ -2,7 +2,16 @@
 
 use std::io;
 
+use vm_memory::VolatileSlice;
+
 use super::iovec::GuestIoVec;
+
+/// `N` bytes that nobody can guess.
+pub fn bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    fill(GuestIoVec::new(&VolatileSlice::from(&mut bytes[..])))?;
+    Ok(bytes)
+}
 
 /// Has the kernel write random bytes to all of `piece`, straight to where it points. Waits for the kernel's generator after an early boot
 /// of the host, and not otherwise.
@@ -25,9 +34,13 @@ pub fn fill(piece: GuestIoVec) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::VolatileSlice;
-
     use super::*;
+
+    #[test]
+    fn bytes_differ() {
+        assert_ne!(bytes::<64>().unwrap(), bytes::<64>().unwrap());
+        assert!(bytes::<0>().unwrap().is_empty());
+    }
 
     #[test]
     fn all_of_it_is_filled_and_nothing_else() {

@@ -7,6 +7,7 @@ use std::sync::mpsc::{TryRecvError, sync_channel};
 use std::time::Instant;
 
 use devices::mmds::Mmds;
+use devices::sys::random;
 
 use super::handle::{Handle, Job, Mailbox};
 use crate::blueprint::Plan;
@@ -17,7 +18,6 @@ use crate::exit::{ExitLatch, ExitReason};
 use crate::lifecycle::{Phase, permit};
 use crate::machine::Machine;
 use crate::requests::{Answer, Submit};
-use crate::sys::random;
 use crate::sys::signals::TerminationSignals;
 use crate::telemetry::Clock;
 

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use devices::irq::IrqLine;
 use devices::ram::GuestRam;
+use devices::sys::random;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::arch::layout::{GENERATION_ID, PAGE_SIZE, VM_CLOCK};
-use crate::sys::random;
 
 /// Length of a generation id (Microsoft, "Virtual Machine Generation ID").
 const GENERATION_ID_LEN: usize = 16;

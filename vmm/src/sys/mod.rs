@@ -8,7 +8,6 @@ pub mod map;
 pub mod open;
 pub mod poll;
 pub mod process;
-pub mod random;
 pub mod signal_stack;
 pub mod signals;
 pub mod socket;

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use devices::mmds::{Mmds, Stack};
+use devices::sys::random;
 use devices::virtio::any::AnyDevice;
 use devices::virtio::net::{Net, NetSpec};
 
@@ -10,7 +11,6 @@ use crate::blueprint;
 use crate::config::MmdsConfig;
 use crate::error::{Error, Subject};
 use crate::machine::roster::{DeviceName, Home};
-use crate::sys::random;
 
 /// Attaches one network interface, with the metadata service behind it if it is one that `service` names.
 pub(super) fn attach(
