@@ -114,6 +114,13 @@ fn pmem() {
     });
 }
 
+#[test]
+fn vsock() {
+    smoke("vsock", |bytes| {
+        devices::virtio::fuzz::vsock(bytes);
+    });
+}
+
 /// Input that never gets past the registers would test little.
 #[test]
 fn the_input_reaches_the_requests() {
@@ -153,4 +160,11 @@ fn the_input_reaches_the_requests() {
 
     let answers: u64 = (1..=200).map(|seed| devices::mmds::fuzz::frames(&input(seed))).sum();
     assert!(answers > 400, "{answers} answers of the metadata service");
+
+    let (mut connections, mut bytes) = (0, 0);
+    for seed in 1..=200 {
+        let (c, b) = devices::virtio::fuzz::vsock(&input(seed));
+        (connections, bytes) = (connections + c, bytes + b);
+    }
+    assert!(connections > 500 && bytes > 10_000, "{connections} connections, {bytes} bytes");
 }

@@ -7,8 +7,10 @@ mod mem;
 mod net;
 mod pmem;
 mod queue;
+mod queues;
 mod registers;
 mod rng;
+mod vsock;
 
 pub use mem::mem;
 pub use net::net;
@@ -16,6 +18,7 @@ pub use pmem::pmem;
 pub use queue::queue;
 pub use registers::registers;
 pub use rng::entropy;
+pub use vsock::vsock;
 
 use std::fs::File;
 use std::io::{self, Seek, Write};

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::time::Instant;
 
+use super::queues::{BUFFERS, Queues, ring};
 use super::*;
 use crate::mmds::{DEFAULT_ADDRESS, Manner, Mmds, Protocol, Stack};
 use crate::sys::tap::Tap;
@@ -10,9 +11,6 @@ use crate::sys::test_net::{PEER_HEADER_LEN, Peer, own_network, set_link};
 use crate::virtio::net::{Net, NetSpec};
 
 const TAP: &str = "mffuzz";
-/// Rings of the two queues.
-const RINGS: [u64; 2] = [0x1_0000, 0x2_0000];
-const BUFFERS: u64 = 0x4_0000;
 
 thread_local! {
     /// Made once: a tap costs milliseconds.
@@ -26,70 +24,6 @@ fn network() -> (Tap, Peer) {
         set_link(TAP, true);
         (tap, Peer::new(TAP))
     })
-}
-
-struct Card {
-    machine: Machine,
-    available: [u16; 2],
-}
-
-impl Card {
-    fn bring_up(&mut self, accept: u64) {
-        let machine = &self.machine;
-        for status in [0, 1, 3] {
-            machine.write(0x70, status);
-        }
-        for (page, bits) in [(0, accept as u32), (1, 1)] {
-            machine.write(0x14, page);
-            let mut offered = [0; 4];
-            machine.window.read(0x10, &mut offered);
-            machine.write(0x24, page);
-            machine.write(0x20, bits & u32::from_le_bytes(offered));
-        }
-        machine.write(0x70, 11);
-        self.available = [0; 2];
-        for (queue, base) in (0u32..).zip(RINGS) {
-            let _ = machine.ram.write_slice(&[0; 0x3000], GuestAddress(base));
-            machine.write(0x30, queue);
-            machine.write(0x38, 256);
-            for (offset, address) in [(0x80, base), (0x90, base + 0x1000), (0xa0, base + 0x2000)] {
-                machine.write(offset, address as u32);
-                machine.write(offset + 4, 0);
-            }
-            machine.write(0x44, 1);
-        }
-        machine.write(0x70, 15);
-        machine.turn();
-    }
-
-    fn offer(&mut self, queue: usize, head: u16) {
-        let base = RINGS[queue] + 0x1000;
-        let at = &mut self.available[queue];
-        let _ = self.machine.ram.write_obj(head, GuestAddress(base + 4 + 2 * u64::from(*at % 256)));
-        *at = at.wrapping_add(1);
-        let _ = self.machine.ram.write_obj(*at, GuestAddress(base + 2));
-    }
-
-    fn chain(&mut self, queue: usize, input: &mut Input<'_>, writable: bool) {
-        let first = u16::from(input.byte());
-        let pieces = u16::from(input.byte() % 5) + 1;
-        for n in 0..pieces {
-            let slot = first.wrapping_add(n) % 256;
-            let len = match input.byte() {
-                0..=20 => input.u32(),
-                21..=40 => 0,
-                41..=120 => u32::from(input.byte()),
-                _ => u32::from(input.u16() % 4096),
-            };
-            let addr = if input.byte() < 20 { input.address() } else { BUFFERS + u64::from(input.u16()) * 4 };
-            let odd = if input.byte() < 10 { input.u16() & 7 } else { 0 };
-            let more = u16::from(n + 1 < pieces);
-            let flags = (more | u16::from(writable) << 1) ^ odd;
-            let at = RINGS[queue] + 16 * u64::from(slot);
-            self.machine.descriptor(at, addr, len, flags, (slot + 1) % 256);
-        }
-        self.offer(queue, first);
-    }
 }
 
 /// Registers, rings, frames and headers at a network card, as `data` says. Returns how many frames were sent and received.
@@ -116,7 +50,7 @@ pub fn net(data: &[u8]) -> (u64, u64) {
     let cell = VirtioCell::new("fuzzed card".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
     let cell = Arc::new(cell.expect("spare descriptors"));
     let window = MmioWindow::new(cell.clone(), irq);
-    let mut card = Card { machine: Machine { ram, cell, window, available: 0 }, available: [0; 2] };
+    let mut card = Queues::<2>::new(Machine { ram, cell, window, available: 0 });
     card.bring_up(if how & 4 == 0 { u64::MAX } else { 0 });
     while !input.0.is_empty() {
         match input.byte() % 10 {
@@ -153,7 +87,7 @@ pub fn net(data: &[u8]) -> (u64, u64) {
     card.bring_up(0);
     let before = metrics.tx_packets_count.get();
     let _ = card.machine.ram.write_slice(&[0; 12 + 60], GuestAddress(BUFFERS));
-    card.machine.descriptor(RINGS[1], BUFFERS, 12 + 60, 0, 0);
+    card.machine.descriptor(ring(1), BUFFERS, 12 + 60, 0, 0);
     card.offer(1, 0);
     card.machine.write(0x50, 1);
     card.machine.turn();

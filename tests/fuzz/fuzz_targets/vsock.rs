@@ -1,0 +1,6 @@
+//! Sockets behind their register window: see `devices::virtio::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    devices::virtio::fuzz::vsock(data);
+});
