@@ -217,6 +217,11 @@ pub(crate) const CASES: [(&str, &[&str]); 15] = [
     ),
 ];
 
+/// The scenarios whose name contains `filter`, in order.
+pub(crate) fn scenarios(filter: &str) -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|(scenario, _)| *scenario).filter(move |scenario| scenario.contains(filter))
+}
+
 /// The cases of the scenarios whose name contains `filter`, in order.
 pub(crate) fn of_scenarios(filter: &str) -> Vec<&'static str> {
     let chosen = CASES.iter().filter(|(scenario, _)| scenario.contains(filter));
@@ -238,10 +243,10 @@ impl Report {
         Self { expected, results: BTreeMap::new(), begun: Vec::new() }
     }
 
-    /// Takes one line of the outer console: reports a case, shows anything else as it is.
-    pub(crate) fn outer_line(&mut self, line: &str) {
+    /// Takes one line of the console of the outer guest with so many CPUs: reports a case, shows anything else as it is.
+    pub(crate) fn outer_line(&mut self, cpus: u32, line: &str) {
         let Some((name, result)) = line.strip_prefix("case ").and_then(|rest| rest.split_once(' ')) else {
-            println!("{line}");
+            println!("{cpus} CPU: {line}");
             if let Some(name) = line.strip_prefix("scenario ").and_then(|rest| rest.split(' ').next()) {
                 self.begin(name);
             }

@@ -16,23 +16,15 @@ done
 ip link set lo up
 echo "rig: up after $(cut -d' ' -f1 /proc/uptime) s, $(nproc) CPUs"
 
-# `rig.from=` begins with that scenario: the ones before it have had their turn in an earlier boot.
-from=$(sed -n 's/.*rig\.from=\([^ ]*\).*/\1/p' /proc/cmdline)
-for scenario in /scenarios/*.sh; do
-    name=${scenario##*/}
-    name=${name%.sh}
-    [ -z "$from" ] || [ "$name" = "$from" ] || continue
-    from=
-    # `rig.only=` on the kernel's command line selects scenarios by a part of their names.
-    only=$(sed -n 's/.*rig\.only=\([^ ]*\).*/\1/p' /proc/cmdline)
-    case $name in *"$only"*) ;; *) continue ;; esac
+# `rig.run=` on the kernel's command line names the scenarios, with commas between them.
+for name in $(sed -n 's/.*rig\.run=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); do
     # The emulation of SVM with two CPUs is not always faithful: now and then a nested guest dies of a fault that it did not make. So a
     # scenario that fails is tried again, at most twice, from a fresh start, and the report says so.
     for try in first second third; do
         echo "scenario $name starts at $(cut -d' ' -f1 /proc/uptime) s"
         rm -f /run/failed
         # A wait without a deadline of its own ends here; the scenario then shows what was said.
-        timeout 150 sh -c ". /scenario.sh; vm_new $name; . $scenario" </dev/null
+        timeout 240 sh -c ". /scenario.sh; vm_new $name; . /scenarios/$name.sh" </dev/null
         rm -rf "/run/vm/$name"
         [ -e /run/failed ] || break
         killall -9 mayfly nc 2>/dev/null
