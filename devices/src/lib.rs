@@ -4,6 +4,8 @@
 
 pub mod bus;
 pub mod event;
+#[cfg(any(test, feature = "test-driver"))]
+mod fuzz_input;
 pub mod irq;
 pub mod legacy;
 pub mod metrics;

@@ -19,32 +19,12 @@ use serde_json::{Map, Value};
 use super::http::{self, Reading};
 use super::test_frames::{GUEST, Tcp, arp, hear};
 use super::{Checksum, DEFAULT_ADDRESS, Manner, Mmds, Protocol, Stack, answer};
+use crate::fuzz_input::Input;
 
 const LONG: usize = 70_000;
 const PORTS: u16 = 40;
 
-/// Takes numbers from the input; zeroes after its end.
-struct Input<'a>(&'a [u8]);
-
 impl Input<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut out = [0; N];
-        let count = N.min(self.0.len());
-        let (head, rest) = self.0.split_at(count);
-        out[..count].copy_from_slice(head);
-        self.0 = rest;
-        out
-    }
-
-    fn byte(&mut self) -> u8 {
-        let [byte] = self.take();
-        byte
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.byte()).collect()
     }

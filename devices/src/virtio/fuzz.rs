@@ -35,6 +35,7 @@ use super::cell::{ConfigChange, DoorbellBinder, VirtioCell};
 use super::transport::mmio::{MmioIrq, MmioWindow};
 use crate::bus::BusDevice;
 use crate::event::Subscriber;
+use crate::fuzz_input::Input;
 use crate::irq::IrqLine;
 use crate::ram::GuestRam;
 use crate::rate_limit::{BucketChange, BucketSpec, RateLimitChange, RateLimits};
@@ -59,36 +60,7 @@ impl DoorbellBinder for Silent {
     }
 }
 
-/// Takes numbers from the input; zeroes after its end.
-struct Input<'a>(&'a [u8]);
-
 impl Input<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut out = [0; N];
-        let count = N.min(self.0.len());
-        let (head, rest) = self.0.split_at(count);
-        out[..count].copy_from_slice(head);
-        self.0 = rest;
-        out
-    }
-
-    fn byte(&mut self) -> u8 {
-        let [byte] = self.take();
-        byte
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_le_bytes(self.take())
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.take())
-    }
-
     /// An address that is in RAM more often than not.
     fn address(&mut self) -> u64 {
         match self.byte() {
@@ -109,6 +81,13 @@ struct Machine {
 impl Machine {
     fn write(&self, offset: u64, value: u32) {
         self.window.write(offset, &value.to_le_bytes());
+    }
+
+    fn reset(&self) {
+        self.write(0x70, 0);
+        let mut status = [0xff; 4];
+        self.window.read(0x70, &mut status);
+        assert_eq!(status, [0; 4], "a reset did not take");
     }
 
     /// What a proper driver does, so that the rest of the input is not wasted on a device that is not up.
@@ -308,10 +287,7 @@ pub fn drive(data: &[u8]) -> (u64, u64) {
             file = new;
         }
     }
-    machine.write(0x70, 0);
-    let mut status = [0xff; 4];
-    machine.window.read(0x70, &mut status);
-    assert_eq!(status, [0; 4], "a reset did not take");
+    machine.reset();
     check(&file, read_only);
     // Whatever happened before, a reset makes a working device of it.
     let lift = RateLimitChange { bandwidth: BucketChange::Remove, ops: BucketChange::Remove };

@@ -123,10 +123,7 @@ pub fn mem(data: &[u8]) -> (u64, u64) {
         assert!(open <= levels.plugged() / BLOCK, "a slot is open with nothing plugged in it");
     }
     slots.0.lock().expect("one thread").fails_every = 0;
-    machine.write(0x70, 0);
-    let mut status = [0xff; 4];
-    machine.window.read(0x70, &mut status);
-    assert_eq!(status, [0; 4], "a reset did not take");
+    machine.reset();
     // Whatever happened before, a reset makes a working device of it, and everything can be given back.
     machine.cell.resume();
     machine.bring_up(u64::MAX);

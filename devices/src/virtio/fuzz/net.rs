@@ -78,10 +78,7 @@ pub fn net(data: &[u8]) -> (u64, u64) {
         card.machine.turn();
         while peer.receive().is_some() {}
     }
-    card.machine.write(0x70, 0);
-    let mut status = [0xff; 4];
-    card.machine.window.read(0x70, &mut status);
-    assert_eq!(status, [0; 4], "a reset did not take");
+    card.machine.reset();
     // Whatever happened before, a reset makes a working device of it: a frame comes out of the tap.
     card.machine.cell.resume();
     card.bring_up(0);

@@ -193,9 +193,12 @@ do_vsock() {
     say vsock-received "$(cat /tmp/received)"
     dd if=/dev/urandom of=/tmp/seed bs=1M count=4 2>/dev/null
     upload() { for n in 1 2 3 4 5 6 7 8; do cat /tmp/seed /tmp/seed /tmp/seed /tmp/seed /tmp/seed /tmp/seed /tmp/seed /tmp/seed; done; }
-    say vsock-sent "$(upload | md5)"
-    upload | vsock-cat guest-connect 2 2000 >/dev/null
+    mkfifo /tmp/copy
+    md5 </tmp/copy >/tmp/sent &
+    upload | tee /tmp/copy | vsock-cat guest-connect 2 2000 >/dev/null
     say vsock-sent-status $?
+    wait
+    say vsock-sent "$(cat /tmp/sent)"
     vsock-cat guest-connect 2 2999 </dev/null 2>/dev/null
     say vsock-refused $?
 }
