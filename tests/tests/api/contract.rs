@@ -100,13 +100,10 @@ fn at_home(value: &Value, dir: &Path, tap: &str) -> Value {
     }
 }
 
-/// Examples that this version refuses although the configuration allows them: the path and the example's name.
-const LATER: &[(&str, &str)] = &[
-    ("/balloon", "more"),
-    ("/balloon/statistics", "minute"),
-    ("/balloon/hinting/start", "default"),
-    ("/balloon/hinting/start", "held"),
-    ("/balloon/hinting/stop", "nothing"),
+/// Paths whose examples are refused, and why: the bare-metal guest has no driver for its balloon, and snapshots are not there yet.
+const REFUSED: &[(&str, &str)] = &[
+    ("/balloon/hinting/", "Balloon update error: Device not activated yet"),
+    ("/snapshot/", "is not supported yet by this version of Mayfly."),
 ];
 
 /// Everything that was sent is in the echo, which may say more.
@@ -158,18 +155,18 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
         builder.file(name, if name == "vmlinuz" { guest::ELF } else { &[0; 4096] });
     }
     let vmm = builder.start();
-    let (after, before): (Vec<_>, Vec<_>) = contract
-        .examples()
-        .into_iter()
-        .partition(|(_, method, path, _)| path == "/actions" || (method == "PATCH" && path != "/machine-config"));
+    let (after, before): (Vec<_>, Vec<_>) = contract.examples().into_iter().partition(|(_, method, path, _)| {
+        let acts = path == "/actions" || path == "/snapshot/create";
+        acts || (method == "PATCH" && path != "/machine-config")
+    });
     let send = |(name, method, path, value): &(String, String, String, Value)| {
         let errors = contract.errors(contract.request_schema(method, path), value);
         assert!(errors.is_empty(), "example {name} of {method} {path}: {errors:?}");
         let body = at_home(value, vmm.dir(), tap.name());
         let reply = vmm.request(method, &fill(path, &body), Some(&body.to_string()));
         contract.check_reply(method, path, &reply);
-        if method == "PATCH" && LATER.contains(&(path, name)) {
-            reply.expect_fault("is not supported yet by this version of Mayfly.");
+        if let Some((_, why)) = REFUSED.iter().find(|(begin, _)| path.starts_with(begin)) {
+            reply.expect_fault(why);
         } else {
             assert_eq!(reply.status, 204, "example {name} of {method} {path}: {}\n{}", reply.text(), vmm.said());
             assert_echoed(&vmm, path, &body);
