@@ -19,6 +19,7 @@ mod mmds;
 mod network_interfaces;
 mod pmem;
 mod serial;
+mod snapshot;
 mod table;
 mod vm;
 mod vsock;
@@ -35,7 +36,7 @@ use vmm::{Ask, Error};
 
 use crate::app::App;
 use crate::error::Fault;
-use crate::wire::{Later, later};
+use crate::wire::Later;
 
 /// What a handler answers: nothing (204) or a JSON text (200).
 pub(crate) type Reply = Option<Vec<u8>>;
@@ -122,6 +123,16 @@ fn unknown(method: &Method, path: &str) -> Fault {
     Fault::bad_request(format!("Invalid request method and/or path: {method} {path}."))
 }
 
+/// Refuses what has no route.
+fn nowhere(method: &Method, pieces: &[&str]) -> Fault {
+    match (method.as_str(), pieces) {
+        ("PUT", ["snapshot"]) => Fault::bad_request("Missing snapshot operation type."),
+        ("PUT", ["snapshot", piece, ..]) => unknown(method, &format!("/snapshot/{piece}")),
+        (_, [first, ..]) => unknown(method, first),
+        (_, []) => unknown(method, ""),
+    }
+}
+
 /// Finds the handler of a request and runs it.
 pub(crate) async fn serve(app: &App, method: &Method, path: &str, body: &[u8]) -> Served {
     let refused = |fault| Served { outcome: Err(fault), deprecated: false };
@@ -134,10 +145,7 @@ pub(crate) async fn serve(app: &App, method: &Method, path: &str, body: &[u8]) -
         return refused(fault);
     }
     let Some(table::Found { route, id, rest }) = found else {
-        return refused(match table::known_elsewhere(method, &pieces) {
-            Some(endpoint) => Fault::bad_request(later(&format!("{method} {endpoint}"))),
-            None => unknown(method, pieces.first().unwrap_or(&"")),
-        });
+        return refused(nowhere(method, &pieces));
     };
     let call = Call { app, id, rest, body, deprecated: AtomicBool::new(false) };
     let outcome = (route.handle)(&call).await;

@@ -4,7 +4,7 @@ use axum::http::Method;
 
 use super::{
     Answer, Call, actions, balloon, boot_source, cpu_config, drives, entropy, hotplug, instance, logger,
-    machine_config, metrics, mmds, network_interfaces, pmem, serial, vm, vsock,
+    machine_config, metrics, mmds, network_interfaces, pmem, serial, snapshot, vm, vsock,
 };
 
 /// A method on a resource.
@@ -79,14 +79,9 @@ pub(crate) static ROUTES: &[Route] = routes! {
     PUT "serial" => serial::put;
     PUT "logger" => logger::put;
     PUT "metrics" => metrics::put;
+    PUT "snapshot" / "create" => snapshot::create;
+    PUT "snapshot" / "load" => snapshot::load;
 };
-
-/// Endpoints of the v1 API that this version does not have. They are named in the answer, so that a client sees what is missing
-/// rather than suspecting a typing mistake.
-const LATER: &[(Method, &[&str], &str)] = &[
-    (Method::PUT, &["snapshot", "create"], "/snapshot/create"),
-    (Method::PUT, &["snapshot", "load"], "/snapshot/load"),
-];
 
 /// The route of a request.
 pub(crate) struct Found<'p> {
@@ -108,9 +103,4 @@ pub(crate) fn find<'p>(method: &Method, pieces: &'p [&'p str]) -> Option<Found<'
             _ => Some(Found { route, id: "", rest }),
         }
     })
-}
-
-/// The v1 endpoint a request is meant for, if it is one that this version does not have.
-pub(crate) fn known_elsewhere(method: &Method, pieces: &[&str]) -> Option<&'static str> {
-    LATER.iter().find(|(m, p, _)| m == method && pieces.starts_with(p)).map(|&(_, _, endpoint)| endpoint)
 }

@@ -169,6 +169,7 @@ fn a_client_may_close_its_sending_half_and_still_be_answered() {
     assert_eq!(answer(&mut client), None);
 }
 
+/// A1.
 #[test]
 fn requests_have_a_deadline_and_pauses_between_them_have_none() {
     let limits = Limits { payload: 1000, deadline: Duration::from_millis(200) };
@@ -188,6 +189,7 @@ fn requests_have_a_deadline_and_pauses_between_them_have_none() {
     assert_eq!(ask(&mut idle, b"GET /b HTTP/1.1\r\n\r\n").unwrap(), "GET /b ");
 }
 
+/// A1.
 #[test]
 fn idle_clients_make_room_and_half_requests_do_not_keep_others_out() {
     let server = Server::echoing(RELAXED);

@@ -23,6 +23,7 @@ mod object;
 mod pmem;
 mod rate_limiter;
 mod serial;
+mod snapshot;
 mod vm;
 mod vsock;
 
@@ -43,6 +44,7 @@ pub(crate) use mmds::MmdsConfig;
 pub(crate) use net::{Net, NetPatch};
 pub(crate) use pmem::{Pmem, PmemPatch};
 pub(crate) use serial::Serial;
+pub(crate) use snapshot::{SnapshotCreate, SnapshotLoad};
 pub(crate) use vm::{Vm, VmState};
 pub(crate) use vsock::Vsock;
 

@@ -52,7 +52,12 @@ impl Contract {
             assert_eq!(reply.status, 400, "{method} {path} answers {status}: {}", reply.text());
             &responses["default"]
         });
-        match self.resolve(documented).get("content") {
+        let documented = self.resolve(documented);
+        if let Some(deprecation) = reply.header("Deprecation") {
+            let schema = &self.resolve(&documented["headers"]["Deprecation"])["schema"];
+            assert_eq!(self.errors(schema, &json!(deprecation)), Vec::<String>::new(), "{method} {path} {status}");
+        }
+        match documented.get("content") {
             Some(content) => {
                 let errors = self.errors(&content["application/json"]["schema"], &reply.json());
                 assert!(errors.is_empty(), "{method} {path} {status}: {errors:?} in {}", reply.text());
@@ -100,13 +105,10 @@ fn at_home(value: &Value, dir: &Path, tap: &str) -> Value {
     }
 }
 
-/// Examples that this version refuses although the configuration allows them: the path and the example's name.
-const LATER: &[(&str, &str)] = &[
-    ("/balloon", "more"),
-    ("/balloon/statistics", "minute"),
-    ("/balloon/hinting/start", "default"),
-    ("/balloon/hinting/start", "held"),
-    ("/balloon/hinting/stop", "nothing"),
+/// Paths whose examples are refused, and why: the bare-metal guest has no driver for its balloon, and snapshots are not there yet.
+const REFUSED: &[(&str, &str)] = &[
+    ("/balloon/hinting/", "Balloon update error: Device not activated yet"),
+    ("/snapshot/", "is not supported yet by this version of Mayfly."),
 ];
 
 /// Everything that was sent is in the echo, which may say more.
@@ -158,18 +160,18 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
         builder.file(name, if name == "vmlinuz" { guest::ELF } else { &[0; 4096] });
     }
     let vmm = builder.start();
-    let (after, before): (Vec<_>, Vec<_>) = contract
-        .examples()
-        .into_iter()
-        .partition(|(_, method, path, _)| path == "/actions" || (method == "PATCH" && path != "/machine-config"));
+    let (after, before): (Vec<_>, Vec<_>) = contract.examples().into_iter().partition(|(_, method, path, _)| {
+        let acts = path == "/actions" || path == "/snapshot/create";
+        acts || (method == "PATCH" && path != "/machine-config")
+    });
     let send = |(name, method, path, value): &(String, String, String, Value)| {
         let errors = contract.errors(contract.request_schema(method, path), value);
         assert!(errors.is_empty(), "example {name} of {method} {path}: {errors:?}");
         let body = at_home(value, vmm.dir(), tap.name());
         let reply = vmm.request(method, &fill(path, &body), Some(&body.to_string()));
         contract.check_reply(method, path, &reply);
-        if method == "PATCH" && LATER.contains(&(path, name)) {
-            reply.expect_fault("is not supported yet by this version of Mayfly.");
+        if let Some((_, why)) = REFUSED.iter().find(|(begin, _)| path.starts_with(begin)) {
+            reply.expect_fault(why);
         } else {
             assert_eq!(reply.status, 204, "example {name} of {method} {path}: {}\n{}", reply.text(), vmm.said());
             assert_echoed(&vmm, path, &body);
@@ -178,14 +180,14 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
     // The metadata service names interfaces, so these come first.
     let (late, early): (Vec<_>, Vec<_>) = before.into_iter().partition(|(_, _, path, _)| path.starts_with("/mmds"));
     early.iter().chain(&late).for_each(send);
-    let get_all = || {
-        for path in ["/", "/version", "/vm/config", "/machine-config", "/balloon", "/mmds"] {
+    let get_all = |more: &[&str]| {
+        for path in ["/", "/version", "/vm/config", "/machine-config", "/balloon", "/mmds"].iter().chain(more) {
             let reply = vmm.get(path);
             assert_eq!(reply.status, 200, "{path}");
             contract.check_reply("GET", path, &reply);
         }
     };
-    get_all();
+    get_all(&[]);
     // The examples' own kernel arguments and memory are a real system's; what is started is small and stays.
     vmm.boot_source(&kernel, SPIN);
     vmm.machine(1, 64);
@@ -194,7 +196,7 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
     assert_eq!(starts.len(), 1);
     starts.iter().for_each(send);
     others.iter().for_each(send);
-    get_all();
+    get_all(&["/balloon/statistics", "/balloon/hinting/status", "/hotplug/memory"]);
     // What the metadata service says can be changed in every phase.
     for (_, method, path, value) in early.iter().chain(&late).filter(|(_, _, path, _)| path != "/mmds") {
         let body = at_home(value, vmm.dir(), tap.name());
@@ -270,4 +272,47 @@ fn the_gets_examples_are_what_a_fresh_monitor_says() {
             assert_eq!(vmm.get(path).expect_200(), example["value"], "example {name} of GET {path}");
         }
     }
+}
+
+/// The requests in a page's `sh` blocks: method, path and body.
+fn requests_of(page: &str) -> Vec<(String, String, Value)> {
+    let mut requests = Vec::new();
+    for block in page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        // Both spellings: a whole `curl`, and the function `api` of docs/api.md.
+        for (begin, end) in [("-X ", " -d '"), ("\napi ", " '")] {
+            for piece in block.split(begin).skip(1) {
+                let Some((head, rest)) = piece.split_once(end) else { continue };
+                let Some((method, path)) = head.split_once(' ') else { continue };
+                let Some(path) = path.strip_prefix("http://localhost").or(begin.starts_with('\n').then_some(path))
+                else {
+                    continue;
+                };
+                let body = rest.split('\'').next().unwrap_or_default();
+                let body = serde_json::from_str(body).unwrap_or_else(|e| panic!("{method} {path}: {e} in {body}"));
+                requests.push((method.to_owned(), path.to_owned(), body));
+            }
+        }
+    }
+    requests
+}
+
+#[test]
+fn the_requests_in_the_docs_are_as_their_schemas_say() {
+    let contract = Contract::read();
+    let paths = contract.0["paths"].as_object().expect("paths");
+    let mut seen = 0;
+    for page in std::fs::read_dir(binary::workspace().join("docs")).expect("docs") {
+        let page = page.expect("a page").path();
+        for (method, path, body) in requests_of(&std::fs::read_to_string(&page).expect("text")) {
+            let what = format!("{method} {path} in {}", page.display());
+            let (template, _) = paths
+                .iter()
+                .find(|(template, _)| *template == &path || fill(template, &body) == path)
+                .unwrap_or_else(|| panic!("no such path: {what}"));
+            let errors = contract.errors(contract.request_schema(&method, template), &body);
+            assert!(errors.is_empty(), "{what}: {errors:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 15, "only {seen} requests were found");
 }

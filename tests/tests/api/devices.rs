@@ -31,6 +31,7 @@ fn a_balloon_is_shown_with_its_defaults_and_replaced_as_a_whole() {
     refused(&vmm, "PUT", "/balloon", &too_often);
 }
 
+/// A8.
 #[test]
 fn a_balloon_fits_into_memory_whichever_of_them_is_set_last() {
     let vmm = Vmm::start();
@@ -52,6 +53,7 @@ fn a_balloon_fits_into_memory_whichever_of_them_is_set_last() {
     vmm.put("/balloon", &balloon((1 << 24) - 1)).expect_204();
 }
 
+/// A9.
 #[test]
 fn reserved_cids_are_refused() {
     let vmm = Vmm::start();
@@ -147,6 +149,7 @@ fn a_pmem_needs_an_id_and_a_path() {
     vmm.put("/pmem/a", &json!({"id": "a", "path_on_host": "/no/such"})).expect_204();
 }
 
+/// A8.
 #[test]
 fn hot_pluggable_memory_comes_in_blocks_and_slots() {
     let vmm = Vmm::start();

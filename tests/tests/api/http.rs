@@ -62,6 +62,7 @@ fn whole_answers_are_the_contracts() {
     assert_eq!(everything(&mut client), done);
 }
 
+/// A2: v1 keeps the connection, and so does this.
 #[test]
 fn a_body_over_the_limit_gets_the_exact_answer_and_the_connection_goes_on() {
     for (limit, size, answer_bytes) in [(51_200, 51_201, 149), (250, 260, 145)] {
@@ -105,6 +106,7 @@ fn slashes_and_extra_pieces_do_not_matter() {
     vmm.get("/version?x=1").expect_fault("Invalid request method and/or path: GET version?x=1.");
 }
 
+/// A2.
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let vmm = Vmm::start();
@@ -132,6 +134,7 @@ fn pipelined_requests_are_answered_in_order() {
     });
 }
 
+/// A1.
 #[test]
 fn a_request_may_come_byte_by_byte_while_others_are_served() {
     let vmm = Vmm::start();
@@ -146,6 +149,30 @@ fn a_request_may_come_byte_by_byte_while_others_are_served() {
     assert_eq!(vmm.get("/machine-config").expect_200()["mem_size_mib"], 77);
 }
 
+/// A1: one byte at a time, for ever.
+#[test]
+fn clients_that_trickle_are_cut_off_and_disturb_nobody() {
+    let vmm = Vmm::start();
+    let before = fds_at_rest(&vmm);
+    let mut slow: Vec<Client> = (0..20).map(|_| vmm.client()).collect();
+    let head: Vec<u8> = b"GET / HTTP/1.1\r\nX: ".iter().copied().chain(std::iter::repeat(b'x')).take(2000).collect();
+    let started = Instant::now();
+    for byte in head {
+        slow.retain_mut(|client| client.send_raw(&[byte]).is_ok());
+        if slow.is_empty() {
+            break;
+        }
+        let asked = Instant::now();
+        assert_answers(&vmm);
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert!(started.elapsed() < PATIENCE, "{} are still there", slow.len());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(slow.is_empty(), "a request may take as long as it likes");
+    wait_for_fds(&vmm, before);
+}
+
+/// A1.
 #[test]
 fn a_hundred_clients_that_never_finish_do_not_keep_others_out() {
     let vmm = Vmm::start();
@@ -179,6 +206,7 @@ fn a_hundred_clients_that_never_finish_do_not_keep_others_out() {
     wait_for_fds(&vmm, before);
 }
 
+/// A1.
 #[test]
 fn thousands_of_short_connections_leave_nothing_behind() {
     let vmm = Vmm::start();
@@ -194,6 +222,32 @@ fn thousands_of_short_connections_leave_nothing_behind() {
     wait_for_fds(&vmm, before);
 }
 
+/// A2: what came before it is answered, and nothing that comes after it is done.
+#[test]
+fn a_bad_request_ends_a_pipeline() {
+    let vmm = Vmm::start();
+    let put = |mib: u32, more: &str| {
+        let body = format!(r#"{{"vcpu_count": 1, "mem_size_mib": {mib}}}"#);
+        format!("PUT /machine-config HTTP/1.1\r\nContent-Length: {}\r\n{more}\r\n{body}", body.len())
+    };
+    for bad in [
+        "BAD\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\n\n".to_owned(),
+        // Two readings of where its body ends.
+        put(5, "Content-Length: 0\r\n"),
+        put(6, "Transfer-Encoding: chunked\r\n"),
+        put(7, "Transfer-Encoding: identity, chunked\r\n"),
+    ] {
+        let mut client = vmm.client();
+        client.send_raw(format!("{}{bad}{}", put(77, ""), put(88, "")).as_bytes()).unwrap();
+        client.read_response().unwrap().expect_204();
+        let text = everything(&mut client);
+        assert!(text.starts_with("HTTP/1.1 400 \r\n") && text.matches("HTTP/1.1").count() == 1, "{bad:?}: {text}");
+        assert_eq!(vmm.get("/machine-config").expect_200()["mem_size_mib"], 77, "{bad:?}");
+    }
+}
+
+/// A2.
 #[test]
 fn what_is_not_a_request_gets_the_other_error_shape_and_is_closed() {
     let vmm = Vmm::start();
@@ -228,6 +282,7 @@ fn what_is_not_a_request_gets_the_other_error_shape_and_is_closed() {
     assert_answers(&vmm);
 }
 
+/// A2.
 #[test]
 fn chunked_bodies_are_understood() {
     let vmm = Vmm::start();
@@ -255,6 +310,7 @@ fn expect_100_continue_is_answered() {
     client.read_response().unwrap().expect_204();
 }
 
+/// A3.
 #[test]
 fn json_of_every_bad_kind_is_refused() {
     let vmm = Vmm::start();
@@ -297,6 +353,7 @@ fn json_of_every_bad_kind_is_refused() {
     missing.expect_fault("missing field `vcpu_count` at line 1 column 21.");
 }
 
+/// A4.
 #[test]
 fn descriptors_sent_along_do_not_stay() {
     let vmm = Vmm::start();

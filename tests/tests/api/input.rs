@@ -4,10 +4,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-use mayfly_tests::{Disk, Tap, Vmm, VmmBuilder};
+use mayfly_tests::{Disk, Tap, Vmm, VmmBuilder, binary};
 use serde_json::json;
 
-use crate::refused;
+use crate::{SPIN, guest_kernel, refused};
 
 fn hostile_paths(dir: &Path) -> Vec<String> {
     let fifo = dir.join("fifo");
@@ -47,6 +47,7 @@ fn hostile_paths_of_sockets(dir: &Path) -> Vec<String> {
     paths
 }
 
+/// A7.
 #[test]
 fn hostile_paths_are_refused_at_once() {
     let vmm = Vmm::start();
@@ -67,10 +68,45 @@ fn hostile_paths_are_refused_at_once() {
         let text = refused(&vmm, "PUT", "/vsock", &json!({"guest_cid": 3, "uds_path": path}));
         assert!(text.starts_with("Vsock config error: "), "{text}");
     }
-    for path in [vmm.dir().join("no/such/dir").to_str().unwrap(), vmm.dir().to_str().unwrap(), "/x\0y"] {
+    let outputs = ["no/such/dir", ".", "socket", "socket/below"].map(|name| vmm.dir().join(name));
+    for path in outputs.iter().map(|path| path.to_str().unwrap()).chain(["", "/x\0y"]) {
         refused(&vmm, "PUT", "/serial", &json!({"serial_out_path": path}));
         assert!(refused(&vmm, "PUT", "/logger", &json!({"log_path": path})).starts_with("Logger error: "));
+        assert!(refused(&vmm, "PUT", "/metrics", &json!({"metrics_path": path})).starts_with("Metrics error: "));
     }
+}
+
+/// A7: persistent memory is opened by the start, which is refused and can be repeated.
+#[test]
+fn hostile_paths_of_persistent_memory_are_refused_by_the_start() {
+    binary::require_kvm();
+    let builder = VmmBuilder::new();
+    let kernel = guest_kernel(&builder);
+    let disk = Disk::sparse(builder.dir(), "disk", 2 << 20).unwrap();
+    let vmm = builder.start();
+    vmm.boot_source(&kernel, SPIN);
+    vmm.machine(1, 64);
+    for path in hostile_paths(vmm.dir()) {
+        vmm.put("/pmem/p", &json!({"id": "p", "path_on_host": path})).expect_204();
+        refused(&vmm, "PUT", "/actions", &json!({"action_type": "InstanceStart"}));
+        assert_eq!(vmm.get("/").expect_200()["state"], "Not started", "{path}");
+    }
+    vmm.put("/pmem/p", &json!({"id": "p", "path_on_host": disk.path()})).expect_204();
+    vmm.instance_start();
+}
+
+/// A7, A9: as in v1, links are followed, and several drives may share a file, also writable. It is for the caller to know.
+#[test]
+fn what_v1_accepts_is_accepted() {
+    let vmm = Vmm::start();
+    let disk = Disk::sparse(vmm.dir(), "disk", 1 << 20).unwrap();
+    let link = vmm.dir().join("link");
+    std::os::unix::fs::symlink(disk.path(), &link).unwrap();
+    vmm.drive("a", disk.path(), "Sync");
+    vmm.drive("b", disk.path(), "Sync");
+    vmm.drive("c", &link, "Sync");
+    let drives = vmm.get("/vm/config").expect_200()["drives"].clone();
+    assert_eq!(drives[2]["path_on_host"], json!(link), "shown as it was named");
 }
 
 #[test]
@@ -84,6 +120,7 @@ fn a_missing_file_is_named_as_the_contract_says() {
     assert!(drive.ends_with(said), "{drive}");
 }
 
+/// A8.
 #[test]
 fn numbers_out_of_range_are_refused() {
     let vmm = Vmm::start();
@@ -145,6 +182,7 @@ fn custom_and_named_cpu_templates_share_a_slot() {
     assert_eq!(named(), None);
 }
 
+/// A9.
 #[test]
 fn ids_and_roots_must_be_unique_and_well_formed() {
     let vmm = Vmm::start();
@@ -175,6 +213,7 @@ fn ids_and_roots_must_be_unique_and_well_formed() {
     );
 }
 
+/// A9.
 #[test]
 fn macs_and_taps_are_checked() {
     let tap = Tap::create("mflyinput").expect("a tap");
@@ -199,12 +238,13 @@ fn macs_and_taps_are_checked() {
     vmm.put("/network-interfaces/a", &net("a", tap.name(), "06:00:00:00:00:03")).expect_204();
 }
 
+/// A10: an initrd that does not fit is refused by the start, in the guest tier.
 #[test]
 fn a_command_line_that_is_too_long_or_not_text_is_refused_before_the_start() {
     let builder = VmmBuilder::new();
     let kernel = builder.file("kernel", guest::ELF);
-    let vmm = builder.start();
-    for args in ["a".repeat(2049), "a\0b".to_owned()] {
+    let vmm = builder.args(["--http-api-max-payload-size", "4000000"]).start();
+    for args in ["a".repeat(2049), "a".repeat(1 << 20), "a\0b".to_owned(), "a\u{1b}[2J".to_owned(), "é".to_owned()] {
         let text = refused(&vmm, "PUT", "/boot-source", &json!({"kernel_image_path": kernel, "boot_args": args}));
         assert!(text.starts_with("Boot source error: The kernel command line is invalid: "), "{text}");
     }

@@ -50,6 +50,7 @@ fn bad_limiters() -> Vec<Value> {
     ]
 }
 
+/// A8.
 #[test]
 fn limiters_are_shown_as_they_limit() {
     let tap = Tap::create("mflylimits").expect("a tap");
@@ -99,6 +100,7 @@ fn the_console_has_one_bucket() {
     }
 }
 
+/// A8.
 #[test]
 fn patches_of_limiters_belong_to_a_started_machine() {
     binary::require_kvm();

@@ -4,24 +4,30 @@
 //! |---|---|
 //! | [`contract`] | is `openapi.yaml` what the binary does |
 //! | [`phases`] | which request is allowed before the start, while running, while paused |
+//! | [`table`] | the answers to that, as data |
+//! | [`clients`] | do the habits of existing clients work |
 //! | [`http`] | does it speak HTTP as v1 clients do, whatever they send |
 //! | [`input`] | are wrong values and hostile paths refused without a trace |
 //! | [`devices`] | what each device can be configured to, and the texts when it cannot |
 //! | [`limits`] | what rate limiters mean and how they are shown |
+//! | [`metrics`] | is the metrics file the one strict readers take, and what is in it |
 //! | [`mmds`] | what the metadata service can be told and how large it may grow |
 //! | [`whole`] | the configuration as one document: shown exactly, read back, applied in order |
 //! | [`process`] | command line, socket, log, exit codes |
 //!
 //! [`phases`] and parts of the others start the bare-metal guest and need `/dev/kvm`; taps need root.
 
+mod clients;
 mod contract;
 mod devices;
 mod http;
 mod input;
 mod limits;
+mod metrics;
 mod mmds;
 mod phases;
 mod process;
+mod table;
 mod whole;
 
 use std::path::PathBuf;

@@ -39,6 +39,7 @@ fn objects_are_put_merged_and_shown() {
     assert_eq!(vmm.get("/mmds/whatever/follows").expect_200(), json!({}));
 }
 
+/// A11.
 #[test]
 fn the_limit_is_that_of_the_serialised_store_also_after_a_patch() {
     let args = ["--http-api-max-payload-size", "512000", "--mmds-size-limit", "51200"];
@@ -60,6 +61,7 @@ fn the_limit_is_that_of_the_serialised_store_also_after_a_patch() {
     assert_eq!(vmm.get("/mmds").expect_200(), json!({}));
 }
 
+/// A11.
 #[test]
 fn many_small_patches_fill_the_store_to_the_limit_and_no_further() {
     let vmm = VmmBuilder::new().args(["--mmds-size-limit", "2000"]).start();

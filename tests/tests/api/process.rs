@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{SPIN, guest_kernel};
 
-fn run(binary: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn run(binary: &Path, arguments: &[&str]) -> Output {
     Command::new(binary).args(arguments).output().unwrap()
 }
 
@@ -20,13 +20,14 @@ fn mode(path: &Path) -> u32 {
 }
 
 /// The binary under the name that old tools look for.
-fn firecracker(dir: &Path) -> std::path::PathBuf {
+pub(crate) fn firecracker(dir: &Path) -> std::path::PathBuf {
     let path = dir.join("firecracker");
-    fs::copy(binary::mayfly(), &path).unwrap();
+    // By another process: a file that is open for writing here could not be executed while another test forks.
+    assert!(Command::new("cp").arg(binary::mayfly()).arg(&path).status().unwrap().success());
     path
 }
 
-fn config(kernel: &Path, boot_args: &str) -> Value {
+pub(crate) fn config(kernel: &Path, boot_args: &str) -> Value {
     json!({
         "boot-source": {"kernel_image_path": kernel, "boot_args": boot_args},
         "drives": [],
@@ -70,6 +71,7 @@ fn wrong_arguments_have_their_own_exit_code() {
     }
 }
 
+/// A12.
 #[test]
 fn the_socket_is_private_and_gone_after_a_graceful_end() {
     let vmm = Vmm::start();
@@ -88,6 +90,21 @@ fn the_socket_is_private_and_gone_after_a_graceful_end() {
     );
 }
 
+/// A12: whatever the umask.
+#[test]
+fn the_umask_does_not_open_the_socket() {
+    for umask in ["000", "022", "077"] {
+        let builder = VmmBuilder::new();
+        let script = format!("#!/bin/sh\numask {umask}\nexec {} \"$@\"\n", binary::mayfly().display());
+        let wrapper = builder.dir().join("wrapper");
+        // By another process; see `firecracker`.
+        let write = "printf %s \"$0\" > \"$1\" && chmod 755 \"$1\"";
+        assert!(Command::new("sh").args(["-c", write, &script]).arg(&wrapper).status().unwrap().success());
+        assert_eq!(mode(builder.binary(wrapper).start().socket()), 0o600, "umask {umask}");
+    }
+}
+
+/// A12.
 #[test]
 fn what_is_at_the_sockets_path_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
@@ -96,7 +113,10 @@ fn what_is_at_the_sockets_path_is_not_touched() {
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(dir.path().join("nowhere"), &link).unwrap();
     let missing = dir.path().join("no/such/dir/api.sock");
-    for path in [file.as_path(), &link, dir.path(), &missing] {
+    let long = dir.path().join("a".repeat(108));
+    // Not even root can make files there.
+    let unwritable = Path::new("/proc/api.sock");
+    for path in [file.as_path(), &link, dir.path(), &missing, &long, unwritable] {
         let output = run(&binary::mayfly(), &["--api-sock", path.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(1), "{}", path.display());
         let said = format!("Failed to open the API socket at: {}. Check that it is not already used.", path.display());
@@ -162,6 +182,7 @@ fn the_logger_can_be_moved_and_changed_before_the_start() {
     assert_eq!(fs::read_to_string(&other).unwrap(), before, "the module filter lets lines through");
 }
 
+/// A13.
 #[test]
 fn a_log_that_takes_nothing_does_not_hold_up_anything() {
     let builder = VmmBuilder::new();
@@ -190,6 +211,7 @@ fn a_log_that_cannot_be_opened_ends_the_start() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("Cannot open the log file /no/such/dir/log: "));
 }
 
+/// A13.
 #[test]
 fn stdout_that_nobody_reads_does_not_hold_up_the_api() {
     // The harness reads; this one does not.
@@ -267,6 +289,20 @@ fn bad_configuration_files_say_what_is_wrong() {
         assert!(vmm.stderr().text().contains("Error: Failed to build MicroVM from Json: "));
         assert!(!vmm.socket().exists());
     }
+}
+
+#[test]
+fn a_file_whose_machine_cannot_start_says_so() {
+    binary::require_kvm();
+    let builder = VmmBuilder::new();
+    let kernel = builder.file("kernel", b"not a kernel");
+    let vmm = builder.config_file(&config(&kernel, SPIN)).spawn();
+    assert_eq!(vmm.wait_exit(PATIENCE), 1);
+    let said = "Could not Start MicroVM from one single json: Start microvm error: ";
+    assert!(vmm.log().contains(said), "{}", vmm.log());
+    assert!(vmm.stderr().text().contains(&format!("Error: {said}")), "{}", vmm.said());
+    assert!(vmm.log().trim_end().ends_with("Mayfly exiting with error. exit_code=1"));
+    assert!(!vmm.socket().exists());
 }
 
 #[test]

@@ -17,6 +17,7 @@ fn boot_source(vmm: &Vmm, path: &std::path::Path) -> mayfly_tests::Response {
     vmm.put("/boot-source", &json!({"kernel_image_path": path}))
 }
 
+/// A7.
 #[test]
 fn kernel_paths_that_are_no_kernel() {
     let vmm = VmmBuilder::new().start();
@@ -78,6 +79,7 @@ fn kernels_that_are_hostile_or_broken_fail_at_start_and_the_caller_can_try_again
     finish(&vmm);
 }
 
+/// A10.
 #[test]
 fn an_initrd_larger_than_memory() {
     let vmm = configured(&Job::new(Mode::Probe));
@@ -89,6 +91,7 @@ fn an_initrd_larger_than_memory() {
     assert!(fault.starts_with("Start microvm error: "), "{fault}");
 }
 
+/// A10.
 #[test]
 fn command_lines() {
     let vmm = VmmBuilder::new().start();
@@ -101,7 +104,7 @@ fn command_lines() {
     put("root=/dev/vda -- --single").expect_204();
 }
 
-/// Memory that cannot be had fails at start with the contract's text, and the same process can go on with less.
+/// A8. Memory that cannot be had fails at start with the contract's text, and the same process can go on with less.
 #[test]
 fn memory_that_the_host_does_not_have() {
     let vmm = configured(&Job::new(Mode::Probe));
@@ -147,6 +150,7 @@ fn a_cpu_template_that_does_not_fit_fails_at_start() {
     finish(&vmm);
 }
 
+/// A8.
 #[test]
 fn vcpu_counts() {
     let vmm = VmmBuilder::new().start();

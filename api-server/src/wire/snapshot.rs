@@ -1,0 +1,110 @@
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::object::object;
+
+/// Body of `PUT /snapshot/create`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "this version reads the request only to say what is wrong with it")]
+pub(crate) struct SnapshotCreate {
+    #[serde(default)]
+    pub(crate) snapshot_type: SnapshotType,
+    pub(crate) snapshot_path: PathBuf,
+    pub(crate) mem_file_path: PathBuf,
+}
+
+/// What a snapshot holds.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) enum SnapshotType {
+    Diff,
+    #[default]
+    Full,
+}
+
+/// Body of `PUT /snapshot/load`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "this version reads the request only to say what is wrong with it")]
+pub(crate) struct SnapshotLoad {
+    pub(crate) snapshot_path: PathBuf,
+    pub(crate) mem_file_path: Option<PathBuf>,
+    #[serde(default, deserialize_with = "object")]
+    pub(crate) mem_backend: Option<MemBackend>,
+    /// An older name of `track_dirty_pages`.
+    #[serde(default)]
+    pub(crate) enable_diff_snapshots: bool,
+    #[serde(default)]
+    pub(crate) track_dirty_pages: bool,
+    #[serde(default)]
+    pub(crate) resume_vm: bool,
+    #[serde(default)]
+    pub(crate) network_overrides: Vec<NetworkOverride>,
+    #[serde(default, deserialize_with = "object")]
+    pub(crate) vsock_override: Option<VsockOverride>,
+    #[serde(default)]
+    pub(crate) clock_realtime: bool,
+    #[serde(default)]
+    pub(crate) huge_pages: SnapshotHugePages,
+}
+
+/// Where guest memory comes from.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "as its owner")]
+pub(crate) struct MemBackend {
+    pub(crate) backend_path: PathBuf,
+    pub(crate) backend_type: MemBackendType,
+}
+
+/// Whether [`MemBackend`] names a file or the socket of a page-fault handler.
+#[derive(Debug, Deserialize)]
+pub(crate) enum MemBackendType {
+    File,
+    Uffd,
+}
+
+/// Another tap for an interface.
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "as its owner")]
+pub(crate) struct NetworkOverride {
+    pub(crate) iface_id: String,
+    pub(crate) host_dev_name: String,
+}
+
+/// Another host socket for the socket device.
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "as its owner")]
+pub(crate) struct VsockOverride {
+    pub(crate) uds_path: PathBuf,
+}
+
+/// Page size behind guest memory: as it was, or another one.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) enum SnapshotHugePages {
+    #[default]
+    Snapshot,
+    None,
+    Transparent,
+    #[serde(rename = "2M")]
+    Huge2M,
+}
+
+impl SnapshotLoad {
+    /// Whether a deprecated field was sent.
+    pub(crate) fn deprecated(&self) -> bool {
+        self.mem_file_path.is_some() || self.enable_diff_snapshots
+    }
+
+    /// What is wrong with the memory that it names, in the contract's words.
+    pub(crate) fn check_memory(&self) -> Result<(), &'static str> {
+        match (&self.mem_backend, &self.mem_file_path) {
+            (None, None) => Err("missing field: either `mem_backend` or `mem_file_path` is required"),
+            (Some(_), Some(_)) => {
+                Err("too many fields: either `mem_backend` or `mem_file_path` exclusively is required.")
+            }
+            _ => Ok(()),
+        }
+    }
+}
