@@ -146,5 +146,11 @@ fn unplug_targets(lab: &mut Lab<'_>) -> Outcome {
             return "old-memory";
         }
     }
+    // What reads left in unplugged memory is the guest's own cost; this gives it back.
+    for kind in [request::PLUG, request::UNPLUG] {
+        if lab.ask(&mut mem, kind, start, 1) != "ok" {
+            return "plug-failed";
+        }
+    }
     "alive"
 }
