@@ -87,6 +87,13 @@ fn entropy() {
 }
 
 #[test]
+fn balloon() {
+    smoke("balloon", |bytes| {
+        devices::virtio::fuzz::balloon(bytes);
+    });
+}
+
+#[test]
 fn mem() {
     smoke("mem", |bytes| {
         devices::virtio::fuzz::mem(bytes);
@@ -157,6 +164,13 @@ fn the_input_reaches_the_requests() {
         (done, refused) = (done + d, refused + r);
     }
     assert!(done > 200 && refused > 200, "{done} flushes done, {refused} requests refused");
+
+    let (mut named, mut gone) = (0, 0);
+    for seed in 1..=200 {
+        let (n, g) = devices::virtio::fuzz::balloon(&input(seed));
+        (named, gone) = (named + n, gone + g);
+    }
+    assert!(named > 500 && gone > 200 << 12, "{named} times memory was named, {gone} bytes went back");
 
     let answers: u64 = (1..=200).map(|seed| devices::mmds::fuzz::frames(&input(seed))).sum();
     assert!(answers > 400, "{answers} answers of the metadata service");

@@ -3,6 +3,7 @@
 //! The bounded smoke run (`tests/fuzz_smoke.rs`) and the cargo-fuzz targets call the same functions. They panic where a promise is
 //! broken: a panic inside the device, a read-only file that changed, bytes past the end of a device, a reset that left something behind.
 
+mod balloon;
 mod mem;
 mod net;
 mod pmem;
@@ -12,6 +13,7 @@ mod registers;
 mod rng;
 mod vsock;
 
+pub use balloon::balloon;
 pub use mem::mem;
 pub use net::net;
 pub use pmem::pmem;

@@ -2,7 +2,7 @@
 //!
 //! One machine per row of the catalogue and engine, so that the pass bar says whose fault it is; then one machine for all of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest::hostile::{CASES, Case, Needs};
 use guest::{End, Job, Mode, Report};
@@ -147,6 +147,112 @@ fn g14_more_random_bytes_than_there_is_memory() {
     let report = suffer(&vmm, LINES_MAX);
     let cases = CASES.iter().filter(|case| matches!(case.needs, Needs::Entropy));
     assert_eq!(cases.map(|case| acceptable(&report, case)).count(), 7);
+}
+
+/// A balloon with everything it can have.
+fn balloon() -> serde_json::Value {
+    json!({
+        "amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1, "free_page_hinting": true,
+        "free_page_reporting": true,
+    })
+}
+
+/// How long the API's answers take while the guest is at it. A sixth of them may have met another test's burst of work.
+fn answers_until_done(vmm: &Vmm) {
+    let mut took = Vec::new();
+    let deadline = Instant::now() + LONG;
+    while !vmm.console().text().contains(guest::DONE) {
+        assert!(Instant::now() < deadline, "{}", vmm.said());
+        let asked = Instant::now();
+        assert_eq!(vmm.get("/").status, 200, "{}", vmm.said());
+        took.push(asked.elapsed());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    took.sort_unstable();
+    assert!(took.len() > 20, "{} answers", took.len());
+    let most = took[took.len() * 5 / 6];
+    assert!(most < Duration::from_millis(50), "GET / takes {most:?}, at most {:?}", took.last());
+}
+
+#[test]
+fn g20_balloons_that_make_no_sense() {
+    let vmm = configured(&Job::new(Mode::Hostile("g20-".to_owned())).end(End::Spin));
+    vmm.put("/balloon", &balloon()).expect_204();
+    vmm.instance_start();
+    vmm.wait_for_line(guest::READY, PATIENCE);
+    let bar = PassBar::before(&vmm);
+    answers_until_done(&vmm);
+    bar.check(&vmm, LINES_MAX);
+    let report = Report::parse(&vmm.console().text());
+    let cases = CASES.iter().filter(|case| case.needs == Needs::Balloon);
+    assert_eq!(cases.map(|case| acceptable(&report, case)).count(), 19);
+}
+
+/// G20: a guest that gives its page tables away ends, or goes on with what the processor has of them. The monitor does not mind.
+#[test]
+fn g20_page_tables_given_away() {
+    for case in CASES.iter().filter(|case| case.needs == Needs::BalloonEnd) {
+        let vmm = configured(&Job::new(Mode::Hostile(case.name.to_owned())));
+        vmm.put("/balloon", &balloon()).expect_204();
+        vmm.instance_start();
+        let code = vmm.wait_exit(PATIENCE);
+        assert!(code == 0 || code == 1, "{}: {code}\n{}", case.name, vmm.said());
+        assert!(vmm.log().contains("The microVM ended: "), "{}: {}", case.name, vmm.log());
+        assert!(vmm.console().text().contains("outcome=ending"), "{}", vmm.said());
+    }
+}
+
+/// G21: one processor gives pages away, the other one writes to them.
+#[test]
+fn g21_pages_that_are_in_use() {
+    for case in CASES.iter().filter(|case| case.needs == Needs::BalloonRace) {
+        let vmm = configured(&Job::new(Mode::Hostile(case.name.to_owned())).end(End::Spin));
+        vmm.machine(2, super::pass_bar::RAM_MIB);
+        vmm.put("/balloon", &balloon()).expect_204();
+        vmm.instance_start();
+        vmm.wait_for_line(guest::READY, PATIENCE);
+        let bar = PassBar::before(&vmm);
+        if case.name == "g21-hint" {
+            vmm.wait_for_line("waiting=for-a-run", PATIENCE);
+            vmm.patch("/balloon/hinting/start", &json!({"acknowledge_on_stop": false})).expect_204();
+        }
+        vmm.wait_for_line(guest::DONE, LONG);
+        bar.check(&vmm, LINES_MAX);
+        let report = Report::parse(&vmm.console().text());
+        acceptable(&report, case);
+        // Both have happened, or this was no race.
+        let seen = |key: &str| report.case(case.name).and_then(|line| line.number::<u64>(key));
+        assert!(seen("zero") > Some(0) && seen("old") > Some(0), "{report:?}");
+    }
+}
+
+/// G11: reads in flight while their device is reset, or their targets are given away.
+#[test]
+fn g11_memory_that_reads_in_flight_go_to() {
+    let dir = tempfile::tempdir().unwrap();
+    for engine in ["Async", "Sync"] {
+        let disk = Disk::sparse(dir.path(), engine, DISK_LEN).unwrap();
+        disk.write(0, &[0x11; DISK_LEN as usize]).unwrap();
+        let vmm = configured(&Job::new(Mode::Hostile("g11-".to_owned())).end(End::Spin));
+        vmm.drive("d", disk.path(), engine);
+        vmm.put("/balloon", &balloon()).expect_204();
+        vmm.put("/hotplug/memory", &json!({"total_size_mib": 256})).expect_204();
+        vmm.instance_start();
+        vmm.wait_for_line(guest::READY, PATIENCE);
+        let bar = PassBar::before(&vmm);
+        vmm.patch("/hotplug/memory", &json!({"requested_size_mib": 64})).expect_204();
+        vmm.wait_for_line(guest::DONE, LONG);
+        bar.check(&vmm, LINES_MAX);
+        let report = Report::parse(&vmm.console().text());
+        for case in CASES.iter().filter(|case| case.needs == Needs::InFlight) {
+            acceptable(&report, case);
+            assert_eq!(report.case(case.name).and_then(|line| line.number::<u64>("in_flight")), Some(256));
+        }
+        assert!(
+            disk.read(0, DISK_LEN as usize).unwrap().iter().all(|byte| *byte == 0x11),
+            "{engine}: the file changed"
+        );
+    }
 }
 
 /// G4 and G26: two processors, one of which changes under the device's eyes what the other shows it.

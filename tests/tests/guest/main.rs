@@ -1,6 +1,7 @@
 //! Tier 2: the bare-metal guest on this machine's own KVM, through the real binary, API, files and taps.
 
 mod bad_input;
+mod balloon;
 mod block;
 mod boot;
 mod console;

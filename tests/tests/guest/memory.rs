@@ -6,7 +6,7 @@ use mayfly_tests::{Disk, PATIENCE, Vmm};
 use serde_json::{Value, json};
 
 use super::hostile::acceptable;
-use super::pass_bar::{LINES_MAX, PassBar};
+use super::pass_bar::{LINES_MAX, PassBar, rss_mib};
 use super::{configured, finish, number, text};
 
 const MIB: u64 = 1 << 20;
@@ -25,13 +25,6 @@ fn want(vmm: &Vmm, mib: u64) {
 
 fn status(vmm: &Vmm) -> Value {
     vmm.get("/hotplug/memory").expect_200()
-}
-
-/// Resident memory of the process, in MiB.
-fn rss_mib(vmm: &Vmm) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", vmm.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
 }
 
 /// The guest's line about a step.

@@ -95,6 +95,13 @@ pub(crate) fn thread_ticks(vmm: &Vmm, name: &str) -> Option<u64> {
     None
 }
 
+/// Resident memory of the process, guest RAM included, in MiB.
+pub(crate) fn rss_mib(vmm: &Vmm) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", vmm.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
+}
+
 /// Resident memory that is not guest RAM, in KiB.
 fn rss_kib(vmm: &Vmm) -> u64 {
     let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", vmm.pid())).unwrap();

@@ -15,10 +15,12 @@
 //! | `completed` | a transmitted chain came back |
 //! | `alive` | the machine is still there |
 //! | `capped` | a request got no more random bytes than the most there is for one |
+//! | `zeroed` | pages in the balloon read zero, or what was stored since; all others what was stored in them |
 //! | `silent` | nothing within the patience (`patience_ms`, 500) |
 //! | `error`, `nack` | the response of a memory device |
+//! | `quiet` | nothing was written after a reset |
 //! | `gone`, `kept` | unplugged memory is nowhere to be seen; plugged memory survives a reset |
-//! | `too-much`, `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
+//! | `too-much`, `foreign-data`, `kept-all`, `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
 //! | `ending`, `survived` | before and after something that ends the machine |
 //! | `skipped-…` | the machine has no such device or feature |
 //!
@@ -47,6 +49,14 @@ pub enum Needs {
     Pmem,
     /// An entropy device.
     Entropy,
+    /// A balloon with everything it can have.
+    Balloon,
+    /// The same and a second processor; for `g21-hint`, the host starts a run of hinting that it does not end.
+    BalloonRace,
+    /// A balloon and a drive whose sectors hold `11` in each byte, and hot-pluggable memory as for [`Needs::Mem`].
+    InFlight,
+    /// A balloon. The machine may be gone afterwards, or not. Not part of `all`.
+    BalloonEnd,
     /// Nothing; the machine is gone afterwards. Not part of `all`.
     End,
 }
@@ -91,6 +101,7 @@ const DROPPED: &[&str] = &["completed", "needs-reset"];
 const COMPLETED: &[&str] = &["completed"];
 const ALIVE: &[&str] = &["alive"];
 const REFUSED_BLOCKS: &[&str] = &["error"];
+const ZEROED: &[&str] = &["zeroed"];
 const ENDING: &[&str] = &["ending"];
 
 const fn drive(name: &'static str, accept: &'static [&'static str]) -> Case {
@@ -111,6 +122,10 @@ const fn pmem(name: &'static str, accept: &'static [&'static str]) -> Case {
 
 const fn entropy(name: &'static str, accept: &'static [&'static str]) -> Case {
     Case { name, needs: Needs::Entropy, accept }
+}
+
+const fn balloon(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Balloon, accept }
 }
 
 const fn machine(name: &'static str, accept: &'static [&'static str]) -> Case {
@@ -211,6 +226,31 @@ pub const CASES: &[Case] = &[
     entropy("g14-readable", BROKEN_CHAIN),
     entropy("g14-empty", BROKEN_CHAIN),
     entropy("g14-many-requests", ALIVE),
+    balloon("g20-named-twice", ZEROED),
+    balloon("g20-out-of-ram", IGNORED),
+    balloon("g20-split-numbers", ZEROED),
+    balloon("g20-ragged-count", ZEROED),
+    balloon("g20-numbers-writable", IGNORED),
+    balloon("g20-numbers-4g", ALIVE),
+    balloon("g20-own-numbers", ZEROED),
+    balloon("g20-own-rings", ALIVE),
+    balloon("g20-all-then-touch", ZEROED),
+    balloon("g20-deflate-nonsense", IGNORED),
+    balloon("g20-statistics-4g", ALIVE),
+    balloon("g20-statistics-past-ram", BROKEN_CHAIN),
+    balloon("g20-statistics-storm", ALIVE),
+    balloon("g20-hints-unasked", IGNORED),
+    balloon("g20-hint-command-long", IGNORED),
+    balloon("g20-report-of-nothing", IGNORED),
+    balloon("g20-report-past-ram", BROKEN_CHAIN),
+    balloon("g20-configuration-writes", IGNORED),
+    balloon("g20-inflate-storm", ZEROED),
+    Case { name: "g21-inflate", needs: Needs::BalloonRace, accept: ZEROED },
+    Case { name: "g21-report", needs: Needs::BalloonRace, accept: ZEROED },
+    Case { name: "g21-hint", needs: Needs::BalloonRace, accept: ZEROED },
+    Case { name: "g11-reset", needs: Needs::InFlight, accept: &["quiet"] },
+    Case { name: "g11-inflate", needs: Needs::InFlight, accept: ZEROED },
+    Case { name: "g11-unplug", needs: Needs::InFlight, accept: ALIVE },
     drive("g19-kick-storm", ALIVE),
     drive("g19-notify-unknown-queue", IGNORED),
     drive("g19-undefined-registers", IGNORED),
@@ -265,6 +305,7 @@ pub const CASES: &[Case] = &[
     end("g27-interrupt-storm"),
     end("g27-fetch-device"),
     end("g27-fetch-hole"),
+    Case { name: "g20-page-tables", needs: Needs::BalloonEnd, accept: &["ending", "survived"] },
 ];
 
 #[cfg(test)]
@@ -276,7 +317,9 @@ mod tests {
     /// The names in the guest's own tables, read from its source.
     fn names_in_guest() -> BTreeSet<&'static str> {
         let sources = [
+            include_str!("bare/hostile/balloon.rs"),
             include_str!("bare/hostile/geometry.rs"),
+            include_str!("bare/hostile/in_flight.rs"),
             include_str!("bare/hostile/status.rs"),
             include_str!("bare/hostile/chains.rs"),
             include_str!("bare/hostile/entropy.rs"),

@@ -83,6 +83,17 @@ pub enum Mode {
         /// Changes to follow.
         steps: u64,
     },
+    /// A memory balloon with a pool of `mayfly.pool_mib=` (32) MiB, each page of which holds a word. `balloon=started` with `features`
+    /// and `pages`; with `mayfly.report=1` all of it is reported as free: `report` (1 if it was answered) and how many pages then read
+    /// `zero`, what was stored (`old`), or something `odd`. Then, for so many changes, a line with `step`: pages handed over or
+    /// taken back to have as many as the host asks for (`actual`, `answered`, the same three for those that came back, and how many of
+    /// those that never left are `lost`); or, when the host asked for hints, `hint` with the command, and after it `hint=over`.
+    /// Statistics are told whenever they are asked for: each number is its tag, times 2^32, plus how often it was asked; at
+    /// the end `told`.
+    Balloon {
+        /// Changes to follow: targets, and runs of hinting.
+        steps: u64,
+    },
     /// Random bytes from the entropy device, as many requests at a time as it takes.
     /// `rng=started` with `queue_max`; then `requests` answered, `bytes`, `longest`
     /// and `empty` ones, `suspicious` (words of eight bytes that are zero or as the one
@@ -374,6 +385,7 @@ impl fmt::Display for Mode {
                 write!(f, " mayfly.len={} mayfly.seed={} mayfly.flushes={}", pmem.len, pmem.seed, pmem.flushes)
             }
             Self::Mem { steps } => write!(f, "mayfly.mode=mem mayfly.steps={steps}"),
+            Self::Balloon { steps } => write!(f, "mayfly.mode=balloon mayfly.steps={steps}"),
             Self::Rng { requests, len } => write!(f, "mayfly.mode=rng mayfly.requests={requests} mayfly.len={len}"),
             Self::Busy { ops } => write!(f, "mayfly.mode=busy mayfly.ops={ops}"),
             Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use devices::bus::BusBuilder;
+use devices::event::Subscriber;
 use devices::legacy::boot_timer::BootTimer;
 use devices::legacy::i8042::I8042;
 use devices::legacy::ioapic::IoApic;
@@ -143,10 +144,7 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     for seat in seats.iter().filter(|seat| seat.home == Home::Vmm) {
         events.add(seat.cell.clone()).map_err(start_error)?;
     }
-    let io_threads = io_threads(&seats, &around.exit)?;
-    if let Some(hub) = hub {
-        events.add(hub).map_err(start_error)?;
-    }
+    let io_threads = io_threads(&seats, hub, &around.exit)?;
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
     let _terminal = RawTerminal::enter();
     Ok(Machine { crew, seats, io_threads, keyboard, serial, pvpanic, identity, _terminal, _vm: vm, memory })
@@ -179,16 +177,26 @@ fn console(plan: &Plan, line: EventFd) -> std::io::Result<Com1> {
     Com1::new(line, output.limited(plan.serial.config.rate_limiter), SerialInput::stdin()?)
 }
 
-/// A thread for each device that may block.
-fn io_threads(seats: &[Seat], exit: &Arc<ExitLatch>) -> Result<Vec<(DeviceName, IoThread)>, Error> {
-    let own = seats.iter().filter(|seat| seat.home == Home::Own);
-    own.enumerate()
-        .map(|(index, seat)| {
-            let thread = IoThread::start(index, vec![seat.cell.clone()], exit.clone())
-                .map_err(|e| start_error(format!("{}: cannot start its thread: {e}", seat.name)))?;
-            Ok((seat.name.clone(), thread))
-        })
-        .collect()
+/// A thread for each device that may block, and one for the drives on the io_uring together.
+fn io_threads(
+    seats: &[Seat],
+    hub: Option<Arc<UringHub>>,
+    exit: &Arc<ExitLatch>,
+) -> Result<Vec<(Vec<DeviceName>, IoThread)>, Error> {
+    let live_at = |home| seats.iter().filter(move |seat: &&Seat| seat.home == home);
+    let mut threads: Vec<(Vec<DeviceName>, Vec<Arc<dyn Subscriber>>)> =
+        live_at(Home::Own).map(|seat| (vec![seat.name.clone()], vec![seat.cell.clone() as _])).collect();
+    if let Some(hub) = hub {
+        let names = live_at(Home::Uring).map(|seat| seat.name.clone()).collect();
+        let cells = live_at(Home::Uring).map(|seat| seat.cell.clone() as _);
+        threads.push((names, cells.chain([hub as _]).collect()));
+    }
+    let start = |(index, (names, subscribers)): (usize, (Vec<DeviceName>, _))| {
+        let thread = IoThread::start(index, subscribers, exit.clone())
+            .map_err(|e| start_error(format!("cannot start a thread for devices: {e}")))?;
+        Ok((names, thread))
+    };
+    threads.into_iter().enumerate().map(start).collect()
 }
 
 /// Logs how long the guest took from the start request to the moment it says it is up.

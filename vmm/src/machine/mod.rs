@@ -38,8 +38,8 @@ use crate::vcpu::Crew;
 pub struct Machine {
     crew: Crew,
     seats: Vec<Seat>,
-    /// Threads of devices that may block, by the device's name.
-    io_threads: Vec<(DeviceName, IoThread)>,
+    /// Threads of devices that may block, by the devices' names.
+    io_threads: Vec<(Vec<DeviceName>, IoThread)>,
     keyboard: Arc<I8042>,
     serial: Arc<Com1>,
     pvpanic: Arc<PvPanic>,
@@ -111,10 +111,10 @@ impl Machine {
         self.memory.hotplug.as_ref().map(|region| &*region.levels)
     }
 
-    /// Runs `work` where the device called `name` is served: for a device that may block, on its own thread, after what it is doing; else
+    /// Runs `work` where the device called `name` is served: for a device that may block, on its thread, after what it is doing; else
     /// here and now. Whoever wants to know the outcome has `work` send it.
     pub fn run_at(&self, name: &DeviceName, work: impl FnOnce() + Send + 'static) {
-        match self.io_threads.iter().find(|(owner, _)| owner == name) {
+        match self.io_threads.iter().find(|(owners, _)| owners.contains(name)) {
             Some((_, thread)) => thread.run(work),
             None => work(),
         }

@@ -62,6 +62,9 @@ pub(super) enum Home {
     Vmm,
     /// One of its own: the device makes system calls that may take long.
     Own,
+    /// One that all drives on the io_uring share. Serving them never blocks, but to pause, or to swap a file, is to wait for what is in
+    /// flight.
+    Uring,
 }
 
 /// A device that was attached.

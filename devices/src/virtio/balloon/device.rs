@@ -117,6 +117,11 @@ impl Balloon {
         })
     }
 
+    /// The balloon's counters.
+    pub fn metrics(&self) -> Arc<BalloonMetrics> {
+        self.metrics.clone()
+    }
+
     /// Visits of the shortest length: one step each.
     #[cfg(test)]
     pub(super) fn hurry(&mut self) {

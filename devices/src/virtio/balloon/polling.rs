@@ -53,6 +53,8 @@ pub(super) struct Polling {
     /// `None` if the guest is never asked.
     clock: Option<Clock>,
     parked: Option<Parked>,
+    /// The next buffer is one that was put back: it has been counted.
+    again: bool,
     chain: Chain,
 }
 
@@ -64,6 +66,7 @@ impl Polling {
             latest: GuestStats::default(),
             clock: interval.map(clock).transpose()?,
             parked: None,
+            again: false,
             chain: Chain::new(),
         })
     }
@@ -97,6 +100,7 @@ impl Polling {
     pub(super) fn stop(&mut self) {
         self.latest = GuestStats::default();
         self.parked = None;
+        self.again = false;
         if let Some(clock) = &mut self.clock {
             clock.disarm();
         }
@@ -120,7 +124,10 @@ impl Polling {
                 visit = Visit::Idle;
                 break;
             }
-            if self.latest.take_in(self.chain.readable()) {
+            let makes_sense = self.latest.take_in(self.chain.readable());
+            if std::mem::take(&mut self.again) {
+                // Nothing new.
+            } else if makes_sense {
                 metrics.stats_updates_count.inc();
             } else {
                 metrics.stats_update_fails.inc();
@@ -166,6 +173,7 @@ impl Polling {
         let Some(parked) = self.parked.take() else { return Ok(()) };
         if queue.bad_chains() == parked.bad_chains {
             queue.put_back(1);
+            self.again = true;
             return Ok(());
         }
         // Something malformed came after it, which must not come again. The driver will send another one.

@@ -9,6 +9,7 @@
 #![no_std]
 #![no_main]
 
+mod balloon;
 mod bench_block;
 mod bench_net;
 mod block;
@@ -91,6 +92,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "watch" => watch::run(&mut machine),
         "pmem" => pmem::run(&mut machine),
         "mem" => mem::run(&mut machine),
+        "balloon" => balloon::run(&mut machine),
         "rng" => rng::run(&mut machine),
         "busy" => busy::run(&mut machine),
         "hostile" => hostile::run(&mut machine),

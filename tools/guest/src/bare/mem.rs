@@ -5,14 +5,12 @@ use crate::block_mode::word;
 use crate::bring_up::{self, PATIENCE_MS, Refusal, feature};
 use crate::clock::Clock;
 use crate::dma::Dma;
-use crate::mmio::{Window, kind, reg};
+use crate::mmio::{CONFIG_CHANGED, Window, kind, reg};
 use crate::virtqueue::{Piece, Queue};
 use crate::{Machine, cpu, say};
 
 /// VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE.
 pub const UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
-/// The bit of a configuration change in the interrupt status (virtio 1.3 §4.2.2).
-const CONFIG_CHANGED: u32 = 2;
 const PAGE: u64 = 4096;
 /// What a response holds before the device writes it.
 const UNTOUCHED: u16 = 0x5555;

@@ -55,10 +55,14 @@ pub mod status {
     pub const NEEDS_RESET: u32 = 0x40;
 }
 
+/// The bit of a configuration change in the interrupt status (virtio 1.3 §4.2.2).
+pub const CONFIG_CHANGED: u32 = 2;
+
 /// Device ids (virtio 1.3 §5).
 pub mod kind {
     pub const NET: u32 = 1;
     pub const BLOCK: u32 = 2;
+    pub const BALLOON: u32 = 5;
     pub const MEM: u32 = 24;
     pub const PMEM: u32 = 27;
     pub const RNG: u32 = 4;

@@ -21,10 +21,23 @@ pub const FAR: [(u64, u64); 2] = [(256 << 30, 1 << 30), (512 << 30, 1 << 30)];
 /// ports, and one byte more because the processor reads two at a time.
 const TSS_LIMIT: u16 = 8192;
 
+/// Pages of the tables.
+const PAGES: u64 = 9;
+
+unsafe extern "C" {
+    static page_map_level4: u8;
+}
+
+/// Address of the first page of the tables, and how many there are.
+pub fn pages() -> (u64, u64) {
+    ((&raw const page_map_level4).addr() as u64, PAGES)
+}
+
 global_asm!(
     ".section .data.tables, \"aw\", @progbits",
     ".balign 4096",
     // Present, writable, user, accessed: 0x27.
+    ".globl page_map_level4",
     "page_map_level4:",
     "    .quad page_directory_pointers + 0x27",
     "    .quad far_directory_pointers + 0x27",

@@ -3,12 +3,9 @@
 
 use crate::block::{self, Block, Options, request};
 use crate::block_mode::word;
-use crate::mmio::reg;
+use crate::mmio::{CONFIG_CHANGED, reg};
 use crate::virtqueue::Piece;
 use crate::{Machine, say};
-
-/// The bit of a configuration change in the interrupt status (virtio 1.3 §4.2.2).
-const CONFIG_CHANGED: u32 = 2;
 
 /// Runs the mode.
 pub fn run(machine: &mut Machine) {

@@ -23,8 +23,7 @@ pub(super) fn attach(board: &mut Board<'_>, drive: &Drive, hub: Option<&Arc<Urin
         board.line.push_root(&root, config.is_read_only).map_err(|e| Error::invalid(Subject::Start, e))?;
     }
     let seat = device.uring_seat();
-    // io_uring waits in the kernel; plain reads and writes wait in the thread that makes them.
-    let home = if seat.is_some() { Home::Vmm } else { Home::Own };
+    let home = if seat.is_some() { Home::Uring } else { Home::Own };
     let cell = board.put(name, home, AnyDevice::Block(Box::new(device)))?;
     if let (Some(hub), Some(seat)) = (hub, seat) {
         hub.attach(seat, &cell);

@@ -124,6 +124,7 @@ fn a_pause_puts_the_waiting_buffer_back() {
         used.is_some()
     });
     assert_eq!(used, Some((0, 0)));
+    assert_eq!(rig.metrics.stats_updates_count.get(), 1, "the same statistics, read again");
     // Not past something malformed that came after it.
     let head = rig.offer_bytes(STATS, &stats(&[(4, 2)]));
     rig.driver.offer(STATS, &[Buffer { addr: u64::MAX, len: 9, writable: false }]);

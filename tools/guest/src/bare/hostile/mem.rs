@@ -37,7 +37,7 @@ const MARK: u64 = 0x6666_6666_6666_6666;
 impl Lab<'_> {
     /// The device, freshly started with nothing plugged, once the host asks for
     /// two blocks at least.
-    fn mem(&mut self) -> Result<Mem, Outcome> {
+    pub(super) fn mem(&mut self) -> Result<Mem, Outcome> {
         let window = mem::chosen_window(self.machine).ok_or("skipped-no-mem")?;
         let mut mem = Mem::start(self.machine, window).map_err(super::refusal)?;
         let deadline = self.machine.clock.deadline_ms(bring_up::PATIENCE_MS);
@@ -53,7 +53,7 @@ impl Lab<'_> {
     }
 
     /// The word for the answer to a request.
-    fn ask(&self, mem: &mut Mem, kind: u16, addr: u64, blocks: u16) -> Outcome {
+    pub(super) fn ask(&self, mem: &mut Mem, kind: u16, addr: u64, blocks: u16) -> Outcome {
         match mem.ask(self.machine.clock, kind, addr, blocks) {
             None => "silent",
             Some((0, _)) => "ok",

@@ -6,9 +6,11 @@
 //! is what was observed, never a verdict: which words are acceptable is the
 //! host-side crate's table. Then the device is reset and must work again.
 
+mod balloon;
 mod chains;
 mod entropy;
 mod geometry;
+mod in_flight;
 mod mem;
 mod network;
 mod platform;
@@ -33,7 +35,7 @@ type Outcome = &'static str;
 type Case = (&'static str, fn(&mut Lab<'_>) -> Outcome);
 
 /// Cases after which the machine is expected to be gone: never part of `all`.
-const ENDINGS: &[Case] = platform::ENDINGS;
+const ENDINGS: &[&[Case]] = &[platform::ENDINGS, balloon::ENDINGS];
 
 /// All other cases, in the order `all` runs them.
 const GROUPS: &[&[Case]] = &[
@@ -43,6 +45,9 @@ const GROUPS: &[&[Case]] = &[
     requests::CASES,
     network::CASES,
     entropy::CASES,
+    balloon::CASES,
+    balloon::RACES,
+    in_flight::CASES,
     mem::CASES,
     pmem::CASES,
     storms::CASES,
@@ -71,7 +76,7 @@ pub fn run(machine: &mut Machine) {
             lab.examine(name, *stimulus);
         }
     }
-    for (name, stimulus) in ENDINGS {
+    for (name, stimulus) in ENDINGS.iter().copied().flatten() {
         if wanted == *name {
             found = true;
             say!("case={name} outcome=ending");
@@ -108,6 +113,7 @@ impl Lab<'_> {
             Some(("g13", _) | ("g26", "net-header")) => crate::net::chosen_window(self.machine),
             Some(("g22", _)) => crate::mem::chosen_window(self.machine),
             Some(("g24", _)) => crate::pmem::chosen_window(self.machine),
+            Some(("g20" | "g21", _)) => crate::balloon::chosen_window(self.machine),
             Some(("g14", _)) => crate::rng::chosen_window(self.machine),
             _ => self.drive(),
         }
@@ -126,6 +132,7 @@ impl Lab<'_> {
             kind::NET => network::works(self),
             kind::MEM => mem::works(self),
             kind::PMEM => pmem::works(self),
+            kind::BALLOON => balloon::works(self),
             kind::RNG => entropy::works(self),
             _ => self.block().is_ok_and(|mut block| self.read_ok(&mut block)),
         };
