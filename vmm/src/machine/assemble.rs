@@ -183,20 +183,23 @@ fn io_threads(
     hub: Option<Arc<UringHub>>,
     exit: &Arc<ExitLatch>,
 ) -> Result<Vec<(Vec<DeviceName>, IoThread)>, Error> {
-    let live_at = |home| seats.iter().filter(move |seat: &&Seat| seat.home == home);
-    let mut threads: Vec<(Vec<DeviceName>, Vec<Arc<dyn Subscriber>>)> =
-        live_at(Home::Own).map(|seat| (vec![seat.name.clone()], vec![seat.cell.clone() as _])).collect();
-    if let Some(hub) = hub {
-        let names = live_at(Home::Uring).map(|seat| seat.name.clone()).collect();
-        let cells = live_at(Home::Uring).map(|seat| seat.cell.clone() as _);
-        threads.push((names, cells.chain([hub as _]).collect()));
-    }
-    let start = |(index, (names, subscribers)): (usize, (Vec<DeviceName>, _))| {
-        let thread = IoThread::start(index, subscribers, exit.clone())
+    let mut threads = Vec::new();
+    let mut start = |names: Vec<DeviceName>, subscribers: Vec<Arc<dyn Subscriber>>| -> Result<(), Error> {
+        let thread = IoThread::start(threads.len(), subscribers, exit.clone())
             .map_err(|e| start_error(format!("cannot start a thread for devices: {e}")))?;
-        Ok((names, thread))
+        threads.push((names, thread));
+        Ok(())
     };
-    threads.into_iter().enumerate().map(start).collect()
+    for seat in seats.iter().filter(|seat| seat.home == Home::Own) {
+        start(vec![seat.name.clone()], vec![seat.cell.clone()])?;
+    }
+    if let Some(hub) = hub {
+        let drives = || seats.iter().filter(|seat| seat.home == Home::Uring);
+        let mut subscribers: Vec<Arc<dyn Subscriber>> = vec![hub];
+        subscribers.extend(drives().map(|seat| seat.cell.clone() as Arc<dyn Subscriber>));
+        start(drives().map(|seat| seat.name.clone()).collect(), subscribers)?;
+    }
+    Ok(threads)
 }
 
 /// Logs how long the guest took from the start request to the moment it says it is up.
