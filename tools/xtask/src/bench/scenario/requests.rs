@@ -1,6 +1,7 @@
 //! How long one API request takes on a kept connection, before and while a guest runs.
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::super::pairs::{Better, Metric, Rounds, Sample};
 use super::super::stats::quantile;
@@ -11,6 +12,14 @@ static GET_P50: Metric = lower("GET /, p50");
 static GET_P99: Metric = lower("GET /, p99");
 static PUT_P50: Metric = lower("PUT /machine-config, p50");
 static PUT_P99: Metric = lower("PUT /machine-config, p99");
+static BOOT_P50: Metric = lower("PUT /boot-source, p50");
+static BOOT_P99: Metric = lower("PUT /boot-source, p99");
+static DRIVE_P50: Metric = lower("PUT /drives, p50");
+static DRIVE_P99: Metric = lower("PUT /drives, p99");
+static MMDS_P50: Metric = lower("PUT /mmds, p50");
+static MMDS_P99: Metric = lower("PUT /mmds, p99");
+static PATCH_P50: Metric = lower("PATCH /vm, p50");
+static PATCH_P99: Metric = lower("PATCH /vm, p99");
 static RUNNING_P50: Metric = lower("GET / beside a guest, p50");
 static RUNNING_P99: Metric = lower("GET / beside a guest, p99");
 
@@ -20,7 +29,22 @@ const fn lower(name: &'static str) -> Metric {
 
 pub(crate) const REQUESTS: Scenario = Scenario {
     name: "requests",
-    metrics: &[&GET_P50, &GET_P99, &PUT_P50, &PUT_P99, &RUNNING_P50, &RUNNING_P99],
+    metrics: &[
+        &GET_P50,
+        &GET_P99,
+        &PUT_P50,
+        &PUT_P99,
+        &BOOT_P50,
+        &BOOT_P99,
+        &DRIVE_P50,
+        &DRIVE_P99,
+        &MMDS_P50,
+        &MMDS_P99,
+        &RUNNING_P50,
+        &RUNNING_P99,
+        &PATCH_P50,
+        &PATCH_P99,
+    ],
     rounds: Rounds { wanted: 10, warm_up: 1 },
     sample: requests,
     needs_network: false,
@@ -30,26 +54,39 @@ fn requests(subject: &Subject, rig: &Rig) -> Result<Sample> {
     let count = if rig.quick { 100 } else { 1000 };
     let mut vm = subject.spawn(rig, Place::Apart)?;
     let mut sample = Sample::new();
-    let body = machine().to_string();
-    let [p50, p99] = latency(&mut vm, count, "GET", "/", None)?;
+    let [p50, p99] = latency(&mut vm, count, "GET", "/", &[])?;
     sample.extend([(&GET_P50, p50), (&GET_P99, p99)]);
-    let [p50, p99] = latency(&mut vm, count, "PUT", "/machine-config", Some(&body))?;
-    sample.extend([(&PUT_P50, p50), (&PUT_P99, p99)]);
+    let disk = rig.disk("requests", 1)?;
+    let puts: [(&'static Metric, &'static Metric, &str, Value); 4] = [
+        (&PUT_P50, &PUT_P99, "/machine-config", machine()),
+        (&BOOT_P50, &BOOT_P99, "/boot-source", json!({"kernel_image_path": rig.kernel, "boot_args": "a=b"})),
+        (&DRIVE_P50, &DRIVE_P99, "/drives/d", json!({"drive_id": "d", "path_on_host": disk, "is_root_device": false})),
+        (&MMDS_P50, &MMDS_P99, "/mmds", json!({"latest": {"meta-data": {"local-hostname": "vm"}}})),
+    ];
+    for (half, most, path, body) in puts {
+        let [p50, p99] = latency(&mut vm, count, "PUT", path, &[body])?;
+        sample.extend([(half, p50), (most, p99)]);
+    }
     vm.kill()?;
 
     let mut vm = subject.spawn_configured(rig, "mayfly.mode=spin")?;
     vm.start()?;
     vm.split_threads(rig)?;
-    let [p50, p99] = latency(&mut vm, count, "GET", "/", None)?;
+    let [p50, p99] = latency(&mut vm, count, "GET", "/", &[])?;
     sample.extend([(&RUNNING_P50, p50), (&RUNNING_P99, p99)]);
+    let states = ["Paused", "Resumed"].map(|state| json!({"state": state}));
+    let [p50, p99] = latency(&mut vm, count, "PATCH", "/vm", &states)?;
+    sample.extend([(&PATCH_P50, p50), (&PATCH_P99, p99)]);
     Ok(sample)
 }
 
-/// p50 and p99 of `count` requests one after the other, in µs.
-fn latency(vm: &mut Vm, count: usize, method: &str, path: &str, body: Option<&str>) -> Result<[f64; 2]> {
+/// p50 and p99 of `count` requests one after the other, in µs. Their bodies are these in turn, if there are any.
+fn latency(vm: &mut Vm, count: usize, method: &str, path: &str, bodies: &[Value]) -> Result<[f64; 2]> {
+    let bodies: Vec<String> = bodies.iter().map(Value::to_string).collect();
+    let mut bodies = bodies.iter().cycle();
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
-        times.push(us(vm.request(method, path, body)?));
+        times.push(us(vm.request(method, path, bodies.next().map(String::as_str))?));
     }
     times.sort_by(f64::total_cmp);
     Ok([0.5, 0.99].map(|q| quantile(&times, q).unwrap_or(f64::NAN)))
