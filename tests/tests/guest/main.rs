@@ -17,6 +17,7 @@ mod network;
 mod pass_bar;
 mod pmem;
 mod slow_drive;
+mod vsock;
 
 use std::path::PathBuf;
 

@@ -103,7 +103,7 @@ pub(crate) fn rss_mib(vmm: &Vmm) -> u64 {
 }
 
 /// Resident memory that is not guest RAM, in KiB.
-fn rss_kib(vmm: &Vmm) -> u64 {
+pub(crate) fn rss_kib(vmm: &Vmm) -> u64 {
     let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", vmm.pid())).unwrap();
     let (mut size, mut sum) = (0, 0);
     for line in smaps.lines() {

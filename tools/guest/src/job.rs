@@ -104,6 +104,17 @@ pub enum Mode {
         /// Bytes each asks for, a multiple of 8.
         len: u64,
     },
+    /// Services behind the socket device: port 1 sends back what it gets, 2 compares it with [`crate::pattern::stream`], 3 sends `bytes` of
+    /// that and closes, 4 accepts and reads nothing, 9 ends the mode, others are refused. With `connect`, a program of the guest also
+    /// sends `bytes` to that port of the host. `vsock=started` with `cid`; `connected` (the host's port); `sunk` and `bad` (bytes) at the
+    /// end of a connection to port 2, `sourced` and `open` (0 if it was refused) at that of one that sends; at the end `accepted`,
+    /// `refused`, `resets`, `open`, `most_open`, `packets`, `rx_kicks`, `tx_kicks`, `stopped`.
+    Vsock {
+        /// Bytes to send, a multiple of 8.
+        bytes: u64,
+        /// A port of the host to connect to.
+        connect: Option<u32>,
+    },
     /// Keep drive, network interface and entropy device busy without a pause, each
     /// with 64 requests waiting, until the drive has answered so many. With
     /// `mayfly.kicks=1` also ring the drive's doorbell all the time. `busy=started`;
@@ -387,6 +398,10 @@ impl fmt::Display for Mode {
             Self::Mem { steps } => write!(f, "mayfly.mode=mem mayfly.steps={steps}"),
             Self::Balloon { steps } => write!(f, "mayfly.mode=balloon mayfly.steps={steps}"),
             Self::Rng { requests, len } => write!(f, "mayfly.mode=rng mayfly.requests={requests} mayfly.len={len}"),
+            Self::Vsock { bytes, connect } => {
+                let port = connect.unwrap_or(0);
+                write!(f, "mayfly.mode=vsock mayfly.bytes={bytes} mayfly.connect={port}")
+            }
             Self::Busy { ops } => write!(f, "mayfly.mode=busy mayfly.ops={ops}"),
             Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),
         }

@@ -50,3 +50,34 @@ pub fn checksum(sum: u64, bytes: &[u8]) -> u64 {
 
 /// The checksum of no bytes at all.
 pub const CHECKSUM_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Fills `bytes` with what a stream has from byte `from` on, a multiple of 8.
+pub fn stream(from: u64, bytes: &mut [u8]) {
+    for (index, chunk) in (from / 8..).zip(bytes.chunks_mut(8)) {
+        let word = stream_word(index).to_le_bytes();
+        chunk.copy_from_slice(&word[..chunk.len()]);
+    }
+}
+
+/// How many of `bytes` are not what a stream has from byte `from` on.
+pub fn strays(from: u64, bytes: &[u8]) -> u64 {
+    if from % 8 == 0 {
+        let words = (from / 8..).zip(bytes.chunks(8));
+        let stray = |(index, chunk): (u64, &[u8])| match <[u8; 8]>::try_from(chunk) {
+            Ok(word) if u64::from_le_bytes(word) == stream_word(index) => 0,
+            _ => differing(&stream_word(index).to_le_bytes(), chunk),
+        };
+        return words.map(stray).sum();
+    }
+    let byte = |at: u64| stream_word(at / 8).to_le_bytes()[(at % 8) as usize];
+    (from..).zip(bytes).map(|(at, got)| u64::from(*got != byte(at))).sum()
+}
+
+fn differing(expected: &[u8], got: &[u8]) -> u64 {
+    expected.iter().zip(got).map(|(one, other)| u64::from(one != other)).sum()
+}
+
+/// No shift of the stream looks like the stream.
+const fn stream_word(index: u64) -> u64 {
+    index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

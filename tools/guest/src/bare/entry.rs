@@ -104,7 +104,7 @@ global_asm!(
     "    .quad {main}, 0x33, {flags}, ring3_stack_end - 8, 0x2b",
     ".section .bss.stack, \"aw\", @nobits",
     ".balign 4096",
-    "    .skip 65536",
+    "    .skip 262144",
     "ring3_stack_end:",
     ".text",
     asks_for_cpuid = const u64::from_le_bytes(*b"mayfly.c"),

@@ -39,6 +39,8 @@ mod rng;
 mod second;
 mod tables;
 mod virtqueue;
+mod vsock;
+mod vsock_mode;
 mod watch;
 
 use core::panic::PanicInfo;
@@ -94,6 +96,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "mem" => mem::run(&mut machine),
         "balloon" => balloon::run(&mut machine),
         "rng" => rng::run(&mut machine),
+        "vsock" => vsock_mode::run(&mut machine),
         "busy" => busy::run(&mut machine),
         "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),

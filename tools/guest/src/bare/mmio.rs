@@ -66,6 +66,7 @@ pub mod kind {
     pub const MEM: u32 = 24;
     pub const PMEM: u32 = 27;
     pub const RNG: u32 = 4;
+    pub const VSOCK: u32 = 19;
 }
 
 /// One window with a device behind it.
