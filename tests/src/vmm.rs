@@ -237,6 +237,14 @@ impl Vmm {
         self.running().child.id()
     }
 
+    /// How many descriptors the process has open.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process is there").count()
+    }
+
     /// What the guest's console (and the binary) wrote to stdout.
     pub fn console(&self) -> &Lines {
         &self.stdout

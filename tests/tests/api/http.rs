@@ -9,11 +9,7 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 /// Descriptors of a process that is up (it accepts connections before it is).
 fn fds_at_rest(vmm: &Vmm) -> usize {
     assert_answers(vmm);
-    fds(vmm)
-}
-
-fn fds(vmm: &Vmm) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", vmm.pid())).unwrap().count()
+    vmm.descriptors()
 }
 
 /// Waits until the process has no more than `count` descriptors again. (When they were counted, the last connection may not have
@@ -21,8 +17,8 @@ fn fds(vmm: &Vmm) -> usize {
 #[track_caller]
 fn wait_for_fds(vmm: &Vmm, count: usize) {
     let started = Instant::now();
-    while fds(vmm) > count {
-        assert!(started.elapsed() < PATIENCE, "{} descriptors instead of {count}", fds(vmm));
+    while vmm.descriptors() > count {
+        assert!(started.elapsed() < PATIENCE, "{} descriptors instead of {count}", vmm.descriptors());
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -201,7 +197,7 @@ fn a_hundred_clients_that_never_finish_do_not_keep_others_out() {
         }
         assert!(started.elapsed() < PATIENCE, "nobody was served");
     }
-    assert!(fds(&vmm) <= before + 70, "connections are not bounded");
+    assert!(vmm.descriptors() <= before + 70, "connections are not bounded");
     drop(stuck);
     wait_for_fds(&vmm, before);
 }
@@ -365,7 +361,7 @@ fn descriptors_sent_along_do_not_stay() {
     for _ in 0..10 {
         client.stream().send_with_fds(&[&b"GET / HTTP/1.1\r\n\r\n"[..]], &many).unwrap();
         assert_eq!(client.read_response().unwrap().status, 200);
-        assert!(fds(&vmm) <= before);
+        assert!(vmm.descriptors() <= before);
     }
     // Not even while the request is unfinished; the answer to another client shows that its bytes have been read.
     client.stream().send_with_fds(&[&b"GET / HTTP"[..]], &many).unwrap();

@@ -2,6 +2,8 @@
 //!
 //! One machine per row of the catalogue and engine, so that the pass bar says whose fault it is; then one machine for all of them.
 
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use guest::hostile::{CASES, Case, Needs};
@@ -147,6 +149,38 @@ fn g14_more_random_bytes_than_there_is_memory() {
     let report = suffer(&vmm, LINES_MAX);
     let cases = CASES.iter().filter(|case| matches!(case.needs, Needs::Entropy));
     assert_eq!(cases.map(|case| acceptable(&report, case)).count(), 7);
+}
+
+/// Packets that lie, more connections than there are seats, ports nobody should make a path of, answers that nobody takes.
+#[test]
+fn g15_to_g18_sockets_of_a_guest_that_lies() {
+    for family in ["g15-", "g16-", "g17-", "g18-"] {
+        let vmm = configured(&Job::new(Mode::Hostile(family.to_owned())).end(End::Spin));
+        let path = vmm.dir().join("v.sock");
+        vmm.put("/vsock", &json!({"guest_cid": 3, "uds_path": path})).expect_204();
+        let listener = UnixListener::bind(vmm.dir().join("v.sock_60")).unwrap();
+        let files = || std::fs::read_dir(vmm.dir()).unwrap().count();
+        let before = files();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Accepts everybody and reads nothing.
+            scope.spawn(|| {
+                let mut streams = Vec::new();
+                while let (Ok((stream, _)), false) = (listener.accept(), over.load(Ordering::SeqCst)) {
+                    streams.push(stream);
+                }
+            });
+            let report = suffer(&vmm, LINES_MAX);
+            over.store(true, Ordering::SeqCst);
+            drop(UnixStream::connect(vmm.dir().join("v.sock_60")));
+            for case in CASES.iter().filter(|case| case.name.starts_with(family)) {
+                acceptable(&report, case);
+            }
+            let open = vmm.descriptors();
+            assert!(open < 100, "{open} descriptors are left");
+            assert_eq!(files(), before, "{family}: files were made or removed");
+        });
+    }
 }
 
 /// A balloon with everything it can have.

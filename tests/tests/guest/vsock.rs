@@ -188,7 +188,7 @@ fn nobody_listens_on_the_host() {
 #[test]
 fn all_seats_are_taken_and_given_back() {
     let vmm = running(0);
-    let before = (fds(&vmm), rss_kib(&vmm));
+    let before = (vmm.descriptors(), rss_kib(&vmm));
     let mut streams: Vec<UnixStream> = (0..SEATS).map(|_| connect(&vmm, ECHO)).collect();
     assert_eq!(rest(knock(&vmm, "CONNECT 1\n")), b"", "one more than there are seats");
     for stream in [0, 1, SEATS / 2, SEATS - 1] {
@@ -198,16 +198,12 @@ fn all_seats_are_taken_and_given_back() {
     assert!(each < 8.0, "{each} KiB for an idle connection");
     drop(streams);
     let deadline = Instant::now() + PATIENCE;
-    while fds(&vmm) > before.0 {
-        assert!(Instant::now() < deadline, "{} descriptors, {} before", fds(&vmm), before.0);
+    while vmm.descriptors() > before.0 {
+        assert!(Instant::now() < deadline, "{} descriptors, {} before", vmm.descriptors(), before.0);
         std::thread::sleep(Duration::from_millis(10));
     }
     echoes(&mut connect(&vmm, ECHO), b"room again");
     assert_eq!(number(&stop(&vmm), "most_open"), SEATS as u64);
-}
-
-fn fds(vmm: &Vmm) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", vmm.pid())).unwrap().count()
 }
 
 #[test]

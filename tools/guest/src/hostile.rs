@@ -14,13 +14,14 @@
 //! | `len0`, `untouched` | returned without a status byte, length zero or not |
 //! | `completed` | a transmitted chain came back |
 //! | `alive` | the machine is still there |
+//! | `reset` | the connection was reset |
 //! | `capped` | a request got no more random bytes than the most there is for one |
 //! | `zeroed` | pages in the balloon read zero, or what was stored since; all others what was stored in them |
 //! | `silent` | nothing within the patience (`patience_ms`, 500) |
 //! | `error`, `nack` | the response of a memory device |
 //! | `quiet` | nothing was written after a reset |
 //! | `gone`, `kept` | unplugged memory is nowhere to be seen; plugged memory survives a reset |
-//! | `too-much`, `foreign-data`, `kept-all`, `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
+//! | `answered`, `too-much`, `foreign-data`, `kept-all`, `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
 //! | `ending`, `survived` | before and after something that ends the machine |
 //! | `skipped-…` | the machine has no such device or feature |
 //!
@@ -49,6 +50,8 @@ pub enum Needs {
     Pmem,
     /// An entropy device.
     Entropy,
+    /// A socket device, and a host program that listens on port 60 and reads nothing.
+    Sockets,
     /// A balloon with everything it can have.
     Balloon,
     /// The same and a second processor; for `g21-hint`, the host starts a run of hinting that it does not end.
@@ -100,6 +103,7 @@ const IOERR: &[&str] = &["ioerr"];
 const DROPPED: &[&str] = &["completed", "needs-reset"];
 const COMPLETED: &[&str] = &["completed"];
 const ALIVE: &[&str] = &["alive"];
+const RESET: &[&str] = &["reset"];
 const REFUSED_BLOCKS: &[&str] = &["error"];
 const ZEROED: &[&str] = &["zeroed"];
 const ENDING: &[&str] = &["ending"];
@@ -122,6 +126,10 @@ const fn pmem(name: &'static str, accept: &'static [&'static str]) -> Case {
 
 const fn entropy(name: &'static str, accept: &'static [&'static str]) -> Case {
     Case { name, needs: Needs::Entropy, accept }
+}
+
+const fn sockets(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Sockets, accept }
 }
 
 const fn balloon(name: &'static str, accept: &'static [&'static str]) -> Case {
@@ -226,6 +234,30 @@ pub const CASES: &[Case] = &[
     entropy("g14-readable", BROKEN_CHAIN),
     entropy("g14-empty", BROKEN_CHAIN),
     entropy("g14-many-requests", ALIVE),
+    sockets("g15-len-over-buffers", RESET),
+    sockets("g15-len-4g", RESET),
+    sockets("g15-unknown-op", RESET),
+    sockets("g15-op-zero", RESET),
+    sockets("g15-twice", RESET),
+    sockets("g15-unasked-response", RESET),
+    sockets("g15-unknown-type", RESET),
+    sockets("g15-to-nowhere", RESET),
+    sockets("g15-to-any", RESET),
+    sockets("g15-to-64-bits", RESET),
+    sockets("g15-from-somebody", IGNORED),
+    sockets("g15-from-host", IGNORED),
+    sockets("g15-no-room", IGNORED),
+    sockets("g15-all-room", IGNORED),
+    sockets("g15-read-more-than-sent", IGNORED),
+    sockets("g15-over-credit", RESET),
+    sockets("g15-header-short", IGNORED),
+    sockets("g15-header-missing", IGNORED_OR_RESET),
+    sockets("g15-header-writable", IGNORED),
+    sockets("g16-many-connections", &["capped"]),
+    sockets("g16-reset-storm", IGNORED),
+    sockets("g17-ports", RESET),
+    sockets("g17-nobody-storm", RESET),
+    sockets("g18-no-buffers", ALIVE),
     balloon("g20-named-twice", ZEROED),
     balloon("g20-out-of-ram", IGNORED),
     balloon("g20-split-numbers", ZEROED),

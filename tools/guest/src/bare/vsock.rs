@@ -178,7 +178,9 @@ impl Vsock {
     /// Where the data of the next packet goes, if a transmit slot is free.
     pub fn slot(&mut self) -> Option<(u16, Dma)> {
         while let Some(used) = self.tx.poll() {
-            self.free |= 1 << used.head;
+            if used.head < TX_SLOTS {
+                self.free |= 1 << used.head;
+            }
         }
         let slot = self.free.trailing_zeros() as u16;
         (slot < TX_SLOTS).then(|| (slot, self.tx_buffer(slot).part(HEADER, DATA_MAX)))
@@ -190,10 +192,19 @@ impl Vsock {
 
     /// Sends a packet whose `len` bytes of data are in the slot.
     pub fn send_slot(&mut self, slot: u16, packet: Packet) {
+        self.send_part(slot, packet, packet.len.into());
+    }
+
+    /// Sends a header alone, whatever it says of its data.
+    pub fn send_header(&mut self, slot: u16, packet: Packet) {
+        self.send_part(slot, packet, 0);
+    }
+
+    fn send_part(&mut self, slot: u16, packet: Packet, len: u64) {
         self.free &= !(1 << slot);
         let buffer = self.tx_buffer(slot);
         packet.write(buffer);
-        self.tx.chain(slot, &[Piece::readable(buffer.part(0, HEADER + u64::from(packet.len)))]);
+        self.tx.chain(slot, &[Piece::readable(buffer.part(0, HEADER + len))]);
         self.tx.offer(slot);
     }
 

@@ -19,6 +19,7 @@ mod races;
 mod requests;
 mod status;
 mod storms;
+mod vsock;
 
 use crate::block::{self, Block, Options, UNTOUCHED, request};
 use crate::bring_up::{Refusal, reset};
@@ -50,6 +51,7 @@ const GROUPS: &[&[Case]] = &[
     in_flight::CASES,
     mem::CASES,
     pmem::CASES,
+    vsock::CASES,
     storms::CASES,
     platform::CASES,
     races::CASES,
@@ -114,6 +116,7 @@ impl Lab<'_> {
             Some(("g22", _)) => crate::mem::chosen_window(self.machine),
             Some(("g24", _)) => crate::pmem::chosen_window(self.machine),
             Some(("g20" | "g21", _)) => crate::balloon::chosen_window(self.machine),
+            Some(("g15" | "g16" | "g17" | "g18", _)) => crate::vsock::chosen_window(self.machine),
             Some(("g14", _)) => crate::rng::chosen_window(self.machine),
             _ => self.drive(),
         }
@@ -134,6 +137,7 @@ impl Lab<'_> {
             kind::PMEM => pmem::works(self),
             kind::BALLOON => balloon::works(self),
             kind::RNG => entropy::works(self),
+            kind::VSOCK => vsock::works(self),
             _ => self.block().is_ok_and(|mut block| self.read_ok(&mut block)),
         };
         // Leave nothing running that could touch memory used by the next case.
