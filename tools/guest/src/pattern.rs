@@ -61,7 +61,7 @@ pub fn stream(from: u64, bytes: &mut [u8]) {
 
 /// How many of `bytes` are not what a stream has from byte `from` on.
 pub fn strays(from: u64, bytes: &[u8]) -> u64 {
-    if from % 8 == 0 {
+    if from.is_multiple_of(8) {
         let words = (from / 8..).zip(bytes.chunks(8));
         let stray = |(index, chunk): (u64, &[u8])| match <[u8; 8]>::try_from(chunk) {
             Ok(word) if u64::from_le_bytes(word) == stream_word(index) => 0,

@@ -7,7 +7,7 @@
 #
 # Everything that waits has a deadline of $PATIENCE seconds: the CPU is emulated and shared.
 
-PATIENCE=60
+PATIENCE=100
 FILES=/images
 
 uptime_s() { cut -d. -f1 /proc/uptime; }

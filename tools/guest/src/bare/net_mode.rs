@@ -93,7 +93,7 @@ pub fn run(machine: &mut Machine) {
 }
 
 /// Asks the drive for its first sectors and does not wait for them.
-fn start_reading(machine: &mut Machine) -> Option<Block> {
+pub fn start_reading(machine: &mut Machine) -> Option<Block> {
     let window = block::chosen_window(machine)?;
     let mut block = Block::start(machine, window, Options::PLAIN).ok()?;
     let data = machine.arena.take(4096, 4096);

@@ -1,9 +1,11 @@
 //! `mode=vsock`: services that host programs connect to, and a program that connects to one on the host.
 //!
-//! Ends after `ms` milliseconds, or when a host program connects to port 9.
+//! Ends after `ms` milliseconds, or when a host program connects to port 9. With `reading=1` a read of a drive is in flight meanwhile, as in
+//! `mode=net`.
 
 use crate::block_mode::word;
 use crate::dma::Dma;
+use crate::net_mode::start_reading;
 use crate::pattern;
 use crate::vsock::{self, DATA_MAX, NO_RECEIVE, NO_SEND, Packet, Vsock, op};
 use crate::{Machine, cpu, say};
@@ -16,6 +18,8 @@ const SINK: u32 = 2;
 const SOURCE: u32 = 3;
 /// Accepts and then reads nothing.
 const DEAF: u32 = 4;
+/// What comes in is counted.
+const DRAIN: u32 = 5;
 /// Ends the mode.
 const STOP: u32 = 9;
 /// Our port when we connect.
@@ -71,7 +75,7 @@ const FREE: Talk = Talk {
 
 impl Talk {
     fn own_room(&self) -> u32 {
-        if self.service == SINK { SINK_ROOM } else { ECHO_ROOM }
+        if matches!(self.service, SINK | DRAIN) { SINK_ROOM } else { ECHO_ROOM }
     }
 
     fn packet(&mut self, cid: u64, op: u16) -> Packet {
@@ -132,6 +136,7 @@ pub fn run(machine: &mut Machine) {
     let kept = machine.arena.take(CONNECTIONS as u64 * u64::from(ECHO_ROOM), 4096);
     let bytes = line.number("bytes", 0) & !7;
     let mut services = Services { vsock, talks: [FREE; CONNECTIONS], used: 1, kept, bytes, counts: Counts::default() };
+    let mut waiting = line.switch("reading", false).then(|| start_reading(machine)).flatten();
     say!("vsock=started cid={}", services.vsock.cid);
     if let Some(port) = Some(line.number("connect", 0)).filter(|port| *port != 0) {
         services.connect(port as u32);
@@ -140,6 +145,10 @@ pub fn run(machine: &mut Machine) {
     while !services.counts.stopped && !deadline.passed() {
         if !services.step() {
             cpu::pause();
+        }
+        if waiting.as_mut().is_some_and(|block| block.poll().is_some()) {
+            waiting = None;
+            say!("read=done");
         }
     }
     let Counts { accepted, refused, resets, open, most_open, stopped } = services.counts;
@@ -222,7 +231,7 @@ impl Services {
     fn accept(&mut self, packet: Packet) {
         let service = packet.dst_port;
         let free = self.talks.iter().position(|talk| talk.service == 0);
-        let Some(index) = free.filter(|_| matches!(service, ECHO..=DEAF)) else {
+        let Some(index) = free.filter(|_| matches!(service, ECHO..=DRAIN)) else {
             self.counts.refused += 1;
             self.counts.stopped |= service == STOP;
             self.vsock.send(Packet::to_host(self.vsock.cid, packet.dst_port, packet.src_port, op::RST));
@@ -252,8 +261,10 @@ impl Services {
         let kept = self.kept_of(index);
         let talk = &mut self.talks[index];
         match talk.service {
-            SINK => {
-                talk.bad += pattern::strays(talk.received, data.bytes());
+            SINK | DRAIN => {
+                if talk.service == SINK {
+                    talk.bad += pattern::strays(talk.received, data.bytes());
+                }
                 talk.forwarded = talk.forwarded.wrapping_add(data.len() as u32);
                 if talk.forwarded.wrapping_sub(talk.told) >= SINK_ROOM / 4 {
                     let update = talk.packet(self.vsock.cid, op::CREDIT_UPDATE);

@@ -1,6 +1,6 @@
 # 256 MiB each way through vsock, checksummed; a port nobody listens on; sockets removed at the end.
 # So much data takes its time on an emulated CPU.
-PATIENCE=110
+PATIENCE=150
 dd if=/dev/urandom of=seed bs=1M count=4 2>/dev/null
 download() { for n in 1 2 3 4 5 6 7 8; do cat seed seed seed seed seed seed seed seed; done; }
 vm_start

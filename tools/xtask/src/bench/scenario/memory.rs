@@ -32,11 +32,7 @@ fn memory(subject: &Subject, rig: &Rig) -> Result<Sample> {
     vm.start()?;
     // Nothing happens any more in a VM at rest; this only lets the start's last work end.
     std::thread::sleep(Duration::from_millis(if rig.quick { 50 } else { 500 }));
-    let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", vm.pid()))?;
-    let (vmm, guest) = split(&smaps, GUEST_MIB << 10);
-    if guest.mappings != 1 {
-        bail!("{} mappings of exactly {GUEST_MIB} MiB instead of one: which is the guest's?", guest.mappings);
-    }
+    let (vmm, guest) = of(vm.pid())?;
     let mib = |kib: u64| kib as f64 / 1024.0;
     Ok(vec![
         (&RSS, mib(vmm.rss)),
@@ -46,11 +42,21 @@ fn memory(subject: &Subject, rig: &Rig) -> Result<Sample> {
     ])
 }
 
+/// What a VM's process has in memory: the monitor, and the guest's RAM.
+pub(super) fn of(pid: u32) -> Result<(Sum, Sum)> {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let (vmm, guest) = split(&smaps, GUEST_MIB << 10);
+    if guest.mappings != 1 {
+        bail!("{} mappings of exactly {GUEST_MIB} MiB instead of one: which is the guest's?", guest.mappings);
+    }
+    Ok((vmm, guest))
+}
+
 /// Sums over mappings, in KiB.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Sum {
+pub(super) struct Sum {
     mappings: usize,
-    rss: u64,
+    pub(super) rss: u64,
     pss: u64,
     private_dirty: u64,
 }

@@ -8,6 +8,7 @@ mod net;
 mod requests;
 mod slow_drive;
 mod start;
+mod vsock;
 
 use anyhow::Result;
 
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     let mut all =
         vec![start::API, requests::REQUESTS, start::INSTANCE, create_destroy::CYCLES, memory::MEMORY, idle::IDLE];
     all.extend(block::SCENARIOS);
+    all.push(vsock::VSOCK);
     all.extend(net::SCENARIOS);
     all.push(slow_drive::SLOW_DRIVE);
     all

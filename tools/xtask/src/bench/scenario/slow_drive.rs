@@ -1,4 +1,4 @@
-//! How long the API and the network take while a drive's host file does not answer at all.
+//! How long the API, the network and sockets take while a drive's host file does not answer at all.
 
 use std::net::UdpSocket;
 use std::process::Command;
@@ -6,18 +6,21 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use mayfly_tests::SlowDisk;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::pairs::{Better, Metric, Rounds, Sample};
 use super::super::stats::quantile;
 use super::super::subject::{PATIENCE, Rig, Subject};
 use super::net::TAP;
+use super::vsock::Served;
 use super::{Scenario, us};
 
 static GET_P50: Metric = lower("GET / beside a hanging drive, p50");
 static GET_P99: Metric = lower("GET / beside a hanging drive, p99");
 static ECHO_P50: Metric = lower("UDP echo beside a hanging drive, p50");
 static ECHO_P99: Metric = lower("UDP echo beside a hanging drive, p99");
+static VSOCK_P50: Metric = lower("vsock echo beside a hanging drive, p50");
+static VSOCK_P99: Metric = lower("vsock echo beside a hanging drive, p99");
 
 const fn lower(name: &'static str) -> Metric {
     Metric { name, unit: "µs", better: Better::Lower }
@@ -25,7 +28,7 @@ const fn lower(name: &'static str) -> Metric {
 
 pub(crate) const SLOW_DRIVE: Scenario = Scenario {
     name: "slow-drive",
-    metrics: &[&GET_P50, &GET_P99, &ECHO_P50, &ECHO_P99],
+    metrics: &[&GET_P50, &GET_P99, &ECHO_P50, &ECHO_P99, &VSOCK_P50, &VSOCK_P99],
     rounds: Rounds { wanted: 6, warm_up: 1 },
     sample: slow_drive,
     needs_network: true,
@@ -41,8 +44,7 @@ fn slow_drive(subject: &Subject, rig: &Rig) -> Result<Sample> {
     let mut vm = subject.spawn_configured(rig, "mayfly.mode=net mayfly.ip=172.16.0.2 mayfly.reading=1")?;
     let interface = json!({"iface_id": "eth0", "host_dev_name": TAP, "guest_mac": "02:00:00:00:00:02"});
     vm.put("/network-interfaces/eth0", &interface)?;
-    let drive = json!({"drive_id": "slow", "path_on_host": disk.path(), "is_root_device": false, "is_read_only": true});
-    vm.put("/drives/slow", &drive)?;
+    vm.put("/drives/slow", &slow(&disk))?;
     vm.start()?;
     vm.split_threads(rig)?;
     vm.console.wait_for("net=listening", PATIENCE)?;
@@ -64,6 +66,8 @@ fn slow_drive(subject: &Subject, rig: &Rig) -> Result<Sample> {
         bail!("the drive answered, which it was not to do");
     }
     disk.release();
+    drop(vm);
+    let trips = vsock(subject, rig, count)?;
     let of = |mut times: Vec<f64>, q| {
         times.sort_by(f64::total_cmp);
         quantile(&times, q).unwrap_or(f64::NAN)
@@ -73,5 +77,26 @@ fn slow_drive(subject: &Subject, rig: &Rig) -> Result<Sample> {
         (&GET_P99, of(gets, 0.99)),
         (&ECHO_P50, of(echoes.clone(), 0.5)),
         (&ECHO_P99, of(echoes, 0.99)),
+        (&VSOCK_P50, of(trips.clone(), 0.5)),
+        (&VSOCK_P99, of(trips, 0.99)),
     ])
+}
+
+/// Round trips of another machine with such a drive.
+fn vsock(subject: &Subject, rig: &Rig, count: usize) -> Result<Vec<f64>> {
+    let mountpoint = tempfile::tempdir_in(rig.dir.path())?;
+    let disk = SlowDisk::mount(mountpoint.path(), 1 << 20).context("cannot mount a FUSE file system")?;
+    let served = Served::start(subject, rig, "mayfly.reading=1", |vm| {
+        vm.put("/drives/slow", &slow(&disk))?;
+        Ok(())
+    })?;
+    ensure!(disk.wait_for_read(PATIENCE), "the guest does not read");
+    let trips = served.round_trips(count);
+    ensure!(served.vm.console.seen("read=done").is_none(), "the drive answered, which it was not to do");
+    disk.release();
+    trips
+}
+
+fn slow(disk: &SlowDisk) -> Value {
+    json!({"drive_id": "slow", "path_on_host": disk.path(), "is_root_device": false, "is_read_only": true})
 }
