@@ -2,8 +2,8 @@
 //! so groups of things that a machine does not have are there, too, and all zero.
 
 use vmm::telemetry::{
-    Counter, Group as Numbers, INTERRUPTS, LATENCIES, LOGGER, Latency, Metric, MetricGroup, NO_BLOCK, NO_I8042, NO_NET,
-    NO_UART, NO_VCPU, Registry, SECCOMP, SIGNALS, VMM,
+    Group as Numbers, INTERRUPTS, LATENCIES, LOGGER, MetricGroup, NO_BALLOON, NO_BLOCK, NO_ENTROPY, NO_I8042,
+    NO_MEMORY, NO_MMDS, NO_NET, NO_PMEM, NO_UART, NO_VCPU, NO_VSOCK, Registry, SECCOMP, SIGNALS, VMM,
 };
 
 use super::api::{API_SERVER, DEPRECATED, GET, PATCH, PUT};
@@ -38,7 +38,7 @@ const fn group(name: &'static str, shape: Shape, blank: &'static dyn MetricGroup
 /// The groups.
 pub(super) static GROUPS: &[Group] = &[
     group("api_server", Process, &API_SERVER),
-    group("balloon", One, &BALLOON),
+    group("balloon", One, &NO_BALLOON),
     group("block", EachAndSum, &NO_BLOCK),
     group("deprecated_api", Process, &DEPRECATED),
     group("get_api_requests", Process, &GET),
@@ -47,7 +47,7 @@ pub(super) static GROUPS: &[Group] = &[
     group("i8042", One, &NO_I8042),
     group("latencies_us", Process, &LATENCIES),
     group("logger", Process, &LOGGER),
-    group("mmds", One, &MMDS),
+    group("mmds", One, &NO_MMDS),
     group("net", EachAndSum, &NO_NET),
     group("seccomp", Process, &SECCOMP),
     group("vmm", Process, &VMM),
@@ -55,10 +55,10 @@ pub(super) static GROUPS: &[Group] = &[
     group("vcpu", Sum, &NO_VCPU),
     group("uart", One, &NO_UART),
     group("signals", Process, &SIGNALS),
-    group("vsock", One, &VSOCK),
-    group("entropy", One, &ENTROPY),
-    group("pmem", EachAndSum, &PMEM),
-    group("memory_hotplug", One, &MEMORY_HOTPLUG),
+    group("vsock", One, &NO_VSOCK),
+    group("entropy", One, &NO_ENTROPY),
+    group("pmem", EachAndSum, &NO_PMEM),
+    group("memory_hotplug", One, &NO_MEMORY),
 ];
 
 /// Enters the groups that exist once per process.
@@ -67,113 +67,3 @@ pub(super) fn enter_those_of_the_process(registry: &Registry) {
         registry.add(group.name, None, Numbers::Static(group.blank));
     }
 }
-
-/// The names of a group whose device this version does not have.
-struct Names(&'static [&'static str]);
-
-static NO_COUNT: Counter = Counter::new();
-static NO_TIME: Latency = Latency::new();
-
-impl MetricGroup for Names {
-    fn v1(&self, see: &mut dyn FnMut(&'static str, Metric<'_>)) {
-        for name in self.0 {
-            see(name, if name.ends_with("_agg") { (&NO_TIME).into() } else { (&NO_COUNT).into() });
-        }
-    }
-
-    fn beyond_v1(&self, _see: &mut dyn FnMut(&'static str, Metric<'_>)) {}
-}
-
-static BALLOON: Names = Names(&[
-    "activate_fails",
-    "inflate_count",
-    "stats_updates_count",
-    "stats_update_fails",
-    "deflate_count",
-    "event_fails",
-    "free_page_report_count",
-    "free_page_report_freed",
-    "free_page_report_fails",
-    "free_page_hint_count",
-    "free_page_hint_freed",
-    "free_page_hint_fails",
-]);
-
-static MMDS: Names = Names(&[
-    "rx_accepted",
-    "rx_accepted_err",
-    "rx_accepted_unusual",
-    "rx_bad_eth",
-    "rx_invalid_token",
-    "rx_no_token",
-    "rx_count",
-    "tx_bytes",
-    "tx_count",
-    "tx_errors",
-    "tx_frames",
-    "connections_created",
-    "connections_destroyed",
-]);
-
-static VSOCK: Names = Names(&[
-    "activate_fails",
-    "cfg_fails",
-    "rx_queue_event_fails",
-    "tx_queue_event_fails",
-    "ev_queue_event_fails",
-    "muxer_event_fails",
-    "conn_event_fails",
-    "rx_queue_event_count",
-    "tx_queue_event_count",
-    "rx_bytes_count",
-    "tx_bytes_count",
-    "rx_packets_count",
-    "tx_packets_count",
-    "conns_added",
-    "conns_killed",
-    "conns_removed",
-    "killq_resync",
-    "tx_flush_fails",
-    "tx_write_fails",
-    "rx_read_fails",
-]);
-
-static ENTROPY: Names = Names(&[
-    "activate_fails",
-    "entropy_event_fails",
-    "entropy_event_count",
-    "entropy_bytes",
-    "host_rng_fails",
-    "entropy_rate_limiter_throttled",
-    "rate_limiter_event_count",
-]);
-
-static PMEM: Names = Names(&[
-    "activate_fails",
-    "cfg_fails",
-    "event_fails",
-    "queue_event_count",
-    "rate_limiter_throttled_events",
-    "rate_limiter_event_count",
-]);
-
-static MEMORY_HOTPLUG: Names = Names(&[
-    "activate_fails",
-    "queue_event_fails",
-    "queue_event_count",
-    "plug_count",
-    "plug_bytes",
-    "plug_fails",
-    "plug_agg",
-    "unplug_count",
-    "unplug_bytes",
-    "unplug_fails",
-    "unplug_discard_fails",
-    "unplug_agg",
-    "state_count",
-    "state_fails",
-    "state_agg",
-    "unplug_all_count",
-    "unplug_all_fails",
-    "unplug_all_agg",
-]);

@@ -13,6 +13,7 @@ mod idle;
 mod lifecycle;
 mod limits;
 mod memory;
+mod mmds;
 mod network;
 mod pass_bar;
 mod pmem;

@@ -115,6 +115,17 @@ pub enum Mode {
         /// A port of the host to connect to.
         connect: Option<u32>,
     },
+    /// A client of the metadata service at 169.254.169.254. `service` (its MAC address) first. With `mayfly.ttl=` it asks for a token for so
+    /// long (`token_status`, `token`) and uses it; with `mayfly.token=` it uses that one. Each of the `requests`, on one connection
+    /// or with `mayfly.fresh=1` on one each, carries `mayfly.header=`, uses `mayfly.method=` (GET), and is followed by `mayfly.idle_ms=`
+    /// (0) of nothing: `status`, `len` and the beginning of the `body` (with `_` for what is no ASCII letter or sign), unless
+    /// `mayfly.quiet=1`, or `trouble`. At the end `requests`, `good` (status 200), `failed`, `elapsed_ns`.
+    Mmds {
+        /// Requests.
+        requests: u64,
+        /// Path of all of them.
+        path: String,
+    },
     /// Keep drive, network interface and entropy device busy without a pause, each
     /// with 64 requests waiting, until the drive has answered so many. With
     /// `mayfly.kicks=1` also ring the drive's doorbell all the time. `busy=started`;
@@ -401,6 +412,9 @@ impl fmt::Display for Mode {
             Self::Vsock { bytes, connect } => {
                 let port = connect.unwrap_or(0);
                 write!(f, "mayfly.mode=vsock mayfly.bytes={bytes} mayfly.connect={port}")
+            }
+            Self::Mmds { requests, path } => {
+                write!(f, "mayfly.mode=mmds mayfly.requests={requests} mayfly.path={path}")
             }
             Self::Busy { ops } => write!(f, "mayfly.mode=busy mayfly.ops={ops}"),
             Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),

@@ -3,8 +3,14 @@
 use devices::legacy::i8042::I8042Metrics;
 use devices::legacy::serial::UartMetrics;
 use devices::metrics::{Counter, Metric, MetricGroup, SUPPRESSED_LOG_LINES};
+use devices::mmds::MmdsMetrics;
+use devices::virtio::balloon::BalloonMetrics;
 use devices::virtio::block::BlockMetrics;
+use devices::virtio::mem::MemMetrics;
 use devices::virtio::net::NetMetrics;
+use devices::virtio::pmem::PmemMetrics;
+use devices::virtio::rng::RngMetrics;
+use devices::virtio::vsock::VsockMetrics;
 
 use crate::vcpu::VcpuMetrics;
 
@@ -118,3 +124,15 @@ pub static NO_I8042: I8042Metrics = I8042Metrics::new();
 pub static NO_UART: UartMetrics = UartMetrics::new();
 /// Of a vCPU that is not there.
 pub static NO_VCPU: VcpuMetrics = VcpuMetrics::new();
+/// Of a balloon that is not there.
+pub static NO_BALLOON: BalloonMetrics = BalloonMetrics::new();
+/// Of a metadata service that is not there.
+pub static NO_MMDS: MmdsMetrics = MmdsMetrics::new();
+/// Of a socket device that is not there.
+pub static NO_VSOCK: VsockMetrics = VsockMetrics::new();
+/// Of an entropy device that is not there.
+pub static NO_ENTROPY: RngMetrics = RngMetrics::new();
+/// Of persistent memory that is not there.
+pub static NO_PMEM: PmemMetrics = PmemMetrics::new();
+/// Of hot-pluggable memory that is not there.
+pub static NO_MEMORY: MemMetrics = MemMetrics::new();

@@ -9,7 +9,10 @@ mod registry;
 mod report;
 
 pub use groups::{LATENCIES, LOGGER, LatencyMetrics, LoggerMetrics, SECCOMP, SIGNALS, VMM, VmmMetrics};
-pub use groups::{NO_BLOCK, NO_I8042, NO_NET, NO_UART, NO_VCPU, SeccompMetrics, SignalMetrics};
+pub use groups::{
+    NO_BALLOON, NO_BLOCK, NO_ENTROPY, NO_I8042, NO_MEMORY, NO_MMDS, NO_NET, NO_PMEM, NO_UART, NO_VCPU, NO_VSOCK,
+    SeccompMetrics, SignalMetrics,
+};
 pub use registry::{Entry, Group, REGISTRY, Registry, Value};
 pub use report::{Reporter, microseconds, report, report_to};
 

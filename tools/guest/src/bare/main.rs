@@ -28,6 +28,7 @@ mod hello;
 mod hostile;
 mod mem;
 mod memory_intrinsics;
+mod mmds_mode;
 mod mmio;
 mod net;
 mod net_mode;
@@ -38,6 +39,7 @@ mod power;
 mod rng;
 mod second;
 mod tables;
+mod tcp;
 mod virtqueue;
 mod vsock;
 mod vsock_mode;
@@ -97,6 +99,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "balloon" => balloon::run(&mut machine),
         "rng" => rng::run(&mut machine),
         "vsock" => vsock_mode::run(&mut machine),
+        "mmds" => mmds_mode::run(&mut machine),
         "busy" => busy::run(&mut machine),
         "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),

@@ -17,7 +17,7 @@ use crate::error::{Error, Subject};
 use crate::lifecycle::Phase;
 use crate::machine::{self, DeviceName, Machine, Surroundings};
 use crate::requests::Answer;
-use crate::telemetry::{LATENCIES, REGISTRY, microseconds};
+use crate::telemetry::{Group, LATENCIES, REGISTRY, microseconds};
 
 impl Vmm {
     /// Builds the machine and runs it. If that fails nothing is left of it, and the plan can be changed and tried again.
@@ -33,6 +33,7 @@ impl Vmm {
         log::debug!("event_end: build microvm for boot");
         log::debug!("event_start: boot microvm");
         machine.enter_metrics(&REGISTRY);
+        REGISTRY.add("mmds", None, Group::Shared(self.mmds().metrics()));
         machine.resume();
         log::debug!("event_end: boot microvm");
         self.machine = Some(machine);
