@@ -183,6 +183,21 @@ fn g15_to_g18_sockets_of_a_guest_that_lies() {
     }
 }
 
+/// Segments, requests and ARP that no client of the metadata service would send.
+#[test]
+fn g25_a_client_of_the_metadata_service_that_means_harm() {
+    tap::private_network();
+    let tap = Tap::create("mfharm").unwrap();
+    tap.up().unwrap();
+    let vmm = configured(&Job::new(Mode::Hostile("g25-".to_owned())).end(End::Spin).with("service", 1));
+    vmm.network("eth0", tap.name(), MAC);
+    vmm.put("/mmds/config", &json!({"network_interfaces": ["eth0"], "version": "V2"})).expect_204();
+    vmm.put("/mmds", &json!({"secret": "x".repeat(10_000)})).expect_204();
+    let report = suffer(&vmm, LINES_MAX);
+    let cases = CASES.iter().filter(|case| case.name.starts_with("g25-"));
+    assert_eq!(cases.map(|case| acceptable(&report, case)).count(), 21);
+}
+
 /// A balloon with everything it can have.
 fn balloon() -> serde_json::Value {
     json!({

@@ -15,13 +15,14 @@
 //! | `completed` | a transmitted chain came back |
 //! | `alive` | the machine is still there |
 //! | `reset` | the connection was reset |
+//! | `answered` | a connection is served, or a proper request on one that was abused |
 //! | `capped` | a request got no more random bytes than the most there is for one |
 //! | `zeroed` | pages in the balloon read zero, or what was stored since; all others what was stored in them |
 //! | `silent` | nothing within the patience (`patience_ms`, 500) |
 //! | `error`, `nack` | the response of a memory device |
 //! | `quiet` | nothing was written after a reset |
 //! | `gone`, `kept` | unplugged memory is nowhere to be seen; plugged memory survives a reset |
-//! | `answered`, `too-much`, `foreign-data`, `kept-all`, `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
+//! | `too-much`, `foreign-data`, `kept-all`, `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
 //! | `ending`, `survived` | before and after something that ends the machine |
 //! | `skipped-…` | the machine has no such device or feature |
 //!
@@ -52,6 +53,8 @@ pub enum Needs {
     Entropy,
     /// A socket device, and a host program that listens on port 60 and reads nothing.
     Sockets,
+    /// A network interface with the metadata service behind it, and `mayfly.service=1`.
+    Service,
     /// A balloon with everything it can have.
     Balloon,
     /// The same and a second processor; for `g21-hint`, the host starts a run of hinting that it does not end.
@@ -104,6 +107,9 @@ const DROPPED: &[&str] = &["completed", "needs-reset"];
 const COMPLETED: &[&str] = &["completed"];
 const ALIVE: &[&str] = &["alive"];
 const RESET: &[&str] = &["reset"];
+/// Dropped, or refused with a reset: no connection in either case.
+const NO_CONNECTION: &[&str] = &["silent", "reset"];
+const ANSWERED: &[&str] = &["answered"];
 const REFUSED_BLOCKS: &[&str] = &["error"];
 const ZEROED: &[&str] = &["zeroed"];
 const ENDING: &[&str] = &["ending"];
@@ -126,6 +132,10 @@ const fn pmem(name: &'static str, accept: &'static [&'static str]) -> Case {
 
 const fn entropy(name: &'static str, accept: &'static [&'static str]) -> Case {
     Case { name, needs: Needs::Entropy, accept }
+}
+
+const fn service(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Service, accept }
 }
 
 const fn sockets(name: &'static str, accept: &'static [&'static str]) -> Case {
@@ -319,6 +329,27 @@ pub const CASES: &[Case] = &[
     pmem("g24-unknown-request", IOERR),
     pmem("g24-no-answer", &["len0"]),
     pmem("g24-answer-read-only", &["len0"]),
+    service("g25-ihl-short", NO_CONNECTION),
+    service("g25-ihl-long", NO_CONNECTION),
+    service("g25-version", NO_CONNECTION),
+    service("g25-total-long", NO_CONNECTION),
+    service("g25-total-short", NO_CONNECTION),
+    service("g25-fragment", NO_CONNECTION),
+    service("g25-offset-short", NO_CONNECTION),
+    service("g25-offset-long", NO_CONNECTION),
+    service("g25-ip-checksum", NO_CONNECTION),
+    service("g25-tcp-checksum", NO_CONNECTION),
+    service("g25-source-broadcast", NO_CONNECTION),
+    service("g25-all-flags", NO_CONNECTION),
+    service("g25-truncated", NO_CONNECTION),
+    service("g25-overlap", ANSWERED),
+    service("g25-far-ahead", ANSWERED),
+    service("g25-syn-flood", ALIVE),
+    service("g25-reset-storm", ALIVE),
+    service("g25-long-head", &["answered", "reset"]),
+    service("g25-pipelined", ALIVE),
+    service("g25-nonsense", ANSWERED),
+    service("g25-arp-spoof", ANSWERED),
     drive("g27-crossing", IGNORED),
     drive("g27-string-copy", IGNORED),
     Case { name: "g4-registers-while-starting", needs: Needs::Race, accept: ALIVE },

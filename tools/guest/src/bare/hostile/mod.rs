@@ -12,6 +12,7 @@ mod entropy;
 mod geometry;
 mod in_flight;
 mod mem;
+mod mmds;
 mod network;
 mod platform;
 mod pmem;
@@ -52,6 +53,7 @@ const GROUPS: &[&[Case]] = &[
     mem::CASES,
     pmem::CASES,
     vsock::CASES,
+    mmds::CASES,
     storms::CASES,
     platform::CASES,
     races::CASES,
@@ -116,6 +118,7 @@ impl Lab<'_> {
             Some(("g22", _)) => crate::mem::chosen_window(self.machine),
             Some(("g24", _)) => crate::pmem::chosen_window(self.machine),
             Some(("g20" | "g21", _)) => crate::balloon::chosen_window(self.machine),
+            Some(("g25", _)) => crate::net::chosen_window(self.machine).filter(|_| self.has_service()),
             Some(("g15" | "g16" | "g17" | "g18", _)) => crate::vsock::chosen_window(self.machine),
             Some(("g14", _)) => crate::rng::chosen_window(self.machine),
             _ => self.drive(),
@@ -132,6 +135,7 @@ impl Lab<'_> {
             return "no-device";
         };
         let works = match window.kind {
+            kind::NET if name.starts_with("g25") => mmds::works(self),
             kind::NET => network::works(self),
             kind::MEM => mem::works(self),
             kind::PMEM => pmem::works(self),

@@ -4,6 +4,7 @@ mod block;
 mod create_destroy;
 mod idle;
 mod memory;
+mod mmds;
 mod net;
 mod requests;
 mod slow_drive;
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(block::SCENARIOS);
     all.push(vsock::VSOCK);
     all.extend(net::SCENARIOS);
+    all.push(mmds::MMDS);
     all.push(slow_drive::SLOW_DRIVE);
     all
 }
