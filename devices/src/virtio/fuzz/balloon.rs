@@ -2,77 +2,31 @@
 
 use std::time::Duration;
 
+use super::queues::{BUFFERS, Queues, ring};
 use super::*;
 use crate::virtio::balloon::{Balloon, BalloonSpec};
 
-/// Most queues there are, and where the rings of the first are.
-const QUEUES: u64 = 5;
-const RINGS: u64 = 0x1_0000;
-/// Bytes the rings of one queue take: descriptors, available and used ring.
-const RINGS_LEN: u64 = 0x3000;
+/// Most queues there are.
+const QUEUES: usize = 5;
 /// Requests, and one page that belongs to the last of them.
-const REQUESTS: u64 = 0x2_0000;
-const LAST: u64 = 0x4_0000;
+const REQUESTS: u64 = 0x6_0000;
+const LAST: u64 = 0x7_0000;
 
-struct Rig {
-    machine: Machine,
-    available: [u16; QUEUES as usize],
-}
+struct Rig(Queues<QUEUES>);
 
 impl Rig {
-    fn descriptors(queue: u64) -> u64 {
-        RINGS + queue * RINGS_LEN
-    }
-
-    fn bring_up(&mut self, accept: u64, ready: u8) {
-        let machine = &self.machine;
-        for status in [0, 1, 3] {
-            machine.write(0x70, status);
-        }
-        for (page, bits) in [(0, accept as u32), (1, 1)] {
-            machine.write(0x14, page);
-            let mut offered = [0; 4];
-            machine.window.read(0x10, &mut offered);
-            machine.write(0x24, page);
-            machine.write(0x20, bits & u32::from_le_bytes(offered));
-        }
-        machine.write(0x70, 11);
-        self.available = [0; QUEUES as usize];
-        for queue in (0..QUEUES).filter(|queue| ready >> queue & 1 != 0) {
-            let base = Self::descriptors(queue);
-            let _ = machine.ram.write_slice(&[0; RINGS_LEN as usize], GuestAddress(base));
-            machine.write(0x30, queue as u32);
-            machine.write(0x38, 256);
-            for (offset, address) in [(0x80, base), (0x90, base + 0x1000), (0xa0, base + 0x2000)] {
-                machine.write(offset, address as u32);
-                machine.write(offset + 4, 0);
-            }
-            machine.write(0x44, 1);
-        }
-        machine.write(0x70, 15);
-        machine.turn();
-    }
-
-    fn offer(&mut self, queue: u64, head: u16) {
-        let ring = Self::descriptors(queue) + 0x1000;
-        let at = &mut self.available[queue as usize];
-        let _ = self.machine.ram.write_obj(head, GuestAddress(ring + 4 + 2 * u64::from(*at % 256)));
-        *at = at.wrapping_add(1);
-        let _ = self.machine.ram.write_obj(*at, GuestAddress(ring + 2));
-    }
-
     /// A request of one to four buffers, of the kind that fits the queue more often than not.
     fn request(&mut self, input: &mut Input<'_>) {
-        let queue = u64::from(input.byte()) % QUEUES;
+        let queue = usize::from(input.byte()) % QUEUES;
         let (first, pieces) = (u16::from(input.byte()), u16::from(input.byte() % 4) + 1);
         for n in 0..pieces {
             let at = REQUESTS + u64::from(input.byte()) * 64;
             // A tag and its value, a command, or a page number.
-            let _ = self.machine.ram.write_obj(u64::from(input.u16() % 300), GuestAddress(at));
+            let _ = self.0.machine.ram.write_obj(u64::from(input.u16() % 300), GuestAddress(at));
             let writable = queue >= 3 && input.byte() > 60;
             let addr = match input.byte() {
                 0..=20 => input.address(),
-                _ if writable => RAM_LEN / 2 + u64::from(input.byte()) * 0x800,
+                _ if writable => BUFFERS + u64::from(input.byte()) * 0x800,
                 _ => at,
             };
             let len = match input.byte() {
@@ -84,12 +38,12 @@ impl Rig {
             let odd = if input.byte() < 10 { input.u16() & 7 } else { 0 };
             let flags = (u16::from(n + 1 < pieces) | u16::from(writable) << 1) ^ odd;
             let slot = first.wrapping_add(n) % 256;
-            let place = Self::descriptors(queue) + 16 * u64::from(slot);
-            self.machine.descriptor(place, addr, len, flags, (slot + 1) % 256);
+            let place = ring(queue) + 16 * u64::from(slot);
+            self.0.machine.descriptor(place, addr, len, flags, (slot + 1) % 256);
         }
-        self.offer(queue, first);
+        self.0.offer(queue, first);
         if input.byte() > 60 {
-            self.machine.write(0x50, queue as u32);
+            self.0.machine.write(0x50, queue as u32);
         }
     }
 
@@ -103,7 +57,7 @@ impl Rig {
             3 => drop(balloon.stop_hinting()),
             _ => drop((balloon.stats(), balloon.hinting(), balloon.actual_pages())),
         };
-        let changed = self.machine.cell.reconfigure(|device| match device {
+        let changed = self.0.machine.cell.reconfigure(|device| match device {
             AnyDevice::Balloon(balloon) => {
                 change(balloon);
                 Ok::<_, ()>(((), ConfigChange::Announce))
@@ -134,40 +88,37 @@ pub fn balloon(data: &[u8]) -> (u64, u64) {
     let cell = Arc::new(cell.expect("spare descriptors"));
     let window = MmioWindow::new(cell.clone(), irq);
     let machine = Machine { ram, cell, window, available: 0 };
-    let mut rig = Rig { machine, available: [0; QUEUES as usize] };
-    rig.bring_up(if how & 16 == 0 { u64::MAX } else { how.into() }, if how & 32 == 0 { 0xff } else { how });
+    let mut rig = Rig(Queues::new(machine));
+    rig.0.bring_up_some(if how & 16 == 0 { u64::MAX } else { how.into() }, if how & 32 == 0 { 0xff } else { how });
     while !input.0.is_empty() {
         match input.byte() {
-            0..=20 => rig.machine.step(&mut input),
-            21..=30 => rig.bring_up(input.u64(), input.byte() | 3),
+            0..=20 => rig.0.machine.step(&mut input),
+            21..=30 => rig.0.bring_up_some(input.u64(), input.byte() | 3),
             31..=60 => rig.operate(&mut input),
             _ => rig.request(&mut input),
         }
-        rig.machine.turn();
+        rig.0.machine.turn();
     }
-    rig.machine.write(0x70, 0);
-    let mut status = [0xff; 4];
-    rig.machine.window.read(0x70, &mut status);
-    assert_eq!(status, [0; 4], "a reset did not take");
+    rig.0.machine.reset();
     // Whatever happened before, a reset makes a working device of it: the page that is named goes, its neighbour stays.
-    rig.machine.cell.resume();
-    rig.bring_up(0, 3);
+    rig.0.machine.cell.resume();
+    rig.0.bring_up_some(0, 3);
     let pages = [LAST, LAST + 0x1000].map(GuestAddress);
-    pages.iter().for_each(|page| rig.machine.ram.write_obj(0xeeu8, *page).expect("in RAM"));
-    rig.machine.ram.write_obj((LAST >> 12) as u32, GuestAddress(REQUESTS)).expect("in RAM");
-    rig.machine.descriptor(Rig::descriptors(0), REQUESTS, 4, 0, 0);
-    rig.offer(0, 0);
-    rig.machine.write(0x50, 0);
+    pages.iter().for_each(|page| rig.0.machine.ram.write_obj(0xeeu8, *page).expect("in RAM"));
+    rig.0.machine.ram.write_obj((LAST >> 12) as u32, GuestAddress(REQUESTS)).expect("in RAM");
+    rig.0.machine.descriptor(ring(0), REQUESTS, 4, 0, 0);
+    rig.0.offer(0, 0);
+    rig.0.machine.write(0x50, 0);
     // A visit is short, and on a busy machine it may be over before the work is done.
-    let answered = GuestAddress(Rig::descriptors(0) + 0x2000 + 2);
+    let answered = GuestAddress(ring(0) + 0x2000 + 2);
     for _ in 0..1000 {
-        rig.machine.turn();
-        if rig.machine.ram.read_obj::<u16>(answered).expect("in RAM") == 1 {
+        rig.0.machine.turn();
+        if rig.0.machine.ram.read_obj::<u16>(answered).expect("in RAM") == 1 {
             break;
         }
     }
-    rig.machine.cell.pause();
-    let found = pages.map(|page| rig.machine.ram.read_obj::<u8>(page).expect("in RAM"));
+    rig.0.machine.cell.pause();
+    let found = pages.map(|page| rig.0.machine.ram.read_obj::<u8>(page).expect("in RAM"));
     assert_eq!(found, [0, 0xee], "the device did not recover");
     let named = [&metrics.inflate_count, &metrics.free_page_report_count, &metrics.free_page_hint_count];
     let gone = [&metrics.inflate_bytes, &metrics.free_page_report_freed, &metrics.free_page_hint_freed];

@@ -23,6 +23,11 @@ impl<const N: usize> Queues<N> {
 
     /// What a proper driver does that accepts these features.
     pub(super) fn bring_up(&mut self, accept: u64) {
+        self.bring_up_some(accept, u8::MAX);
+    }
+
+    /// The same with the queues only whose bits are set.
+    pub(super) fn bring_up_some(&mut self, accept: u64, ready: u8) {
         let machine = &self.machine;
         for status in [0, 1, 3] {
             machine.write(0x70, status);
@@ -36,7 +41,7 @@ impl<const N: usize> Queues<N> {
         }
         machine.write(0x70, 11);
         self.available = [0; N];
-        for queue in 0..N {
+        for queue in (0..N).filter(|queue| ready >> queue & 1 != 0) {
             let base = ring(queue);
             let _ = machine.ram.write_slice(&[0; 0x3000], GuestAddress(base));
             machine.write(0x30, queue as u32);
