@@ -388,9 +388,11 @@ mod tests {
             include_str!("bare/hostile/entropy.rs"),
             include_str!("bare/hostile/requests.rs"),
             include_str!("bare/hostile/mem.rs"),
+            include_str!("bare/hostile/mmds.rs"),
             include_str!("bare/hostile/network.rs"),
             include_str!("bare/hostile/pmem.rs"),
             include_str!("bare/hostile/storms.rs"),
+            include_str!("bare/hostile/vsock.rs"),
             include_str!("bare/hostile/platform.rs"),
             include_str!("bare/hostile/races.rs"),
         ];
