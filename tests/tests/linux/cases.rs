@@ -243,10 +243,10 @@ impl Report {
         Self { expected, results: BTreeMap::new(), begun: Vec::new() }
     }
 
-    /// Takes one line of the console of the outer guest with so many CPUs: reports a case, shows anything else as it is.
-    pub(crate) fn outer_line(&mut self, cpus: u32, line: &str) {
+    /// Takes one line of the console of an outer guest: reports a case, shows anything else as it is.
+    pub(crate) fn outer_line(&mut self, outer: &str, line: &str) {
         let Some((name, result)) = line.strip_prefix("case ").and_then(|rest| rest.split_once(' ')) else {
-            println!("{cpus} CPU: {line}");
+            println!("{outer}: {line}");
             if let Some(name) = line.strip_prefix("scenario ").and_then(|rest| rest.split(' ').next()) {
                 self.begin(name);
             }
