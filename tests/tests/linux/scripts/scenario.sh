@@ -118,8 +118,19 @@ boots() {
     fi
 }
 
+# Each vCPU stays on one CPU. Guests die of faults they did not make only where vCPUs can move from one emulated CPU to another.
+pin_vcpus() {
+    for task in /proc/$(pidof mayfly)/task/*; do
+        read -r name <"$task/comm"
+        case $name in
+        "vcpu "*) taskset -p $((1 << ${name#vcpu } % $(nproc))) "${task##*/}" >/dev/null ;;
+        esac
+    done
+}
+
 # started CASE: the kernel we gave it has reached user space.
 started() {
+    pin_vcpus
     if said release >release; then
         equal "$1" "kernel" "$(cat release)" "$(uname -r)"
     else
