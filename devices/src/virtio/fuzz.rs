@@ -80,7 +80,21 @@ struct Machine {
     available: u16,
 }
 
+/// Memory without holes.
+fn ram() -> GuestRam {
+    GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory")
+}
+
 impl Machine {
+    /// A device that nobody has brought up.
+    fn new(name: &str, device: AnyDevice, ram: GuestRam) -> Self {
+        let irq = Arc::new(MmioIrq::new(Silent));
+        let cell = VirtioCell::new(name.to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
+        let cell = Arc::new(cell.expect("spare descriptors"));
+        let window = MmioWindow::new(cell.clone(), irq);
+        Self { ram, cell, window, available: 0 }
+    }
+
     fn write(&self, offset: u64, value: u32) {
         self.window.write(offset, &value.to_le_bytes());
     }
@@ -238,8 +252,6 @@ pub fn drive(data: &[u8]) -> (u64, u64) {
     let how = input.byte();
     let (read_only, is_async) = (how & 1 != 0, how & 6 == 6);
     let hub = is_async.then(|| UringHub::new(1).ok()).flatten();
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory");
-    let irq = Arc::new(MmioIrq::new(Silent));
     let mut file = disk();
     // Low enough to be hit, refilled soon enough to go on.
     let bucket = |size| BucketSpec { size, one_time_burst: 0, refill_ms: 1 };
@@ -258,14 +270,10 @@ pub fn drive(data: &[u8]) -> (u64, u64) {
     let block = Block::new(spec(&file)).expect("a drive");
     let seat = block.uring_seat();
     let metrics = block.metrics();
-    let device = AnyDevice::Block(Box::new(block));
-    let cell = VirtioCell::new("fuzzed drive".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
-    let cell = Arc::new(cell.expect("spare descriptors"));
+    let mut machine = Machine::new("fuzzed drive", AnyDevice::Block(Box::new(block)), ram());
     if let (Some(hub), Some(seat)) = (&hub, seat) {
-        hub.attach(seat, &cell);
+        hub.attach(seat, &machine.cell);
     }
-    let window = MmioWindow::new(cell.clone(), irq);
-    let mut machine = Machine { ram, cell, window, available: 0 };
     if how & 16 == 0 {
         machine.bring_up(if how & 32 == 0 { u64::MAX } else { 0 });
     }

@@ -81,13 +81,7 @@ pub fn balloon(data: &[u8]) -> (u64, u64) {
     };
     let device = Balloon::new(spec).expect("spare descriptors");
     let metrics = device.metrics();
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory");
-    let irq = Arc::new(MmioIrq::new(Silent));
-    let device = AnyDevice::Balloon(Box::new(device));
-    let cell = VirtioCell::new("fuzzed balloon".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
-    let cell = Arc::new(cell.expect("spare descriptors"));
-    let window = MmioWindow::new(cell.clone(), irq);
-    let machine = Machine { ram, cell, window, available: 0 };
+    let machine = Machine::new("fuzzed balloon", AnyDevice::Balloon(Box::new(device)), ram());
     let mut rig = Rig(Queues::new(machine));
     rig.0.bring_up_some(if how & 16 == 0 { u64::MAX } else { how.into() }, if how & 32 == 0 { 0xff } else { how });
     while !input.0.is_empty() {

@@ -86,13 +86,7 @@ pub fn mem(data: &[u8]) -> (u64, u64) {
     let device =
         Mem::new(MemSpec { shape, backing: Box::new(slots.clone()), levels: levels.clone() }).expect("a device");
     let metrics = device.metrics();
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory");
-    let irq = Arc::new(MmioIrq::new(Silent));
-    let device = AnyDevice::Mem(Box::new(device));
-    let cell = VirtioCell::new("fuzzed memory".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
-    let cell = Arc::new(cell.expect("spare descriptors"));
-    let window = MmioWindow::new(cell.clone(), irq);
-    let mut machine = Machine { ram, cell, window, available: 0 };
+    let mut machine = Machine::new("fuzzed memory", AnyDevice::Mem(Box::new(device)), ram());
     if how & 2 == 0 {
         machine.bring_up(u64::MAX);
     }

@@ -44,13 +44,7 @@ pub fn net(data: &[u8]) -> (u64, u64) {
     };
     let device = Net::new(spec).expect("a card");
     let metrics = device.metrics();
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory");
-    let irq = Arc::new(MmioIrq::new(Silent));
-    let device = AnyDevice::Net(Box::new(device));
-    let cell = VirtioCell::new("fuzzed card".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
-    let cell = Arc::new(cell.expect("spare descriptors"));
-    let window = MmioWindow::new(cell.clone(), irq);
-    let mut card = Queues::<2>::new(Machine { ram, cell, window, available: 0 });
+    let mut card = Queues::<2>::new(Machine::new("fuzzed card", AnyDevice::Net(Box::new(device)), ram()));
     card.bring_up(if how & 4 == 0 { u64::MAX } else { 0 });
     while !input.0.is_empty() {
         match input.byte() % 10 {

@@ -59,8 +59,7 @@ pub fn pmem(data: &[u8]) -> (u64, u64) {
     let mut input = Input(data);
     let how = input.byte();
     let (writable, fixed) = (file(), file());
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)])
-        .expect("memory")
+    let ram = ram()
         .insert_region(mapped(&writable, WRITABLE, libc::PROT_READ | libc::PROT_WRITE))
         .and_then(|ram| ram.insert_region(mapped(&fixed, READ_ONLY, libc::PROT_READ)))
         .expect("no overlap");
@@ -74,12 +73,7 @@ pub fn pmem(data: &[u8]) -> (u64, u64) {
     })
     .expect("a device");
     let metrics = pmem.metrics();
-    let irq = Arc::new(MmioIrq::new(Silent));
-    let device = AnyDevice::Pmem(Box::new(pmem));
-    let cell = VirtioCell::new("fuzzed pmem".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
-    let cell = Arc::new(cell.expect("spare descriptors"));
-    let window = MmioWindow::new(cell.clone(), irq);
-    let mut machine = Machine { ram, cell, window, available: 0 };
+    let mut machine = Machine::new("fuzzed pmem", AnyDevice::Pmem(Box::new(pmem)), ram);
     if how & 4 == 0 {
         machine.bring_up(u64::MAX);
     }

@@ -5,8 +5,6 @@ use super::*;
 /// Accesses to a drive's window, as `data` says. Returns how often the driver's status was accepted up to DRIVER_OK.
 pub fn registers(data: &[u8]) -> u64 {
     let mut input = Input(data);
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory");
-    let irq = Arc::new(MmioIrq::new(Silent));
     let spec = BlockSpec {
         file: disk(),
         read_only: true,
@@ -15,10 +13,7 @@ pub fn registers(data: &[u8]) -> u64 {
         limits: RateLimits::default(),
     };
     let device = AnyDevice::Block(Box::new(Block::new(spec).expect("a drive")));
-    let cell = VirtioCell::new("fuzzed window".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
-    let cell = Arc::new(cell.expect("spare descriptors"));
-    let window = MmioWindow::new(cell.clone(), irq);
-    let mut machine = Machine { ram, cell, window, available: 0 };
+    let mut machine = Machine::new("fuzzed window", device, ram());
     let read = |machine: &Machine, offset| {
         let mut bytes = [0; 4];
         machine.window.read(offset, &mut bytes);

@@ -18,13 +18,7 @@ pub fn entropy(data: &[u8]) -> u64 {
     };
     let device = Rng::new(RngSpec { limits }).expect("spare descriptors");
     let metrics = device.metrics();
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory");
-    let irq = Arc::new(MmioIrq::new(Silent));
-    let device = AnyDevice::Rng(Box::new(device));
-    let cell = VirtioCell::new("fuzzed entropy device".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
-    let cell = Arc::new(cell.expect("spare descriptors"));
-    let window = MmioWindow::new(cell.clone(), irq);
-    let mut machine = Machine { ram, cell, window, available: 0 };
+    let mut machine = Machine::new("fuzzed entropy device", AnyDevice::Rng(Box::new(device)), ram());
     if how & 1 == 0 {
         machine.bring_up(if how & 2 == 0 { u64::MAX } else { 0 });
     }

@@ -186,13 +186,7 @@ pub fn vsock(data: &[u8]) -> (u64, u64) {
     let listener = sockets.listener.try_clone().expect("a spare descriptor");
     let device = Vsock::new(VsockSpec { guest_cid: CID, uds_path: sockets.path.clone(), listener }).expect("a device");
     let metrics = device.metrics();
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_LEN as usize)]).expect("memory");
-    let irq = Arc::new(MmioIrq::new(Silent));
-    let device = AnyDevice::Vsock(Box::new(device));
-    let cell = VirtioCell::new("fuzzed sockets".to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
-    let cell = Arc::new(cell.expect("spare descriptors"));
-    let window = MmioWindow::new(cell.clone(), irq);
-    let guest = Queues::new(Machine { ram, cell, window, available: 0 });
+    let guest = Queues::new(Machine::new("fuzzed sockets", AnyDevice::Vsock(Box::new(device)), ram()));
     let mut world = World { guest, sockets, programs: Vec::new(), posted: 0 };
     world.guest.bring_up(u64::MAX);
     world.post(32);
