@@ -42,7 +42,8 @@ fn main() -> ExitCode {
     report.into_inner().unwrap_or_else(PoisonError::into_inner).finish(started.elapsed())
 }
 
-/// Scenarios whose guests have several processors. They need an outer guest with two CPUs, which is lost now and then (see `outer`).
+/// Scenarios whose guests have several processors, and two that move so much data that one CPU for guest and peer takes too long.
+/// They have an outer guest with two CPUs, which is lost now and then (see `outer`).
 const ON_TWO_CPUS: [&str; 6] =
     ["05-readme", "20-pvh-disks", "30-elf64-pause", "40-root-network", "65-races", "84-vsock"];
 /// Scenarios of one processor for one of the two outer guests with one CPU, half of the work; the other one has the rest.

@@ -21,8 +21,7 @@ for name in $(sed -n 's/.*rig\.run=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); 
     # The emulation of SVM with two CPUs is not always faithful: now and then a nested guest dies of a fault that it did not make. So a
     # scenario that fails is tried again, at most twice, from a fresh start, and the report says so.
     for try in first second third; do
-        # The line before may not have ended: what was dumped last can be cut off.
-        printf "\nscenario %s starts at %s s\n" "$name" "$(cut -d' ' -f1 /proc/uptime)"
+        echo "scenario $name starts at $(cut -d' ' -f1 /proc/uptime) s"
         rm -f /run/failed
         # A wait without a deadline of its own ends here; the scenario then shows what was said.
         timeout 300 sh -c ". /scenario.sh; vm_new $name; . /scenarios/$name.sh" </dev/null

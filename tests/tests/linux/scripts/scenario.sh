@@ -118,19 +118,8 @@ boots() {
     fi
 }
 
-# Each vCPU stays on one CPU. Guests die of faults they did not make only where vCPUs can move from one emulated CPU to another.
-pin_vcpus() {
-    for task in /proc/$(pidof mayfly)/task/*; do
-        read -r name <"$task/comm"
-        case $name in
-        "vcpu "*) taskset -p $((1 << ${name#vcpu } % $(nproc))) "${task##*/}" >/dev/null ;;
-        esac
-    done
-}
-
 # started CASE: the kernel we gave it has reached user space.
 started() {
-    pin_vcpus
     if said release >release; then
         equal "$1" "kernel" "$(cat release)" "$(uname -r)"
     else
@@ -195,7 +184,8 @@ vm_dump() {
     dumped=yes
     for file in errors log console; do
         echo "| --- $file of ${vm##*/} (last 60 lines)"
-        tail -n 60 $file | tr -d '\r' | sed 's/^/| /'
+        # Ends the last line too: a case's line must begin on a line of its own.
+        tail -n 60 $file | tr -d '\r' | awk '{ print "| " $0 }'
     done
     [ -z "$pid" ] || ended || sed 's/^/| /' "/proc/$pid/status" | grep -E 'State|Threads|VmRSS'
 }
