@@ -17,6 +17,7 @@ mod block_mode;
 mod boot_info;
 mod bring_up;
 mod busy;
+mod checksum;
 mod clock;
 mod command_line;
 mod console;

@@ -108,11 +108,13 @@ fn body_len(head: &[u8]) -> u64 {
     at.map_or(0, |at| number(&head[at + NAME.len()..]))
 }
 
-fn is_whole(bytes: &[u8]) -> bool {
+/// Whether an answer is there with all of its body.
+pub fn is_whole(bytes: &[u8]) -> bool {
     head_end(bytes).is_some_and(|end| (bytes.len() - end) as u64 >= body_len(&bytes[..end]))
 }
 
-fn parse(bytes: &'static [u8]) -> Answer {
+/// Takes an answer apart.
+pub fn parse(bytes: &'static [u8]) -> Answer {
     let end = head_end(bytes).unwrap_or(bytes.len());
     Answer { status: bytes.get(9..).map_or(0, number), body: &bytes[end..] }
 }

@@ -6,6 +6,7 @@
 
 use crate::block::{self, Block, Options, request};
 use crate::block_mode::word;
+use crate::checksum;
 use crate::net::{self, Net};
 use crate::virtqueue::Piece;
 use crate::{Machine, say};
@@ -49,17 +50,14 @@ pub fn run(machine: &mut Machine) {
     };
     let [a, b, c, d, e, f] = net.mac;
     say!("mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} features={:#x}", net.features);
-    let mut waiting = line.switch("reading", false).then(|| start_reading(machine)).flatten();
+    let mut reading = Reading::start(machine);
     say!("net=listening");
 
     let deadline = machine.clock.deadline_ms(line.number("ms", 60_000));
     let mut counts = Counts::default();
     while counts.arp + counts.echo + counts.udp < limit && !counts.stopped && !deadline.passed() {
         net.reclaim();
-        if waiting.as_mut().is_some_and(|block| block.poll().is_some()) {
-            waiting = None;
-            say!("read=done");
-        }
+        reading.look();
         let Some(frame) = net.receive() else {
             crate::cpu::pause();
             continue;
@@ -92,15 +90,32 @@ pub fn run(machine: &mut Machine) {
     );
 }
 
-/// Asks the drive for its first sectors and does not wait for them.
-pub fn start_reading(machine: &mut Machine) -> Option<Block> {
-    let window = block::chosen_window(machine)?;
-    let mut block = Block::start(machine, window, Options::PLAIN).ok()?;
-    let data = machine.arena.take(4096, 4096);
-    block.submit(0, request::IN, 0, &[Piece::writable(data)]);
-    block.queue.kick();
-    say!("read=asked");
-    Some(block)
+/// A read of a drive's first sectors that nobody waits for.
+pub struct Reading(Option<Block>);
+
+impl Reading {
+    /// Asks, with `reading=1` and if there is a drive.
+    pub fn start(machine: &mut Machine) -> Self {
+        Self(machine.command_line.switch("reading", false).then(|| Self::ask(machine)).flatten())
+    }
+
+    fn ask(machine: &mut Machine) -> Option<Block> {
+        let window = block::chosen_window(machine)?;
+        let mut block = Block::start(machine, window, Options::PLAIN).ok()?;
+        let data = machine.arena.take(4096, 4096);
+        block.submit(0, request::IN, 0, &[Piece::writable(data)]);
+        block.queue.kick();
+        say!("read=asked");
+        Some(block)
+    }
+
+    /// Tells of the answer, if it is there.
+    pub fn look(&mut self) {
+        if self.0.as_mut().is_some_and(|block| block.poll().is_some()) {
+            self.0 = None;
+            say!("read=done");
+        }
+    }
 }
 
 /// Turns a copy of a received frame into its answer, in place. False: no answer.
@@ -148,7 +163,7 @@ fn answer_ipv4(frame: &mut [u8], ip: [u8; 4], counts: &mut Counts) -> bool {
         PROTOCOL_ICMP if frame[PAYLOAD] == 8 => {
             frame[PAYLOAD] = 0;
             frame[PAYLOAD + 2..PAYLOAD + 4].fill(0);
-            let sum = internet_checksum(&frame[PAYLOAD..IP + total]);
+            let sum = checksum::of(&frame[PAYLOAD..IP + total]);
             frame[PAYLOAD + 2..PAYLOAD + 4].copy_from_slice(&sum.to_be_bytes());
             counts.echo += 1;
             true
@@ -182,17 +197,4 @@ fn answer_udp(datagram: &mut [u8], counts: &mut Counts) -> bool {
         }
         _ => false,
     }
-}
-
-/// RFC 1071.
-fn internet_checksum(bytes: &[u8]) -> u16 {
-    let mut sum = 0_u32;
-    for pair in bytes.chunks(2) {
-        let low = pair.get(1).copied().unwrap_or(0);
-        sum += u32::from(u16::from_be_bytes([pair[0], low]));
-    }
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }

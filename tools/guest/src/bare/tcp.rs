@@ -1,6 +1,7 @@
 //! A TCP client, as much of one as it takes to ask an HTTP server on the same link something (RFC 9293): one connection at a time, one
 //! segment under way, and what was lost is sent again.
 
+use crate::checksum;
 use crate::clock::Clock;
 use crate::dma::Dma;
 use crate::net::Net;
@@ -140,23 +141,12 @@ impl Ends {
 /// Fills in both checksums of a segment that ends at `end`.
 pub fn finish(frame: &mut [u8], end: usize) {
     frame[24..26].fill(0);
-    let sum = fold(add(0, &frame[IP..TCP]));
+    let sum = checksum::of(&frame[IP..TCP]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     frame[50..52].fill(0);
-    let pseudo = add(6 + (end - TCP) as u32, &frame[26..34]);
-    let sum = fold(add(pseudo, &frame[TCP..end]));
+    let pseudo = checksum::add(6 + (end - TCP) as u32, &frame[26..34]);
+    let sum = checksum::fold(checksum::add(pseudo, &frame[TCP..end]));
     frame[50..52].copy_from_slice(&sum.to_be_bytes());
-}
-
-fn add(sum: u32, bytes: &[u8]) -> u32 {
-    bytes.chunks(2).fold(sum, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
-}
-
-fn fold(mut sum: u32) -> u16 {
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 impl Connection {

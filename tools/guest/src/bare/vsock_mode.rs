@@ -5,7 +5,7 @@
 
 use crate::block_mode::word;
 use crate::dma::Dma;
-use crate::net_mode::start_reading;
+use crate::net_mode::Reading;
 use crate::pattern;
 use crate::vsock::{self, DATA_MAX, NO_RECEIVE, NO_SEND, Packet, Vsock, op};
 use crate::{Machine, cpu, say};
@@ -136,7 +136,7 @@ pub fn run(machine: &mut Machine) {
     let kept = machine.arena.take(CONNECTIONS as u64 * u64::from(ECHO_ROOM), 4096);
     let bytes = line.number("bytes", 0) & !7;
     let mut services = Services { vsock, talks: [FREE; CONNECTIONS], used: 1, kept, bytes, counts: Counts::default() };
-    let mut waiting = line.switch("reading", false).then(|| start_reading(machine)).flatten();
+    let mut reading = Reading::start(machine);
     say!("vsock=started cid={}", services.vsock.cid);
     if let Some(port) = Some(line.number("connect", 0)).filter(|port| *port != 0) {
         services.connect(port as u32);
@@ -146,10 +146,7 @@ pub fn run(machine: &mut Machine) {
         if !services.step() {
             cpu::pause();
         }
-        if waiting.as_mut().is_some_and(|block| block.poll().is_some()) {
-            waiting = None;
-            say!("read=done");
-        }
+        reading.look();
     }
     let Counts { accepted, refused, resets, open, most_open, stopped } = services.counts;
     say!("accepted={accepted} refused={refused} resets={resets} open={open} most_open={most_open}");

@@ -2,7 +2,7 @@
 
 use super::{Case, Lab, Outcome};
 use crate::cpu;
-use crate::mmds_mode::Link;
+use crate::mmds_mode::{Link, is_whole, parse};
 use crate::net::Net;
 use crate::tcp::{self, ACK, Connection, DATA, FIN, IP, PUSH, RST, SEGMENT, SYN, TCP};
 
@@ -158,8 +158,7 @@ fn far_ahead(lab: &mut Lab<'_>) -> Outcome {
 
 /// Whether a connection that was abused serves a proper request.
 fn still_answers(lab: &Lab<'_>, mut link: Link, mut connection: Connection) -> Outcome {
-    let whole = |bytes: &[u8]| bytes.windows(4).any(|four| four == b"\r\n\r\n");
-    match connection.ask(&mut link.net, lab.machine.clock, REQUEST, link.answer, whole) {
+    match connection.ask(&mut link.net, lab.machine.clock, REQUEST, link.answer, is_whole) {
         Ok(len) if len > 12 => "answered",
         _ => "reset",
     }
@@ -248,10 +247,8 @@ fn nonsense(lab: &mut Lab<'_>) -> Outcome {
             Ok(opened) => opened,
             Err(outcome) => return outcome,
         };
-        let whole = |bytes: &[u8]| bytes.windows(4).any(|four| four == b"\r\n\r\n");
-        let len = connection.ask(&mut link.net, lab.machine.clock, request, link.answer, whole).unwrap_or(0);
-        let refused = len > 12 && matches!(link.answer.part(0, len as u64).bytes()[9], b'4' | b'5');
-        if !refused {
+        let len = connection.ask(&mut link.net, lab.machine.clock, request, link.answer, is_whole).unwrap_or(0);
+        if !(400..600).contains(&parse(link.answer.part(0, len as u64).bytes()).status) {
             return "accepted";
         }
     }
