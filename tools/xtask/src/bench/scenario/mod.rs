@@ -14,6 +14,7 @@ mod vsock;
 use anyhow::Result;
 
 use super::pairs::{Metric, Rounds, Sample};
+use super::stats::quantile;
 use super::subject::{Rig, Subject};
 
 pub(crate) use net::{Network, REFUSAL_WITHOUT_ROOT};
@@ -40,6 +41,12 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.push(mmds::MMDS);
     all.push(slow_drive::SLOW_DRIVE);
     all
+}
+
+/// p50 and p99.
+fn typical_and_worst(mut times: Vec<f64>) -> [f64; 2] {
+    times.sort_by(f64::total_cmp);
+    [0.5, 0.99].map(|q| quantile(&times, q).unwrap_or(f64::NAN))
 }
 
 /// Milliseconds.

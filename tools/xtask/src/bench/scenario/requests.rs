@@ -4,9 +4,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::super::pairs::{Better, Metric, Rounds, Sample};
-use super::super::stats::quantile;
 use super::super::subject::{Place, Rig, Subject, Vm, machine};
-use super::{Scenario, us};
+use super::{Scenario, typical_and_worst, us};
 
 static GET_P50: Metric = lower("GET /, p50");
 static GET_P99: Metric = lower("GET /, p99");
@@ -88,6 +87,5 @@ fn latency(vm: &mut Vm, count: usize, method: &str, path: &str, bodies: &[Value]
     for _ in 0..count {
         times.push(us(vm.request(method, path, bodies.next().map(String::as_str))?));
     }
-    times.sort_by(f64::total_cmp);
-    Ok([0.5, 0.99].map(|q| quantile(&times, q).unwrap_or(f64::NAN)))
+    Ok(typical_and_worst(times))
 }

@@ -7,13 +7,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use mayfly_tests::SlowDisk;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::super::pairs::{Better, Metric, Rounds, Sample};
-use super::super::stats::quantile;
 use super::super::subject::{PATIENCE, Rig, Subject};
 use super::net::TAP;
 use super::vsock::Served;
-use super::{Scenario, us};
+use super::{Scenario, typical_and_worst, us};
 
 static GET_P50: Metric = lower("GET / beside a hanging drive, p50");
 static GET_P99: Metric = lower("GET / beside a hanging drive, p99");
@@ -36,8 +36,7 @@ pub(crate) const SLOW_DRIVE: Scenario = Scenario {
 
 fn slow_drive(subject: &Subject, rig: &Rig) -> Result<Sample> {
     let count = if rig.quick { 50 } else { 500 };
-    let mountpoint = tempfile::tempdir_in(rig.dir.path())?;
-    let disk = SlowDisk::mount(mountpoint.path(), 1 << 20).context("cannot mount a FUSE file system")?;
+    let (_mountpoint, disk) = hanging(rig)?;
     // Succeeds once per network; later it is there already.
     let _ = Command::new("ip").args(["addr", "add", "172.16.0.1/24", "dev", TAP]).output();
 
@@ -68,24 +67,18 @@ fn slow_drive(subject: &Subject, rig: &Rig) -> Result<Sample> {
     disk.release();
     drop(vm);
     let trips = vsock(subject, rig, count)?;
-    let of = |mut times: Vec<f64>, q| {
-        times.sort_by(f64::total_cmp);
-        quantile(&times, q).unwrap_or(f64::NAN)
-    };
-    Ok(vec![
-        (&GET_P50, of(gets.clone(), 0.5)),
-        (&GET_P99, of(gets, 0.99)),
-        (&ECHO_P50, of(echoes.clone(), 0.5)),
-        (&ECHO_P99, of(echoes, 0.99)),
-        (&VSOCK_P50, of(trips.clone(), 0.5)),
-        (&VSOCK_P99, of(trips, 0.99)),
-    ])
+    let [get, echo, vsock] = [gets, echoes, trips].map(typical_and_worst);
+    let rows = [
+        [&GET_P50, &GET_P99].into_iter().zip(get),
+        [&ECHO_P50, &ECHO_P99].into_iter().zip(echo),
+        [&VSOCK_P50, &VSOCK_P99].into_iter().zip(vsock),
+    ];
+    Ok(rows.into_iter().flatten().collect())
 }
 
 /// Round trips of another machine with such a drive.
 fn vsock(subject: &Subject, rig: &Rig, count: usize) -> Result<Vec<f64>> {
-    let mountpoint = tempfile::tempdir_in(rig.dir.path())?;
-    let disk = SlowDisk::mount(mountpoint.path(), 1 << 20).context("cannot mount a FUSE file system")?;
+    let (_mountpoint, disk) = hanging(rig)?;
     let served = Served::start(subject, rig, "mayfly.reading=1", |vm| {
         vm.put("/drives/slow", &slow(&disk))?;
         Ok(())
@@ -95,6 +88,13 @@ fn vsock(subject: &Subject, rig: &Rig, count: usize) -> Result<Vec<f64>> {
     ensure!(served.vm.console.seen("read=done").is_none(), "the drive answered, which it was not to do");
     disk.release();
     trips
+}
+
+/// A file that does not answer, and the directory it is in.
+fn hanging(rig: &Rig) -> Result<(TempDir, SlowDisk)> {
+    let mountpoint = tempfile::tempdir_in(rig.dir.path())?;
+    let disk = SlowDisk::mount(mountpoint.path(), 1 << 20).context("cannot mount a FUSE file system")?;
+    Ok((mountpoint, disk))
 }
 
 fn slow(disk: &SlowDisk) -> Value {

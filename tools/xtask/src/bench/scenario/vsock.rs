@@ -11,10 +11,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::super::pairs::{Better, Metric, Rounds, Sample};
-use super::super::stats::quantile;
 use super::super::subject::{PATIENCE, Rig, Subject, Vm};
 use super::super::sys;
-use super::{Scenario, memory, us};
+use super::{Scenario, memory, typical_and_worst, us};
 
 static TO_GUEST: Metric = Metric { name: "vsock host → guest", unit: "MiB/s", better: Better::Higher };
 static FROM_GUEST: Metric = Metric { name: "vsock guest → host", unit: "MiB/s", better: Better::Higher };
@@ -134,8 +133,6 @@ fn measure(served: &Served, mib: u64, quick: bool) -> Result<Sample> {
     ensure!(received == mib << 20, "{received} bytes of {mib} MiB arrived");
     let from_guest = per_second(begun);
 
-    let mut trips = served.round_trips(if quick { 500 } else { 5000 })?;
-    trips.sort_by(f64::total_cmp);
-    let [p50, p99] = [0.5, 0.99].map(|q| quantile(&trips, q).unwrap_or(f64::NAN));
+    let [p50, p99] = typical_and_worst(served.round_trips(if quick { 500 } else { 5000 })?);
     Ok(vec![(&TO_GUEST, to_guest), (&FROM_GUEST, from_guest), (&TRIP_P50, p50), (&TRIP_P99, p99), (&IDLE, each)])
 }
