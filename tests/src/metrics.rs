@@ -100,6 +100,15 @@ pub fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(line).collect()
 }
 
+/// What a number of a group comes to over all lines.
+///
+/// # Panics
+/// As [`lines`], and when there is no such number.
+#[track_caller]
+pub fn total(path: &Path, group: &str, field: &str) -> u64 {
+    lines(path).iter().map(|line| line[group][field].as_u64().expect("a number")).sum()
+}
+
 /// One line.
 ///
 /// # Panics

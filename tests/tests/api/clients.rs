@@ -12,17 +12,13 @@ use mayfly_tests::{Client, Disk, PATIENCE, Vmm, VmmBuilder, binary, metrics};
 use serde_json::{Value, json};
 
 use crate::process::{config, firecracker, run};
-use crate::{SPIN, guest_kernel};
+use crate::{SPIN, configured, fifo, guest_kernel};
 
 /// A monitor that presents itself as the one these clients know.
 fn as_firecracker() -> VmmBuilder {
     let builder = VmmBuilder::new();
     let path = firecracker(builder.dir());
     builder.binary(path)
-}
-
-fn fifo(path: &Path) {
-    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 /// A FIFO's reader, as a client opens it before it tells the monitor.
@@ -175,8 +171,7 @@ fn every_flag_at_once() {
     binary::require_kvm();
     let builder = as_firecracker();
     let kernel = guest_kernel(&builder);
-    let file = builder.dir().join("metrics.fifo");
-    fifo(&file);
+    let file = fifo(builder.dir(), "metrics.fifo");
     let mut reports = reader(&file);
     let vmm = builder
         .args(["--id", "vm-1", "--start-time-us", "1", "--start-time-cpu-us", "0", "--parent-cpu-time-us", "5000000"])
@@ -297,9 +292,7 @@ fn fifos_that_are_there_before_log_and_metrics_are_named() {
     binary::require_kvm();
     let builder = VmmBuilder::new();
     let kernel = guest_kernel(&builder);
-    let [log, reports] = ["log.fifo", "metrics.fifo"].map(|name| builder.dir().join(name));
-    fifo(&log);
-    fifo(&reports);
+    let [log, reports] = ["log.fifo", "metrics.fifo"].map(|name| fifo(builder.dir(), name));
     let (mut log_reader, mut reports_reader) = (reader(&log), reader(&reports));
     let vmm = builder.start();
     vmm.put("/logger", &json!({"log_path": log, "level": "Info", "show_level": true})).expect_204();
@@ -317,11 +310,7 @@ fn fifos_that_are_there_before_log_and_metrics_are_named() {
 #[test]
 fn a_placeholder_drive_becomes_another_file_while_the_guest_runs() {
     binary::require_kvm();
-    let builder = VmmBuilder::new();
-    let kernel = guest_kernel(&builder);
-    let vmm = builder.start();
-    vmm.boot_source(&kernel, SPIN);
-    vmm.machine(1, 64);
+    let vmm = configured(VmmBuilder::new());
     for id in ["stub0", "stub1"] {
         vmm.drive(id, &vmm.file(id, &[0; 512]), "Sync");
     }
@@ -341,10 +330,7 @@ fn clients_end_machines_by_signal_and_remove_the_socket_themselves() {
     binary::require_kvm();
     for removed_first in [false, true] {
         let builder = as_firecracker();
-        let kernel = guest_kernel(&builder);
-        let vmm = builder.start();
-        vmm.boot_source(&kernel, SPIN);
-        vmm.machine(1, 64);
+        let vmm = configured(builder);
         vmm.instance_start();
         if removed_first {
             fs::remove_file(vmm.socket()).unwrap();

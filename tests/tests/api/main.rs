@@ -30,7 +30,8 @@ mod process;
 mod table;
 mod whole;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mayfly_tests::{Vmm, VmmBuilder};
@@ -42,6 +43,23 @@ const SPIN: &str = "mayfly.mode=spin";
 /// The bare-metal guest as a file in the directory of a VMM that has not been started yet.
 fn guest_kernel(builder: &VmmBuilder) -> PathBuf {
     builder.file("guest.elf", guest::ELF)
+}
+
+/// A machine that can be started, with a guest that runs until it is stopped.
+#[track_caller]
+fn configured(builder: VmmBuilder) -> Vmm {
+    let kernel = guest_kernel(&builder);
+    let vmm = builder.start();
+    vmm.boot_source(&kernel, SPIN);
+    vmm.machine(1, 64);
+    vmm
+}
+
+/// A new FIFO.
+fn fifo(dir: &Path, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
 }
 
 /// A refusal must not wait for anything outside; this leaves room for a busy machine.

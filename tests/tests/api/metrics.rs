@@ -5,37 +5,27 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use mayfly_tests::{Disk, PATIENCE, Tap, Vmm, VmmBuilder, binary, metrics};
 use serde_json::{Value, json};
 
-use crate::{SPIN, guest_kernel};
+use crate::{SPIN, configured, fifo, guest_kernel};
 
 fn flush(vmm: &Vmm) -> mayfly_tests::Response {
     vmm.put("/actions", &json!({"action_type": "FlushMetrics"}))
 }
 
 /// A small machine whose metrics go to `file`, not started.
-fn configured(builder: VmmBuilder, file: &Path) -> Vmm {
+fn measured(builder: VmmBuilder, file: &Path) -> Vmm {
     binary::require_kvm();
-    let kernel = guest_kernel(&builder);
-    let vmm = builder.start();
+    let vmm = configured(builder);
     vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
-    vmm.boot_source(&kernel, SPIN);
-    vmm.machine(1, 64);
     vmm
 }
 
 fn number(line: &Value, group: &str, field: &str) -> u64 {
     line[group][field].as_u64().unwrap_or_else(|| panic!("no {group}.{field} in {line}"))
-}
-
-fn fifo(dir: &Path, name: &str) -> PathBuf {
-    let path = dir.join(name);
-    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
-    path
 }
 
 /// Everything that is in a FIFO.
@@ -51,7 +41,7 @@ fn drain(path: &Path) -> String {
 fn one_line_at_the_start_one_for_each_flush_and_one_at_the_end() {
     let builder = VmmBuilder::new();
     let file = builder.dir().join("metrics");
-    let vmm = configured(builder, &file);
+    let vmm = measured(builder, &file);
     assert_eq!(metrics::lines(&file).len(), 0, "before the start there is nothing to tell");
     vmm.instance_start();
     let lines = metrics::lines(&file);
@@ -71,7 +61,7 @@ fn one_line_at_the_start_one_for_each_flush_and_one_at_the_end() {
 fn requests_are_counted_by_route_and_outcome() {
     let builder = VmmBuilder::new();
     let file = builder.dir().join("metrics");
-    let vmm = configured(builder, &file);
+    let vmm = measured(builder, &file);
     vmm.put("/machine-config", &json!({"vcpu_count": 0, "mem_size_mib": 64})).expect_fault("vCPUs");
     vmm.put("/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 64, "cpu_template": "None"})).expect_204();
     vmm.put("/vsock", &json!({"guest_cid": 1, "uds_path": "/v", "vsock_id": "v"})).expect_fault("reserved");
@@ -172,7 +162,7 @@ fn a_second_metrics_file_is_refused_however_the_first_was_named() {
 fn lines_that_a_full_fifo_does_not_take_are_counted() {
     let builder = VmmBuilder::new();
     let file = fifo(builder.dir(), "metrics.fifo");
-    let vmm = configured(builder, &file);
+    let vmm = measured(builder, &file);
     vmm.instance_start();
     let lost = (0..100).filter(|_| flush(&vmm).status == 400).count();
     assert!(lost > 0, "a FIFO holds 64 KiB");
@@ -191,7 +181,7 @@ fn lines_that_a_full_fifo_does_not_take_are_counted() {
 /// A13: a disk that is full, here of the metrics and then of the log.
 #[test]
 fn a_full_disk_does_not_touch_the_machine_and_is_counted() {
-    let vmm = configured(VmmBuilder::new(), Path::new("/dev/full"));
+    let vmm = measured(VmmBuilder::new(), Path::new("/dev/full"));
     vmm.instance_start();
     flush(&vmm).expect_fault("The metrics could not be written: ");
     assert_eq!(vmm.get("/").expect_200()["state"], "Running");
@@ -200,12 +190,12 @@ fn a_full_disk_does_not_touch_the_machine_and_is_counted() {
 
     let builder = VmmBuilder::new();
     let file = builder.dir().join("metrics");
-    let vmm = configured(builder, &file);
+    let vmm = measured(builder, &file);
     vmm.put("/logger", &json!({"log_path": "/dev/full"})).expect_204();
     vmm.instance_start();
     (0..10).for_each(|_| drop(vmm.get("/version").expect_200()));
     flush(&vmm).expect_204();
-    let missed: u64 = metrics::lines(&file).iter().map(|line| number(line, "logger", "missed_log_count")).sum();
+    let missed: u64 = metrics::total(&file, "logger", "missed_log_count");
     assert!(missed >= 20, "two lines for each of ten requests, but {missed} were missed");
 }
 
@@ -214,7 +204,7 @@ fn a_full_disk_does_not_touch_the_machine_and_is_counted() {
 fn a_reader_may_come_and_go() {
     let builder = VmmBuilder::new();
     let [reports, log] = ["metrics.fifo", "log.fifo"].map(|name| fifo(builder.dir(), name));
-    let vmm = configured(builder, &reports);
+    let vmm = measured(builder, &reports);
     vmm.put("/logger", &json!({"log_path": log})).expect_204();
     vmm.instance_start();
     for _ in 0..3 {

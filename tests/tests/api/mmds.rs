@@ -3,7 +3,7 @@
 use mayfly_tests::{PATIENCE, Tap, Vmm, VmmBuilder, binary};
 use serde_json::{Value, json};
 
-use crate::{SPIN, guest_kernel, refused};
+use crate::{configured, refused};
 
 const NOT_INITIALIZED: &str = "MMDS error: The MMDS data store is not initialized.";
 const TOO_LARGE: &str = "MMDS limit exceeded error: The MMDS patch request doesn't fit.";
@@ -157,11 +157,7 @@ fn the_configuration_is_checked_and_shown_with_its_defaults() {
 #[test]
 fn a_machine_without_the_service_has_nobody_to_tell() {
     binary::require_kvm();
-    let builder = VmmBuilder::new();
-    let kernel = guest_kernel(&builder);
-    let vmm = builder.start();
-    vmm.boot_source(&kernel, SPIN);
-    vmm.machine(1, 64);
+    let vmm = configured(VmmBuilder::new());
     assert_eq!(vmm.get("/mmds").expect_200(), json!({}));
     vmm.instance_start();
     for (method, body) in [("GET", None), ("PUT", Some("{}")), ("PATCH", Some("{}"))] {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::table::wrong::{BORROWED, NOWHERE, WRONG};
 use crate::table::{AFTER, Answer, BEFORE, Row, World, rows};
-use crate::{SPIN, guest_kernel};
+use crate::{SPIN, configured, guest_kernel};
 
 const METHODS: [&str; 4] = ["GET", "PUT", "PATCH", "DELETE"];
 
@@ -130,15 +130,12 @@ fn filled(path: &str) -> String {
 fn wrong_methods_and_bodies_in_every_phase() {
     binary::require_kvm();
     let builder = VmmBuilder::new();
-    let kernel = guest_kernel(&builder);
     let there: BTreeSet<(&str, String)> = rows(&world(&builder, "t"))
         .iter()
         .filter(|row| row.path != "/snapshot")
         .map(|row| (row.method, row.path.to_owned()))
         .collect();
-    let vmm = builder.start();
-    vmm.boot_source(&kernel, SPIN);
-    vmm.machine(1, 64);
+    let vmm = configured(builder);
     through_all_phases(&vmm, &mut |vmm, phase| {
         let before = vmm.get("/vm/config").expect_200();
         let refused = |method: &str, path: &str, body: Option<&str>, text: &str| {
@@ -177,11 +174,7 @@ fn wrong_methods_and_bodies_in_every_phase() {
 #[test]
 fn other_methods_in_every_phase() {
     binary::require_kvm();
-    let builder = VmmBuilder::new();
-    let kernel = guest_kernel(&builder);
-    let vmm = builder.start();
-    vmm.boot_source(&kernel, SPIN);
-    vmm.machine(1, 64);
+    let vmm = configured(VmmBuilder::new());
     through_all_phases(&vmm, &mut |vmm, phase| {
         for (path, ..) in WRONG {
             for method in ["POST", "HEAD", "OPTIONS", "TRACE", "CONNECT", "get"] {

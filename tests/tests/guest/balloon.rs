@@ -1,5 +1,6 @@
 //! The balloon: the host gets what the guest hands over, and the guest gets zeroes back.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use guest::{Job, Mode, Report};
@@ -65,9 +66,8 @@ fn statistics(vmm: &Vmm, done: impl Fn(&Value) -> bool) -> Value {
     }
 }
 
-/// The sum of a field of the metrics file's group.
-fn counted(file: &std::path::Path, field: &str) -> u64 {
-    metrics::lines(file).iter().map(|line| line["balloon"][field].as_u64().unwrap()).sum()
+fn counted(file: &Path, field: &str) -> u64 {
+    metrics::total(file, "balloon", field)
 }
 
 #[test]

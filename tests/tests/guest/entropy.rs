@@ -18,9 +18,7 @@ fn the_guest_gets_random_bytes() {
         let file = vmm.file("metrics", b"");
         vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
         let report = run(&vmm);
-        let total = |field: &str| -> u64 {
-            metrics::lines(&file).iter().map(|line| line["entropy"][field].as_u64().unwrap()).sum()
-        };
+        let total = |field: &str| metrics::total(&file, "entropy", field);
         let each = len.min(REQUEST_MAX);
         assert_eq!(number(&report, "queue_max"), 256);
         let facts = ["requests", "bytes", "longest", "empty", "suspicious", "stalled"].map(|key| number(&report, key));

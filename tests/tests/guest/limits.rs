@@ -1,6 +1,6 @@
 //! Rate limiters: what they let through, that they can be changed while the machine runs, and what waiting for them costs (G30).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use guest::{Direction, Job, Mode, Report};
@@ -8,7 +8,7 @@ use mayfly_tests::{Disk, PATIENCE, PacketSocket, Vmm, metrics};
 use serde_json::{Value, json};
 
 use super::network::{attach, network};
-use super::pass_bar::{LINES_MAX, PassBar, VMM_THREAD, answers_quickly, thread_ticks};
+use super::pass_bar::{LINES_MAX, PassBar, VMM_THREAD, answers_quickly, thread_ticks, wake_ups};
 use super::{configured, finish, number, run};
 
 const ENGINES: [&str; 2] = ["Sync", "Async"];
@@ -49,10 +49,6 @@ fn measured(vmm: &Vmm) -> PathBuf {
 }
 
 /// What all lines so far say of a number.
-fn total(metrics: &Path, group: &str, field: &str) -> u64 {
-    metrics::lines(metrics).iter().map(|line| line[group][field].as_u64().unwrap()).sum()
-}
-
 fn flush(vmm: &Vmm) {
     vmm.put("/actions", &json!({"action_type": "FlushMetrics"})).expect_204();
 }
@@ -158,7 +154,7 @@ fn receiving_is_limited_until_it_is_not() {
     vmm.patch("/network-interfaces/eth0", &json!({"iface_id": "eth0", "rx_rate_limiter": nothing()})).expect_204();
     let report = finish(&vmm);
     assert_eq!((number(&report, "packets"), number(&report, "stalled")), (50, 0));
-    let total = |field| total(&metrics, "net_eth0", field);
+    let total = |field| metrics::total(&metrics, "net_eth0", field);
     assert_eq!((total("rx_packets_count"), total("rx_rate_limiter_throttled")), (50, 1));
     assert_eq!(total("rx_event_rate_limiter_count"), 1);
 }
@@ -196,21 +192,9 @@ fn the_consoles_limit_drops_and_holds_nobody_up() {
     vmm.instance_start();
     assert_eq!(vmm.wait_exit(PATIENCE), 0, "{}", vmm.said());
     assert_eq!(std::fs::metadata(&out).unwrap().len(), 1500);
-    let dropped = total(&metrics, "uart", "rate_limiter_dropped_bytes");
+    let dropped = metrics::total(&metrics, "uart", "rate_limiter_dropped_bytes");
     assert!((18_500..20_000).contains(&dropped), "{dropped} bytes dropped");
-    assert_eq!(total(&metrics, "uart", "error_count"), 0);
-}
-
-/// Times a thread gave up its processor of its own accord: at least once for each wake-up.
-fn wake_ups(vmm: &Vmm, name: &str) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", vmm.pid())).unwrap();
-    let task = tasks
-        .map(|task| task.unwrap().path())
-        .find(|path| std::fs::read_to_string(path.join("comm")).unwrap_or_default().trim() == name)
-        .unwrap_or_else(|| panic!("no thread called {name}"));
-    let status = std::fs::read_to_string(task.join("status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-    line.unwrap().trim().parse().unwrap()
+    assert_eq!(metrics::total(&metrics, "uart", "error_count"), 0);
 }
 
 /// G30: one processor burns and asks for more than there is, of every device that has a limiter.
@@ -273,14 +257,14 @@ fn g30_limits_hold_at_no_cost_against_a_busy_guest() {
             ("entropy", "entropy_rate_limiter_throttled", "rate_limiter_event_count"),
         ] {
             // Each refusal waits for one report of the timer.
-            let counts = [throttled, event].map(|field| total(&metrics, group, field));
+            let counts = [throttled, event].map(|field| metrics::total(&metrics, group, field));
             assert!(
                 counts.iter().all(|count| *count * 10 >= OPS * 8 && *count <= most),
                 "{engine}: {group}: {counts:?}"
             );
         }
-        let reads = total(&metrics, "block_d", "read_count");
-        assert_eq!(total(&metrics, "block_d", "read_bytes"), 512 * reads);
+        let reads = metrics::total(&metrics, "block_d", "read_count");
+        assert_eq!(metrics::total(&metrics, "block_d", "read_bytes"), 512 * reads);
         let timed: u64 =
             metrics::lines(&metrics).iter().map(|l| l["block_d"]["read_agg"]["sum_us"].as_u64().unwrap()).sum();
         assert!(timed > 0, "{engine}: {reads} reads took no time");

@@ -136,8 +136,7 @@ fn its_frames_stay_inside_and_are_counted() {
         let about = |at: usize| frame.get(at..at + 4) == Some(&[169, 254, 169, 254]);
         assert!(!about(30) && !about(38), "a frame for the service is on the tap: {frame:?}");
     }
-    let total =
-        |field: &str| -> u64 { metrics::lines(&file).iter().map(|line| line["mmds"][field].as_u64().unwrap()).sum() };
+    let total = |field: &str| metrics::total(&file, "mmds", field);
     // The first connection serves the token and the first request.
     assert_eq!(total("connections_created"), 20);
     assert_eq!((total("rx_no_token"), total("rx_invalid_token"), total("tx_errors")), (0, 0, 0));

@@ -95,6 +95,18 @@ pub(crate) fn thread_ticks(vmm: &Vmm, name: &str) -> Option<u64> {
     None
 }
 
+/// Times a thread gave up its processor of its own accord: at least once for each wake-up.
+pub(crate) fn wake_ups(vmm: &Vmm, name: &str) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", vmm.pid())).unwrap();
+    let task = tasks
+        .map(|task| task.unwrap().path())
+        .find(|path| std::fs::read_to_string(path.join("comm")).unwrap_or_default().trim() == name)
+        .unwrap_or_else(|| panic!("no thread called {name}"));
+    let status = std::fs::read_to_string(task.join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
 /// Resident memory of the process, guest RAM included, in MiB.
 pub(crate) fn rss_mib(vmm: &Vmm) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", vmm.pid())).unwrap();

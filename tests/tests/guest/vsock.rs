@@ -10,7 +10,7 @@ use guest::{Job, Mode, Report, pattern};
 use mayfly_tests::{PATIENCE, Vmm, metrics};
 use serde_json::json;
 
-use super::pass_bar::rss_kib;
+use super::pass_bar::{VMM_THREAD, rss_kib, wake_ups};
 use super::{configured, finish, number};
 
 const ECHO: u32 = 1;
@@ -252,21 +252,14 @@ fn who_does_not_read_holds_up_who_writes_at_no_cost() {
         }
     }
     assert!(written < MIB as usize, "{written} bytes were taken for a guest that reads nothing");
-    let before = switches(&vmm);
+    let before = wake_ups(&vmm, VMM_THREAD);
     std::thread::sleep(Duration::from_secs(1));
-    let woken = switches(&vmm) - before;
+    let woken = wake_ups(&vmm, VMM_THREAD) - before;
     assert!(woken <= 3, "the VMM thread was woken {woken} times");
     echoes(&mut connect(&vmm, ECHO), b"others go on");
     assert!(rest(unread) == streamed(64 * MIB), "the host got something else");
     drop(deaf);
     stop(&vmm);
-}
-
-/// How often the VMM thread has gone to sleep.
-fn switches(vmm: &Vmm) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{0}/task/{0}/status", vmm.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
-    line.trim().parse().unwrap()
 }
 
 #[test]
@@ -282,8 +275,7 @@ fn the_socket_goes_with_the_machine_and_the_metrics_count() {
     vmm.signal(libc::SIGTERM);
     assert_eq!(vmm.wait_exit(PATIENCE), 143);
     assert!(!path(&vmm).exists(), "the socket is removed");
-    let total =
-        |field: &str| -> u64 { metrics::lines(&file).iter().map(|line| line["vsock"][field].as_u64().unwrap()).sum() };
+    let total = |field: &str| metrics::total(&file, "vsock", field);
     assert_eq!((total("rx_bytes_count"), total("tx_bytes_count")), (1000, MIB + 1000));
     // The one that was refused counts until the guest has said so.
     assert_eq!((total("conns_added"), total("conns_removed"), total("conns_killed")), (3, 3, 0));
