@@ -117,7 +117,7 @@ impl Client {
     /// Whether the server has closed the connection; waits for it up to the read timeout.
     pub fn closed(&mut self) -> bool {
         let mut byte = [0];
-        matches!(self.stream.read(&mut byte), Ok(0))
+        matches!(self.read_some(&mut byte), Ok(0))
             || matches!(self.stream.write_all(b"\r\n"), Err(e) if e.kind() == io::ErrorKind::BrokenPipe)
     }
 
@@ -126,12 +126,23 @@ impl Client {
         &self.pending
     }
 
+    /// A read with a deadline of its own is not begun again by the kernel after a signal, or after the process was stopped for a
+    /// while (signal(7)).
+    fn read_some(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.read(chunk) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
     fn fill(&mut self) -> io::Result<()> {
         if self.pending.len() > MAX_REPLY_BYTES {
             return Err(invalid("the reply is too large"));
         }
         let mut chunk = [0; 16 << 10];
-        let n = self.stream.read(&mut chunk)?;
+        let n = self.read_some(&mut chunk)?;
         if n == 0 {
             let seen = String::from_utf8_lossy(&self.pending).into_owned();
             return Err(io::Error::new(
@@ -290,5 +301,33 @@ mod tests {
         let (mut client, mut server) = pair();
         server.write_all(b"SMTP hello\r\n\r\n").unwrap();
         assert_eq!(client.read_response().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_signal_does_not_end_the_wait_for_a_reply() {
+        extern "C" fn nothing(_: libc::c_int) {}
+        let handler = nothing as extern "C" fn(libc::c_int);
+        // SAFETY: `action` is zeroed (valid for this plain structure) and its handler does nothing; no other test uses the signal.
+        let installed = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handler as libc::sighandler_t;
+            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())
+        };
+        assert_eq!(installed, 0);
+
+        let (mut client, mut server) = pair();
+        // SAFETY: asks for this thread's own handle.
+        let reader = unsafe { libc::pthread_self() };
+        let interrupter = std::thread::spawn(move || {
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(5));
+                // SAFETY: the thread joins this one before it ends, so its handle is good.
+                assert_eq!(unsafe { libc::pthread_kill(reader, libc::SIGUSR1) }, 0);
+            }
+            server.write_all(b"HTTP/1.1 204 \r\n\r\n").unwrap();
+        });
+        let reply = client.read_response();
+        interrupter.join().unwrap();
+        reply.unwrap().expect_204();
     }
 }
