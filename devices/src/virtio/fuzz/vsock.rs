@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
+use vmm_sys_util::tempdir::TempDir;
+
 use super::queues::{BUFFERS, Queues, ring};
 use super::*;
 use crate::virtio::vsock::{Vsock, VsockSpec};
@@ -26,6 +28,8 @@ struct Sockets {
     path: PathBuf,
     listener: UnixListener,
     listeners: Vec<UnixListener>,
+    /// Stays as long as the sockets in it.
+    _dir: TempDir,
 }
 
 thread_local! {
@@ -34,7 +38,7 @@ thread_local! {
 
 fn sockets() -> Sockets {
     SOCKETS.take().unwrap_or_else(|| {
-        let dir = vmm_sys_util::tempdir::TempDir::new_with_prefix("/tmp/fuzz").expect("a temporary directory");
+        let dir = TempDir::new_with_prefix("/tmp/fuzz").expect("a temporary directory");
         let path = dir.as_path().join("v");
         let bind = |path: PathBuf| {
             let listener = UnixListener::bind(path).expect("a listener");
@@ -44,9 +48,7 @@ fn sockets() -> Sockets {
         let numbered = |port| dir.as_path().join(format!("v_{port}"));
         let listeners = (0..LISTENERS).map(|port| bind(numbered(port))).collect();
         let listener = bind(path.clone());
-        // The directory stays as long as the process.
-        std::mem::forget(dir);
-        Sockets { path, listener, listeners }
+        Sockets { path, listener, listeners, _dir: dir }
     })
 }
 
