@@ -66,6 +66,7 @@ vm_new() {
     : >log
     : >console
     : >errors
+    : >metrics
     mkfifo stdin
     exec 3<>stdin
     trap vm_done EXIT
@@ -75,7 +76,7 @@ vm_new() {
 vm_start() { vm_run --api-sock "$sock" "$@"; }
 
 vm_run() {
-    mayfly --id "${vm##*/}" --log-path "$vm/log" --level Info "$@" <stdin >console 2>>errors &
+    mayfly --id "${vm##*/}" --log-path "$vm/log" --level Info --metrics-path "$vm/metrics" "$@" <stdin >console 2>>errors &
     pid=$!
 }
 
@@ -178,7 +179,7 @@ ends() {
 
 md5() { md5sum | cut -d' ' -f1; }
 
-# Shows what the VMM and its guest said, once per scenario, for whoever reads the failure.
+# Shows what the VMM and its guest said and counted, once per scenario, for whoever reads the failure.
 vm_dump() {
     [ -z "$dumped" ] || return
     dumped=yes
@@ -187,7 +188,14 @@ vm_dump() {
         # Ends the last line too: a case's line must begin on a line of its own.
         tail -n 60 $file | tr -d '\r' | awk '{ print "| " $0 }'
     done
-    [ -z "$pid" ] || ended || sed 's/^/| /' "/proc/$pid/status" | grep -E 'State|Threads|VmRSS'
+    if [ -n "$pid" ] && ! ended; then
+        sed 's/^/| /' "/proc/$pid/status" | grep -E 'State|Threads|VmRSS'
+        api PUT /actions '{"action_type": "FlushMetrics"}'
+        echo "| --- counters that are not zero"
+        tail -n 1 metrics | sed 's/},*/}\n/g' | sed 's/"[a-z_]*":0,*//g; s/^/| /' | grep '":[^{]'
+        echo "| --- connections of the host (state, queues)"
+        awk '{ print "| " $2, $3, $4, $5, $6, $7 }' /proc/net/tcp
+    fi
 }
 
 vm_done() {
