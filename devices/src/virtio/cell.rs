@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::any::AnyDevice;
-use super::device::{Kind, Rings};
+use super::device::{Kind, Rings, VirtioDevice};
 use super::queue::{VirtQueue, Visit};
 use super::registers::{Action, F_EVENT_IDX, F_INDIRECT_DESC, Registers};
 use crate::event::{Interest, Source, Subscriber};
@@ -122,7 +122,15 @@ impl VirtioCell {
 
     /// Looks at or changes the registers. Not for status writes: see [`Self::write_status`].
     pub fn registers<T>(&self, look: impl FnOnce(&mut Registers) -> T) -> T {
-        look(&mut self.lock().registers)
+        let mut inner = self.lock();
+        let value = look(&mut inner.registers);
+        inner.count_refused();
+        value
+    }
+
+    /// A register that does not exist was written, or one in a way that it is not.
+    pub fn refuse_write(&self) {
+        self.lock().device.get().faults().registers.inc();
     }
 
     /// Reads the device's configuration space.
@@ -138,7 +146,9 @@ impl VirtioCell {
     /// A driver's write to the status field. A reset is complete when this returns.
     pub fn write_status(&self, value: u32) {
         let mut inner = self.lock();
-        match inner.registers.write_status(value) {
+        let action = inner.registers.write_status(value);
+        inner.count_refused();
+        match action {
             Action::None => {}
             Action::Reset => inner.reset(),
             Action::Activate => match self.make_rings(&inner.registers) {
@@ -146,7 +156,7 @@ impl VirtioCell {
                     inner.state = State::Activating(rings);
                     ring(&self.control);
                 }
-                Err(why) => self.give_up(&mut inner, &why),
+                Err(why) => self.refuse_activation(&mut inner, &why),
             },
         }
     }
@@ -155,7 +165,7 @@ impl VirtioCell {
     pub fn ring_doorbell(&self, index: u32) {
         match self.doorbells.get(index as usize) {
             Some(bell) => ring(bell),
-            None => super::registers::REFUSED_WRITES.inc(),
+            None => self.refuse_write(),
         }
     }
 
@@ -190,13 +200,18 @@ impl VirtioCell {
         self.irq.config();
     }
 
+    fn refuse_activation(&self, inner: &mut Inner, why: &str) {
+        inner.device.get().faults().activations.inc();
+        self.give_up(inner, why);
+    }
+
     fn activate(&self, inner: &mut Inner) {
         if !matches!(inner.state, State::Activating(_)) {
             return;
         }
         let State::Activating(mut rings) = std::mem::replace(&mut inner.state, State::Idle) else { return };
         if let Err(why) = inner.device.get_mut().activate(inner.registers.accepted(), &mut rings) {
-            return self.give_up(inner, &why);
+            return self.refuse_activation(inner, &why);
         }
         inner.state = State::Live(rings);
         if !inner.doorbells_bound {
@@ -223,7 +238,7 @@ impl VirtioCell {
 
     fn visit(&self, inner: &mut Inner, index: u16) {
         let State::Live(rings) = &mut inner.state else { return };
-        match inner.device.get_mut().on_doorbell(index, rings) {
+        match visited(&mut inner.device, rings, |device, rings| device.on_doorbell(index, rings)) {
             Ok(Visit::Idle) => {}
             Ok(Visit::More) => self.ring_doorbell(index.into()),
             Err(error) => return self.give_up(inner, &error.to_string()),
@@ -233,7 +248,7 @@ impl VirtioCell {
 
     fn visit_source(&self, inner: &mut Inner, token: u32) {
         let State::Live(rings) = &mut inner.state else { return };
-        if let Err(error) = inner.device.get_mut().on_source(token, rings) {
+        if let Err(error) = visited(&mut inner.device, rings, |device, rings| device.on_source(token, rings)) {
             return self.give_up(inner, &error.to_string());
         }
         self.announce_change(inner);
@@ -313,7 +328,30 @@ pub enum ConfigChange {
     Silent,
 }
 
+/// Lets the device work on its rings, and counts the malformed chains that it met.
+fn visited<T>(
+    device: &mut AnyDevice,
+    rings: &mut Rings,
+    work: impl FnOnce(&mut dyn VirtioDevice, &mut Rings) -> T,
+) -> T {
+    let bad_chains = |rings: &Rings| rings.queues.iter().map(VirtQueue::bad_chains).sum::<u64>();
+    let before = bad_chains(rings);
+    let outcome = work(device.get_mut(), rings);
+    let met = bad_chains(rings).saturating_sub(before);
+    if met != 0 {
+        device.get().faults().chains.add(met);
+    }
+    outcome
+}
+
 impl Inner {
+    fn count_refused(&mut self) {
+        let refused = self.registers.take_refused();
+        if refused != 0 {
+            self.device.get().faults().registers.add(refused);
+        }
+    }
+
     fn reset(&mut self) {
         if !matches!(self.state, State::Idle) {
             self.device.get_mut().reset();

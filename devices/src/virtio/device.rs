@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::queue::{RingError, VirtQueue, Visit};
 use crate::event::Source;
 use crate::irq::VirtioIrq;
-use crate::metrics::MetricGroup;
+use crate::metrics::{Counter, MetricGroup};
 use crate::ram::GuestRam;
 use crate::rate_limit::LimitDial;
 
@@ -39,6 +39,17 @@ pub struct Rings {
     pub queues: Vec<VirtQueue>,
 }
 
+/// Counters of what a driver does wrong and the cell notices, not the device itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Faults<'a> {
+    /// Drivers that said DRIVER_OK and whose rings, or whose wishes, cannot be.
+    pub activations: &'a Counter,
+    /// Register writes that made no sense and were ignored.
+    pub registers: &'a Counter,
+    /// Malformed descriptor chains, given back unserved.
+    pub chains: &'a Counter,
+}
+
 /// A virtio device. Called with the device's lock held, from its event loop except where said otherwise.
 pub trait VirtioDevice: Send {
     /// Which device it is.
@@ -49,6 +60,9 @@ pub trait VirtioDevice: Send {
 
     /// What it counts. The same object for the life of the device.
     fn metrics(&self) -> Arc<dyn MetricGroup>;
+
+    /// Those of its counters that the cell keeps.
+    fn faults(&self) -> Faults<'_>;
 
     /// Features offered, [`super::registers::F_VERSION_1`] included.
     fn features(&self) -> u64;

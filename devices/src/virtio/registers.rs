@@ -5,7 +5,6 @@
 
 use super::queue::Geometry;
 use super::status::{self, Change, Status};
-use crate::metrics::Counter;
 
 /// VIRTIO_F_VERSION_1 (virtio 1.3 §6).
 pub const F_VERSION_1: u64 = 1 << 32;
@@ -15,9 +14,6 @@ pub const F_INDIRECT_DESC: u64 = 1 << 28;
 pub const F_EVENT_IDX: u64 = 1 << 29;
 /// VIRTIO_F_IN_ORDER.
 pub const F_IN_ORDER: u64 = 1 << 35;
-
-/// Register writes that made no sense and were ignored, over all devices.
-pub static REFUSED_WRITES: Counter = Counter::new();
 
 /// Which 64-bit address of a queue is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +50,8 @@ pub struct Registers {
     queues: Vec<Geometry>,
     status: Status,
     generation: u32,
+    /// Writes that made no sense and were ignored, and were not yet taken note of.
+    refused: u64,
 }
 
 impl Registers {
@@ -70,6 +68,7 @@ impl Registers {
             queues: vec![Geometry::default(); max_sizes.len()],
             status: Status::empty(),
             generation: 0,
+            refused: 0,
         }
     }
 
@@ -78,9 +77,14 @@ impl Registers {
         Self { required: required | F_VERSION_1, ..self }
     }
 
-    fn refuse(&self, what: &str) {
-        REFUSED_WRITES.inc();
+    fn refuse(&mut self, what: &str) {
+        self.refused = self.refused.saturating_add(1);
         crate::guest_warn!("virtio register write ignored: {what} (status {:#x})", self.status.bits());
+    }
+
+    /// How many writes made no sense and were ignored since this was last asked.
+    pub fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
     }
 
     /// Features the driver accepted.

@@ -19,7 +19,7 @@ use crate::irq::VirtioIrq;
 use crate::metrics::MetricGroup;
 use crate::ram::GuestRam;
 use crate::virtio::chain;
-use crate::virtio::device::{Kind, Rings, VirtioDevice};
+use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{RingError, Served, VirtQueue, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
@@ -324,6 +324,11 @@ impl VirtioDevice for Balloon {
         self.metrics.clone()
     }
 
+    fn faults(&self) -> Faults<'_> {
+        let metrics = &*self.metrics;
+        Faults { activations: &metrics.activate_fails, registers: &metrics.cfg_fails, chains: &metrics.event_fails }
+    }
+
     fn features(&self) -> u64 {
         self.features
     }
@@ -343,7 +348,7 @@ impl VirtioDevice for Balloon {
         self.roles = Roles::of(accepted, &ready);
         self.regions = Regions::of(&rings.ram);
         if self.roles.queue(Role::Stats).is_some() {
-            self.polling.start().inspect_err(|_| self.metrics.activate_fails.inc())?;
+            self.polling.start()?;
         }
         self.accepted = accepted;
         Ok(())

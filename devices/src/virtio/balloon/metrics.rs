@@ -3,7 +3,7 @@
 crate::metric_group! {
     /// Counters of the balloon.
     pub struct BalloonMetrics {
-        /// Activations that failed.
+        /// Drivers with rings or wishes that cannot be.
         activate_fails: Counter,
         /// Inflate requests served.
         inflate_count: Counter,
@@ -13,7 +13,7 @@ crate::metric_group! {
         stats_update_fails: Counter,
         /// Deflate requests served.
         deflate_count: Counter,
-        /// Visits that ended with a broken ring.
+        /// Malformed chains, and visits that ended with a broken ring.
         event_fails: Counter,
         /// Ranges of free memory reported.
         free_page_report_count: Counter,

@@ -16,7 +16,7 @@ use crate::rate_limit::{LimitDial, RateLimiter, RateLimits};
 use crate::sys::disk;
 use crate::sys::iovec::GuestIoVec;
 use crate::virtio::chain::{self, Chain};
-use crate::virtio::device::{Kind, Rings, VirtioDevice};
+use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{MAX_SIZE, RingError, Served, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
@@ -382,6 +382,15 @@ impl VirtioDevice for Block {
 
     fn metrics(&self) -> Arc<dyn MetricGroup> {
         self.metrics.clone()
+    }
+
+    fn faults(&self) -> Faults<'_> {
+        let metrics = &*self.metrics;
+        Faults {
+            activations: &metrics.activate_fails,
+            registers: &metrics.cfg_fails,
+            chains: &metrics.invalid_reqs_count,
+        }
     }
 
     fn features(&self) -> u64 {

@@ -3,9 +3,9 @@
 crate::metric_group! {
     /// Counters of one drive.
     pub struct BlockMetrics {
-        /// Activations that failed.
+        /// Drivers with rings or wishes that cannot be.
         activate_fails: Counter,
-        /// Accesses to the configuration space that made no sense.
+        /// Accesses to registers or the configuration space that made no sense.
         cfg_fails: Counter,
         /// Visits that found the queue empty.
         no_avail_buffer: Counter,
@@ -13,7 +13,7 @@ crate::metric_group! {
         event_fails: Counter,
         /// Requests the host failed (EIO, ENOSPC, a file that became shorter).
         execute_fails: Counter,
-        /// Requests that made no sense and were refused.
+        /// Requests that made no sense and were refused, and malformed chains.
         invalid_reqs_count: Counter,
         /// Flushes done.
         flush_count: Counter,

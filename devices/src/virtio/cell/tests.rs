@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::virtio::block::Engine;
 use crate::virtio::block::tests::rig::*;
-use crate::virtio::registers::{Area, F_VERSION_1, REFUSED_WRITES};
+use crate::virtio::registers::{Area, F_VERSION_1};
 use crate::virtio::status::Status;
 
 fn rig() -> Rig {
@@ -71,6 +71,7 @@ fn bad_geometry_needs_a_reset() {
         assert_eq!(rig.status().bits(), 0x4f);
         rig.cell.write_status(0);
         assert_eq!(rig.status(), Status::empty());
+        assert_eq!(rig.metrics.activate_fails.get(), count as u64);
     }
     rig.bring_up(0);
     rig.read(0, 512);
@@ -110,11 +111,12 @@ fn nothing_moves_before_driver_ok() {
 #[test]
 fn geometry_is_frozen_once_the_driver_is_set_up() {
     let mut rig = rig();
-    let before = REFUSED_WRITES.get();
+    let metrics = rig.metrics.clone();
+    let before = metrics.cfg_fails.get();
     set_up(&rig.cell, 0x8000, [0xdead_0000, 0xdead_0000, 0xdead_0000]);
     rig.cell.registers(|r| r.set_queue_ready(0));
-    // Size, two halves of three addresses, ready twice. Other tests may count as well.
-    assert!(REFUSED_WRITES.get() - before >= 9);
+    // Size, two halves of three addresses, ready twice.
+    assert_eq!(metrics.cfg_fails.get() - before, 9);
     rig.read(7, 4096);
     assert_eq!(rig.status().bits(), 15);
 }

@@ -19,7 +19,7 @@ use crate::metrics::MetricGroup;
 use crate::sys::iovec::GuestIoVec;
 use crate::virtio::chain::Chain;
 use crate::virtio::config_space;
-use crate::virtio::device::{Kind, Rings, VirtioDevice};
+use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{MAX_SIZE, RingError, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
@@ -241,6 +241,15 @@ impl VirtioDevice for Mem {
 
     fn metrics(&self) -> Arc<dyn MetricGroup> {
         self.metrics.clone()
+    }
+
+    fn faults(&self) -> Faults<'_> {
+        let metrics = &*self.metrics;
+        Faults {
+            activations: &metrics.activate_fails,
+            registers: &metrics.cfg_fails,
+            chains: &metrics.queue_event_fails,
+        }
     }
 
     fn features(&self) -> u64 {

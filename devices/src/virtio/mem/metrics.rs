@@ -3,9 +3,9 @@
 crate::metric_group! {
     /// Counters of the memory device.
     pub struct MemMetrics {
-        /// Activations that failed.
+        /// Drivers with rings or wishes that cannot be.
         activate_fails: Counter,
-        /// Visits that ended with a broken ring, and requests that could not be answered.
+        /// Malformed chains, and visits that ended with a broken ring, and requests that could not be answered.
         queue_event_fails: Counter,
         /// Doorbells.
         queue_event_count: Counter,
@@ -41,7 +41,7 @@ crate::metric_group! {
         unplug_all_agg: Latency,
     }
     beyond v1 {
-        /// Accesses to the configuration space that made no sense.
+        /// Accesses to registers or the configuration space that made no sense.
         cfg_fails: Counter,
         /// Requests of no known kind.
         unknown_count: Counter,

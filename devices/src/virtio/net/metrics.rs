@@ -3,15 +3,15 @@
 crate::metric_group! {
     /// Counters of one network card. "Received" and "sent" are as the guest sees it; bytes are those of the frames, without headers.
     pub struct NetMetrics {
-        /// The driver was set up and the card could not be.
+        /// Drivers with rings or wishes that cannot be.
         activate_fails: Counter,
-        /// Accesses to the configuration space that made no sense.
+        /// Accesses to registers or the configuration space that made no sense.
         cfg_fails: Counter,
         /// Frames had to wait on the tap because the guest offered no (or too small) buffers.
         no_rx_avail_buffer: Counter,
         /// The guest rang the transmit doorbell for nothing.
         no_tx_avail_buffer: Counter,
-        /// Visits that ended with a broken ring.
+        /// Malformed chains, and visits that ended with a broken ring.
         event_fails: Counter,
         /// Receive doorbells.
         rx_queue_event_count: Counter,

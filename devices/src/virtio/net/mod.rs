@@ -24,7 +24,7 @@ pub use self::metrics::NetMetrics;
 use self::port::Port;
 use self::rx::{Place, Rx};
 use self::tx::Tx;
-use super::device::{Kind, Rings, VirtioDevice};
+use super::device::{Faults, Kind, Rings, VirtioDevice};
 use super::queue::{self, RingError, Visit};
 use crate::event::{Interest, Source};
 use crate::metrics::MetricGroup;
@@ -235,6 +235,11 @@ impl VirtioDevice for Net {
         self.metrics.clone()
     }
 
+    fn faults(&self) -> Faults<'_> {
+        let metrics = &*self.metrics;
+        Faults { activations: &metrics.activate_fails, registers: &metrics.cfg_fails, chains: &metrics.event_fails }
+    }
+
     fn features(&self) -> u64 {
         features::offered(self.tap.supported(), self.mac.is_some(), self.mtu.is_some())
     }
@@ -252,10 +257,8 @@ impl VirtioDevice for Net {
 
     fn activate(&mut self, accepted: u64, _rings: &mut Rings) -> Result<(), String> {
         let offloads = features::offloads(accepted);
-        self.tap.set_offloads(offloads).map_err(|error| {
-            self.metrics.activate_fails.inc();
-            format!("{}: the tap does not take offloads {offloads:?}: {error}", self.tap.name())
-        })?;
+        let refused = |error| format!("{}: the tap does not take offloads {offloads:?}: {error}", self.tap.name());
+        self.tap.set_offloads(offloads).map_err(refused)?;
         self.offloads = offloads;
         self.drop_stale_frames();
         let large = Offloads::all() - Offloads::CSUM;

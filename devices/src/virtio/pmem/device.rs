@@ -16,7 +16,7 @@ use crate::sys::disk;
 use crate::sys::iovec::GuestIoVec;
 use crate::virtio::chain::{self, Chain};
 use crate::virtio::config_space;
-use crate::virtio::device::{Kind, Rings, VirtioDevice};
+use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{MAX_SIZE, RingError, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
@@ -197,6 +197,11 @@ impl VirtioDevice for Pmem {
 
     fn metrics(&self) -> Arc<dyn MetricGroup> {
         self.metrics.clone()
+    }
+
+    fn faults(&self) -> Faults<'_> {
+        let metrics = &*self.metrics;
+        Faults { activations: &metrics.activate_fails, registers: &metrics.cfg_fails, chains: &metrics.event_fails }
     }
 
     fn features(&self) -> u64 {

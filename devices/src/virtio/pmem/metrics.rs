@@ -3,9 +3,9 @@
 crate::metric_group! {
     /// Counters of one persistent-memory device.
     pub struct PmemMetrics {
-        /// Activations that failed.
+        /// Drivers with rings or wishes that cannot be.
         activate_fails: Counter,
-        /// Accesses to the configuration space that made no sense.
+        /// Accesses to registers or the configuration space that made no sense.
         cfg_fails: Counter,
         /// Requests that made no sense, flushes the host failed, and broken rings.
         event_fails: Counter,

@@ -8,7 +8,7 @@ use crate::metrics::MetricGroup;
 use crate::rate_limit::{LimitDial, RateLimiter, RateLimits};
 use crate::sys::random;
 use crate::virtio::chain::Chain;
-use crate::virtio::device::{Kind, Rings, VirtioDevice};
+use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{MAX_SIZE, RingError, Served, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
@@ -128,6 +128,15 @@ impl VirtioDevice for Rng {
 
     fn metrics(&self) -> Arc<dyn MetricGroup> {
         self.metrics.clone()
+    }
+
+    fn faults(&self) -> Faults<'_> {
+        let metrics = &*self.metrics;
+        Faults {
+            activations: &metrics.activate_fails,
+            registers: &metrics.cfg_fails,
+            chains: &metrics.entropy_event_fails,
+        }
     }
 
     fn features(&self) -> u64 {

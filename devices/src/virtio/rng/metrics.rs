@@ -3,9 +3,9 @@
 crate::metric_group! {
     /// Counters of the entropy device.
     pub struct RngMetrics {
-        /// Activations that failed.
+        /// Drivers with rings or wishes that cannot be.
         activate_fails: Counter,
-        /// Requests without room for a byte, and visits that ended with a broken ring.
+        /// Malformed chains, requests without room for a byte, and visits that ended with a broken ring.
         entropy_event_fails: Counter,
         /// Doorbells.
         entropy_event_count: Counter,
@@ -19,6 +19,8 @@ crate::metric_group! {
         rate_limiter_event_count: Counter,
     }
     beyond v1 {
+        /// Accesses to registers that made no sense.
+        cfg_fails: Counter,
         /// Requests answered.
         requests_count: Counter,
     }

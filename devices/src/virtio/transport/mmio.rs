@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::bus::BusDevice;
 use crate::irq::{INTERRUPTS, IrqLine, VirtioIrq};
 use crate::virtio::cell::VirtioCell;
-use crate::virtio::registers::{Area, REFUSED_WRITES};
+use crate::virtio::registers::Area;
 
 /// Length of a device's window in bytes.
 pub const WINDOW_LEN: u64 = 0x1000;
@@ -113,7 +113,7 @@ impl MmioWindow {
             0x94 => address(Area::Available, true),
             0xa0 => address(Area::Used, false),
             0xa4 => address(Area::Used, true),
-            _ => REFUSED_WRITES.inc(),
+            _ => self.cell.refuse_write(),
         }
     }
 }
@@ -136,7 +136,7 @@ impl BusDevice for MmioWindow {
         }
         match <[u8; 4]>::try_from(data) {
             Ok(word) if offset.is_multiple_of(4) => self.write_register(offset, u32::from_le_bytes(word)),
-            _ => REFUSED_WRITES.inc(),
+            _ => self.cell.refuse_write(),
         }
     }
 }

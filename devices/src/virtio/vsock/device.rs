@@ -13,7 +13,7 @@ use super::tx::Tx;
 use crate::event::{Interest, Source};
 use crate::metrics::MetricGroup;
 use crate::virtio::chain::{self, Chain};
-use crate::virtio::device::{Kind, Rings, VirtioDevice};
+use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{self, RingError, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_IN_ORDER, F_VERSION_1};
 
@@ -146,6 +146,15 @@ impl VirtioDevice for Vsock {
 
     /// Streams need no feature (§5.10.3). Chains are completed in the order in which they come. Indirect descriptors would gain nothing:
     /// packets have two descriptors at most.
+    fn faults(&self) -> Faults<'_> {
+        let metrics = &*self.metrics;
+        Faults {
+            activations: &metrics.activate_fails,
+            registers: &metrics.cfg_fails,
+            chains: &metrics.tx_queue_event_fails,
+        }
+    }
+
     fn features(&self) -> u64 {
         F_VERSION_1 | F_EVENT_IDX | F_IN_ORDER
     }

@@ -3,13 +3,13 @@
 crate::metric_group! {
     /// Counters of the socket device. "Received" (rx) is what the guest gets, "sent" (tx) what it gives; bytes are those of data.
     pub struct VsockMetrics {
-        /// The driver was set up and the device could not be.
+        /// Drivers with rings or wishes that cannot be.
         activate_fails: Counter,
-        /// Writes to the configuration space, which has nothing to write.
+        /// Accesses to registers that made no sense, and writes to the configuration space, which has nothing to write.
         cfg_fails: Counter,
         /// Visits to the receive queue that found it broken.
         rx_queue_event_fails: Counter,
-        /// Visits to the transmit queue that found it broken.
+        /// Visits to the transmit queue that found it broken, and malformed chains of any queue.
         tx_queue_event_fails: Counter,
         /// Visits to the event queue that found it broken.
         ev_queue_event_fails: Counter,
