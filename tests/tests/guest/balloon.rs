@@ -8,7 +8,7 @@ use mayfly_tests::{PATIENCE, Vmm, metrics};
 use serde_json::{Value, json};
 
 use super::pass_bar::rss_mib;
-use super::{configured, finish, number};
+use super::{configured, finish, measured, number};
 
 const PAGES_PER_MIB: u64 = 256;
 /// The guest's pool.
@@ -73,8 +73,7 @@ fn counted(file: &Path, field: &str) -> u64 {
 #[test]
 fn what_is_inflated_goes_back_to_the_host_and_comes_back_empty() {
     let vmm = inflatable(&Job::new(Mode::Balloon { steps: 5 }), &json!({"amount_mib": 0, "deflate_on_oom": false}));
-    let file = vmm.file("metrics", b"");
-    vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
+    let file = measured(&vmm);
     assert_eq!(start(&vmm) & DEFLATE_ON_OOM, 0, "not asked for");
     let full = rss_mib(&vmm);
     let mut had: u64 = 0;
@@ -110,8 +109,7 @@ fn a_balloon_can_be_there_from_the_start() {
 fn statistics_are_asked_for_and_told() {
     let shape = json!({"amount_mib": 0, "deflate_on_oom": false, "stats_polling_interval_s": 1});
     let vmm = inflatable(&Job::new(Mode::Balloon { steps: 2 }), &shape);
-    let file = vmm.file("metrics", b"");
-    vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
+    let file = measured(&vmm);
     start(&vmm);
     // Each number is its tag and the round it was told in.
     let told = |now: &Value| now["free_memory"].as_u64().map(|value| value & 0xffff_ffff);
@@ -180,8 +178,7 @@ fn statistics_that_are_off_stay_off() {
 fn reported_pages_go_back_to_the_host() {
     let shape = json!({"amount_mib": 0, "deflate_on_oom": false, "free_page_reporting": true});
     let vmm = inflatable(&Job::new(Mode::Balloon { steps: 1 }).with("report", 1), &shape);
-    let file = vmm.file("metrics", b"");
-    vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
+    let file = measured(&vmm);
     start(&vmm);
     let report = parsed(&vmm.wait_for_line("report=", PATIENCE));
     let facts = ["report", "zero", "old", "odd"].map(|key| number(&report, key));
@@ -198,8 +195,7 @@ fn reported_pages_go_back_to_the_host() {
 fn hinted_pages_go_back_while_a_run_lasts() {
     let shape = json!({"amount_mib": 0, "deflate_on_oom": false, "free_page_hinting": true});
     let vmm = inflatable(&Job::new(Mode::Balloon { steps: 3 }), &shape);
-    let file = vmm.file("metrics", b"");
-    vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
+    let file = measured(&vmm);
     start(&vmm);
     let status = || vmm.get("/balloon/hinting/status").expect_200();
     assert_eq!(status(), json!({"host_cmd": 0, "guest_cmd": null}));

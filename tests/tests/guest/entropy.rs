@@ -6,7 +6,7 @@ use guest::{Job, Mode};
 use mayfly_tests::metrics;
 use serde_json::json;
 
-use super::{configured, number, run};
+use super::{configured, measured, number, run};
 
 const REQUEST_MAX: u64 = 64 << 10;
 
@@ -15,8 +15,7 @@ fn the_guest_gets_random_bytes() {
     for (requests, len) in [(5000, 64), (300, 4096), (20, 2 * REQUEST_MAX)] {
         let vmm = configured(&Job::new(Mode::Rng { requests, len }));
         vmm.put("/entropy", &json!({})).expect_204();
-        let file = vmm.file("metrics", b"");
-        vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
+        let file = measured(&vmm);
         let report = run(&vmm);
         let total = |field: &str| metrics::total(&file, "entropy", field);
         let each = len.min(REQUEST_MAX);

@@ -1,6 +1,5 @@
 //! Rate limiters: what they let through, that they can be changed while the machine runs, and what waiting for them costs (G30).
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use guest::{Direction, Job, Mode, Report};
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::network::{attach, network};
 use super::pass_bar::{LINES_MAX, PassBar, VMM_THREAD, answers_quickly, thread_ticks, wake_ups};
-use super::{configured, finish, number, run};
+use super::{configured, finish, flush_metrics, measured, number, run};
 
 const ENGINES: [&str; 2] = ["Sync", "Async"];
 const MIB: u64 = 1 << 20;
@@ -39,18 +38,6 @@ fn limit_interface(vmm: &Vmm, tap: &str, rx: &Value, tx: &Value) {
         "rx_rate_limiter": rx, "tx_rate_limiter": tx,
     });
     vmm.put("/network-interfaces/eth0", &body).expect_204();
-}
-
-/// Has the machine write metrics.
-fn measured(vmm: &Vmm) -> PathBuf {
-    let path = vmm.file("metrics", b"");
-    vmm.put("/metrics", &json!({"metrics_path": path})).expect_204();
-    path
-}
-
-/// What all lines so far say of a number.
-fn flush(vmm: &Vmm) {
-    vmm.put("/actions", &json!({"action_type": "FlushMetrics"})).expect_204();
 }
 
 /// Frames from the guest until none comes for `patience`, or `most` have come.
@@ -249,7 +236,7 @@ fn g30_limits_hold_at_no_cost_against_a_busy_guest() {
             assert!(wake_ups < 20 * OPS, "{engine}: {wake_ups} wake-ups for {OPS} operations");
             assert!(u128::from(ticks) * 10 < elapsed.as_millis() / 10, "{engine}: {ticks} ticks in {elapsed:?}");
         }
-        flush(&vmm);
+        flush_metrics(&vmm);
         let most = begun.elapsed().as_millis() as u64 / EACH_MS + 1;
         for (group, throttled, event) in [
             ("block_d", "rate_limiter_throttled_events", "rate_limiter_event_count"),

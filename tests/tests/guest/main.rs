@@ -24,6 +24,7 @@ use std::path::PathBuf;
 
 use guest::{Job, Report};
 use mayfly_tests::{PATIENCE, Vmm, VmmBuilder, binary};
+use serde_json::json;
 
 /// A monitor with the guest's image as its kernel, not started.
 #[track_caller]
@@ -43,6 +44,20 @@ fn configured_with(builder: VmmBuilder, image: &[u8], job: &Job) -> Vmm {
 
 fn kernel(vmm: &Vmm, image: &[u8]) -> PathBuf {
     vmm.file("guest.elf", image)
+}
+
+/// Has the machine write metrics, and where.
+#[track_caller]
+fn measured(vmm: &Vmm) -> PathBuf {
+    let path = vmm.file("metrics", b"");
+    vmm.put("/metrics", &json!({"metrics_path": path})).expect_204();
+    path
+}
+
+/// Brings the file up to date.
+#[track_caller]
+fn flush_metrics(vmm: &Vmm) {
+    vmm.put("/actions", &json!({"action_type": "FlushMetrics"})).expect_204();
 }
 
 /// Starts the machine, waits for its end and returns what the guest reported.

@@ -6,7 +6,7 @@ use guest::{Job, Mode, Report};
 use mayfly_tests::{PATIENCE, Tap, Vmm, metrics, tap};
 use serde_json::{Value, json};
 
-use super::{configured, finish, number, run, text};
+use super::{configured, finish, measured, number, run, text};
 
 const MAC: &str = "06:00:00:00:00:01";
 
@@ -100,6 +100,36 @@ fn a_token_ends() {
     let report = ask(&tap, &job, "V2");
     let good = number(&report, "good");
     assert!((1..4).contains(&good), "{good} of four requests in two seconds with a token for one");
+    let answers: Vec<u64> = report.with_key("status").filter_map(|line| line.number("status")).collect();
+    assert!(
+        answers.len() == 4 && answers.is_sorted() && answers.iter().all(|status| matches!(status, 200 | 401)),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn version_2_has_both_forms() {
+    let tap = network();
+    for (imds_compat, body) in [(false, r#"{"ami-id":"ami-12345","tags":{"a":"b"}}"#), (true, "ami-id_tags/")] {
+        let job = job(1, "/latest/meta-data").with("ttl", 60).with("header", "Accept:application/json");
+        let report = run(&machine(&tap, &job, "V2", imds_compat));
+        assert_eq!(answer(&report), (200, body.to_owned()), "imds_compat: {imds_compat}");
+    }
+}
+
+#[test]
+fn requests_without_a_good_token_are_counted() {
+    let tap = network();
+    for (token, field) in [(None, "rx_no_token"), (Some("0000"), "rx_invalid_token")] {
+        let mut job = job(3, "/latest");
+        if let Some(token) = token {
+            job = job.with("token", token);
+        }
+        let vmm = machine(&tap, &job, "V2", false);
+        let file = measured(&vmm);
+        assert_eq!(number(&run(&vmm), "status"), 401);
+        assert_eq!(metrics::total(&file, "mmds", field), 3, "{field}");
+    }
 }
 
 #[test]
@@ -128,13 +158,13 @@ fn its_frames_stay_inside_and_are_counted() {
     let tap = network();
     let socket = tap.packets().unwrap();
     let vmm = machine(&tap, &job(20, "/latest/meta-data/ami-id").with("ttl", 60).with("fresh", 1), "V2", false);
-    let file = vmm.file("metrics", b"");
-    vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
+    let file = measured(&vmm);
     let report = run(&vmm);
     assert_eq!((number(&report, "good"), number(&report, "failed")), (20, 0));
     while let Some(frame) = socket.receive(Duration::ZERO).unwrap() {
+        // Sender or receiver, of IPv4 or ARP.
         let about = |at: usize| frame.get(at..at + 4) == Some(&[169, 254, 169, 254]);
-        assert!(!about(30) && !about(38), "a frame for the service is on the tap: {frame:?}");
+        assert!(![26, 28, 30, 38].into_iter().any(about), "a frame of the service is on the tap: {frame:?}");
     }
     let total = |field: &str| metrics::total(&file, "mmds", field);
     // The first connection serves the token and the first request.

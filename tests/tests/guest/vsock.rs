@@ -4,14 +4,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use guest::{Job, Mode, Report, pattern};
 use mayfly_tests::{PATIENCE, Vmm, metrics};
 use serde_json::json;
 
-use super::pass_bar::{VMM_THREAD, rss_kib, wake_ups};
-use super::{configured, finish, number};
+use super::pass_bar::{LINES_MAX, PassBar, VMM_THREAD, rss_kib, wake_ups};
+use super::{configured, finish, measured, number};
 
 const ECHO: u32 = 1;
 const SINK: u32 = 2;
@@ -262,11 +263,50 @@ fn who_does_not_read_holds_up_who_writes_at_no_cost() {
     stop(&vmm);
 }
 
+/// G18: credit for more than there are buffers, no buffer for a while, and a host that writes as much as it can: it waits, at no cost,
+/// and nothing is lost.
+#[test]
+fn a_guest_without_buffers_holds_up_the_host_at_no_cost() {
+    let bytes = 16 * MIB;
+    let job = Job::new(Mode::Vsock { bytes: 0, connect: None }).with("withhold_ms", 4000).with("sink_room", 64 * MIB);
+    let vmm = configured(&job);
+    vmm.put("/vsock", &json!({"guest_cid": 7, "uds_path": path(&vmm)})).expect_204();
+    vmm.instance_start();
+    vmm.wait_for_line("vsock=started", PATIENCE);
+    let mut sink = connect(&vmm, SINK);
+    vmm.wait_for_line("vsock=withholding", PATIENCE);
+    let bar = PassBar::before(&vmm);
+    let written = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for piece in streamed(bytes).chunks(64 << 10) {
+                sink.write_all(piece).unwrap();
+                written.fetch_add(piece.len() as u64, Ordering::SeqCst);
+            }
+            sink.shutdown(Shutdown::Write).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        let before = (wake_ups(&vmm, VMM_THREAD), written.load(Ordering::SeqCst));
+        std::thread::sleep(Duration::from_secs(1));
+        let woken = wake_ups(&vmm, VMM_THREAD) - before.0;
+        assert!(woken <= 3, "the VMM thread was woken {woken} times");
+        assert_eq!(written.load(Ordering::SeqCst), before.1, "the host goes on writing");
+        // All buffers are full, and so is the socket.
+        assert!((MIB / 2..4 * MIB).contains(&before.1), "{} bytes were taken", before.1);
+        bar.check(&vmm, LINES_MAX);
+        assert!(
+            vmm.console().find("vsock=taking", Duration::ZERO).is_none(),
+            "the guest took something before the check"
+        );
+    });
+    vmm.wait_for_line(&format!("sunk={bytes} bad=0"), PATIENCE);
+    stop(&vmm);
+}
+
 #[test]
 fn the_socket_goes_with_the_machine_and_the_metrics_count() {
     let vmm = served(MIB, None);
-    let file = vmm.file("metrics", b"");
-    vmm.put("/metrics", &json!({"metrics_path": file})).expect_204();
+    let file = measured(&vmm);
     vmm.instance_start();
     vmm.wait_for_line("vsock=started", PATIENCE);
     echoes(&mut connect(&vmm, ECHO), &[7; 1000]);

@@ -108,7 +108,9 @@ pub enum Mode {
     /// that and closes, 4 accepts and reads nothing, 5 counts what it gets, 9 ends the mode, others are refused. With `connect`, a program of the guest also
     /// sends `bytes` to that port of the host. `vsock=started` with `cid`; `connected` (the host's port); `sunk` and `bad` (bytes) at the
     /// end of a connection to port 2, `sourced` and `open` (0 if it was refused) at that of one that sends; at the end `accepted`,
-    /// `refused`, `resets`, `open`, `most_open`, `packets`, `rx_kicks`, `tx_kicks`, `stopped`.
+    /// `refused`, `resets`, `open`, `most_open`, `packets`, `rx_kicks`, `tx_kicks`, `stopped`. With `mayfly.withhold_ms=`, the guest takes
+    /// nothing and posts no buffer for so long after the first connection (`vsock=withholding`, `vsock=taking`); ports 2 and 5 have
+    /// `mayfly.sink_room=` (1 MiB) bytes of credit.
     Vsock {
         /// Bytes to send, a multiple of 8.
         bytes: u64,

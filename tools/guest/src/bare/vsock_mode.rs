@@ -1,6 +1,7 @@
 //! `mode=vsock`: services that host programs connect to, and a program that connects to one on the host.
 //!
-//! Ends after `ms` milliseconds, or when a host program connects to port 9. With `reading=1` a read of a drive is in flight meanwhile, as in
+//! Ends after `ms` milliseconds, or when a host program connects to port 9. With `withhold_ms`, what comes after the first connection is
+//! left where it is for so long, and no receive buffer comes back; a sink then has `sink_room` bytes of room. With `reading=1` a read of a drive is in flight meanwhile, as in
 //! `mode=net`.
 
 use crate::block_mode::word;
@@ -28,7 +29,7 @@ const OWN: u32 = 1000;
 const CONNECTIONS: usize = 1100;
 /// Room for data from the host: of an echo, what it keeps until it is sent back; of a sink, nothing is ever kept.
 const ECHO_ROOM: u32 = 4096;
-const SINK_ROOM: u32 = 1 << 20;
+const SINK_ROOM: u64 = 1 << 20;
 
 /// A connection, from our side.
 #[derive(Clone, Copy)]
@@ -39,6 +40,8 @@ struct Talk {
     service: u32,
     /// Accepted by both sides.
     open: bool,
+    /// Our room for data.
+    own_room: u32,
     /// The host's room, what it has read of it, and what we sent.
     room: u32,
     read: u32,
@@ -61,6 +64,7 @@ const FREE: Talk = Talk {
     guest_port: 0,
     service: 0,
     open: false,
+    own_room: ECHO_ROOM,
     room: 0,
     read: 0,
     sent: 0,
@@ -74,14 +78,10 @@ const FREE: Talk = Talk {
 };
 
 impl Talk {
-    fn own_room(&self) -> u32 {
-        if matches!(self.service, SINK | DRAIN) { SINK_ROOM } else { ECHO_ROOM }
-    }
-
     fn packet(&mut self, cid: u64, op: u16) -> Packet {
         self.told = self.forwarded;
         let packet = Packet::to_host(cid, self.guest_port, self.host_port, op);
-        Packet { buf_alloc: self.own_room(), fwd_cnt: self.forwarded, ..packet }
+        Packet { buf_alloc: self.own_room, fwd_cnt: self.forwarded, ..packet }
     }
 
     /// How much the host can take.
@@ -116,6 +116,8 @@ struct Services {
     kept: Dma,
     /// What a source sends.
     bytes: u64,
+    /// What a sink has room for.
+    sink_room: u32,
     counts: Counts,
 }
 
@@ -135,18 +137,30 @@ pub fn run(machine: &mut Machine) {
     };
     let kept = machine.arena.take(CONNECTIONS as u64 * u64::from(ECHO_ROOM), 4096);
     let bytes = line.number("bytes", 0) & !7;
-    let mut services = Services { vsock, talks: [FREE; CONNECTIONS], used: 1, kept, bytes, counts: Counts::default() };
+    let sink_room = line.number("sink_room", SINK_ROOM) as u32;
+    let talks = [FREE; CONNECTIONS];
+    let mut services = Services { vsock, talks, used: 1, kept, bytes, sink_room, counts: Counts::default() };
     let mut reading = Reading::start(machine);
     say!("vsock=started cid={}", services.vsock.cid);
     if let Some(port) = Some(line.number("connect", 0)).filter(|port| *port != 0) {
         services.connect(port as u32);
     }
+    let mut withhold_ms = line.number("withhold_ms", 0);
     let deadline = machine.clock.deadline_ms(line.number("ms", 60_000));
     while !services.counts.stopped && !deadline.passed() {
         if !services.step() {
             cpu::pause();
         }
         reading.look();
+        if withhold_ms != 0 && services.counts.accepted != 0 {
+            say!("vsock=withholding");
+            let until = machine.clock.deadline_ms(withhold_ms);
+            while !until.passed() {
+                cpu::pause();
+            }
+            say!("vsock=taking");
+            withhold_ms = 0;
+        }
     }
     let Counts { accepted, refused, resets, open, most_open, stopped } = services.counts;
     say!("accepted={accepted} refused={refused} resets={resets} open={open} most_open={most_open}");
@@ -240,6 +254,7 @@ impl Services {
             guest_port: packet.dst_port,
             service,
             open: true,
+            own_room: if matches!(service, SINK | DRAIN) { self.sink_room } else { ECHO_ROOM },
             room: packet.buf_alloc,
             read: packet.fwd_cnt,
             left,
@@ -263,7 +278,7 @@ impl Services {
                     talk.bad += pattern::strays(talk.received, data.bytes());
                 }
                 talk.forwarded = talk.forwarded.wrapping_add(data.len() as u32);
-                if talk.forwarded.wrapping_sub(talk.told) >= SINK_ROOM / 4 {
+                if talk.forwarded.wrapping_sub(talk.told) >= talk.own_room / 4 {
                     let update = talk.packet(self.vsock.cid, op::CREDIT_UPDATE);
                     self.vsock.send(update);
                 }

@@ -4,9 +4,11 @@ use super::{Case, Lab, Outcome};
 use crate::cpu;
 use crate::mmds_mode::{Link, is_whole, parse};
 use crate::net::Net;
-use crate::tcp::{self, ACK, Connection, DATA, FIN, IP, PUSH, RST, SEGMENT, SYN, TCP};
+use crate::tcp::{self, ACK, Connection, DATA, Ends, FIN, IP, PUSH, RST, SEGMENT, SYN, TCP, Trouble};
 
 pub const CASES: &[Case] = &[
+    // Not spoiled: that the others are silent is their own doing.
+    ("g25-proper", |lab| bad_syn(lab, |_| {}, true)),
     ("g25-ihl-short", |lab| bad_syn(lab, |frame| frame[IP] = 0x44, true)),
     ("g25-ihl-long", |lab| bad_syn(lab, |frame| frame[IP] = 0x4f, true)),
     ("g25-version", |lab| bad_syn(lab, |frame| frame[IP] = 0x65, true)),
@@ -19,6 +21,8 @@ pub const CASES: &[Case] = &[
     ("g25-tcp-checksum", |lab| bad_syn(lab, |frame| frame[TCP + 16] ^= 0x55, false)),
     ("g25-source-broadcast", |lab| bad_syn(lab, |frame| frame[IP + 12..IP + 16].fill(0xff), true)),
     ("g25-all-flags", |lab| bad_syn(lab, |frame| frame[TCP + 13] = 0xff, true)),
+    ("g25-options-proper", |lab| options(lab, &[[1, 1, 2, 4, 5, 0x78, 1, 0]])),
+    ("g25-options", |lab| options(lab, ODD_OPTIONS)),
     ("g25-truncated", truncated),
     ("g25-overlap", overlap),
     ("g25-far-ahead", far_ahead),
@@ -31,6 +35,25 @@ pub const CASES: &[Case] = &[
 ];
 
 const REQUEST: &[u8] = b"GET /nothing HTTP/1.1\r\n\r\n";
+/// Status of its answer: it has no token.
+const ANSWER: u64 = 401;
+/// Status of the answer to a head that is too long.
+const TOO_LARGE: u64 = 413;
+
+/// TCP options (RFC 9293 §3.1) whose lengths make no sense.
+const ODD_OPTIONS: &[[u8; 8]] = &[
+    [2, 0, 5, 0x78, 1, 1, 1, 1],
+    [2, 1, 5, 0x78, 1, 1, 1, 1],
+    [2, 3, 5, 0x78, 1, 1, 1, 1],
+    [2, 255, 5, 0x78, 1, 1, 1, 1],
+    [1, 1, 1, 1, 1, 1, 1, 2],
+    [1, 1, 1, 1, 1, 1, 2, 4],
+    [3, 3, 255, 1, 3, 0, 1, 1],
+    [4, 200, 1, 1, 1, 1, 1, 1],
+    [5, 2, 5, 3, 5, 4, 5, 5],
+    [8, 10, 0, 0, 0, 0, 0, 0],
+    [77, 0, 77, 0, 77, 0, 77, 0],
+];
 
 impl Lab<'_> {
     /// Whether the service is there.
@@ -95,6 +118,27 @@ fn bad_syn(lab: &mut Lab<'_>, spoil: fn(&mut [u8]), sums: bool) -> Outcome {
     hear(lab, &mut link, port)
 }
 
+/// Opening segments with these options, one after the other. Whether they are answered is the service's affair.
+fn options(lab: &mut Lab<'_>, all: &[[u8; 8]]) -> Outcome {
+    let mut link = match lab.link() {
+        Ok(link) => link,
+        Err(outcome) => return outcome,
+    };
+    let mut outcome = "silent";
+    for options in all {
+        let port = link.port();
+        let mut frame = [0; DATA + 8];
+        link.ends.segment(port, 7, 0, SYN, options, &mut frame);
+        // Seven words of header: what was written as data is options.
+        frame[TCP + 12] = 0x70;
+        let end = frame.len();
+        tcp::finish(&mut frame, end);
+        tcp::send_frame(&mut link.net, &frame);
+        outcome = hear(lab, &mut link, port);
+    }
+    outcome
+}
+
 /// An opening segment, cut at every length.
 fn truncated(lab: &mut Lab<'_>) -> Outcome {
     let mut link = match lab.link() {
@@ -133,7 +177,7 @@ fn say(link: &mut Link, connection: &Connection, offset: u32, flags: u8, data: &
 
 /// A request in pieces that overlap, the last one first.
 fn overlap(lab: &mut Lab<'_>) -> Outcome {
-    let (mut link, connection) = match opened(lab) {
+    let (mut link, mut connection) = match opened(lab) {
         Ok(opened) => opened,
         Err(outcome) => return outcome,
     };
@@ -141,7 +185,18 @@ fn overlap(lab: &mut Lab<'_>) -> Outcome {
         let end = (start + 9).min(REQUEST.len());
         say(&mut link, &connection, start as u32, ACK | PUSH, &REQUEST[start..end]);
     }
-    hear(lab, &mut link, connection.port)
+    connection.seq = connection.seq.wrapping_add(REQUEST.len() as u32);
+    match status_of_next(lab, &mut link, &mut connection) {
+        Ok(ANSWER) => "answered",
+        Ok(_) => "odd-status",
+        Err(_) => "silent",
+    }
+}
+
+/// The status of the answer to what was sent before.
+fn status_of_next(lab: &Lab<'_>, link: &mut Link, connection: &mut Connection) -> Result<u64, Trouble> {
+    let len = connection.ask(&mut link.net, lab.machine.clock, &[], link.answer, is_whole)?;
+    Ok(parse(link.answer.part(0, len as u64).bytes()).status)
 }
 
 /// Data far outside of the window, and before it.
@@ -206,15 +261,12 @@ fn long_head(lab: &mut Lab<'_>) -> Outcome {
         say(&mut link, &connection, 0, ACK | PUSH, &filler);
         connection.seq = connection.seq.wrapping_add(SEGMENT as u32);
     }
-    let mut seen = "silent";
-    // 413, and then the end.
-    while let outcome @ ("answered" | "reset") = hear(lab, &mut link, connection.port) {
-        seen = outcome;
-        if outcome == "reset" {
-            break;
-        }
+    match status_of_next(lab, &mut link, &mut connection) {
+        Ok(TOO_LARGE) => "answered",
+        Ok(_) => "odd-status",
+        Err(Trouble::Reset) => "reset",
+        Err(Trouble::Silence) => "silent",
     }
-    seen
 }
 
 /// A thousand requests at once; the answers are not acknowledged.
@@ -274,8 +326,14 @@ fn arp_spoof(lab: &mut Lab<'_>) -> Outcome {
             cpu::pause();
         }
     }
-    match link.ask(lab.machine, REQUEST) {
-        Ok(_) => "answered",
-        Err(_) => "silent",
+    if link.ask(lab.machine, REQUEST).is_err() {
+        return "silent";
+    }
+    // Who asks again is not told what the spoofer said.
+    let Ends { mac, server_mac, ip, server } = link.ends;
+    match tcp::resolve(&mut link.net, lab.machine.clock, ip, server) {
+        Some(now) if now == server_mac && now != mac => "answered",
+        Some(_) => "accepted",
+        None => "silent",
     }
 }

@@ -184,7 +184,7 @@ fn many_connections(lab: &mut Lab<'_>) -> Outcome {
         Err(outcome) => return outcome,
     };
     let (mut made, mut refused) = (0u64, 0u64);
-    let requests = lab.machine.command_line.number("connections", 20_000) as u32;
+    let requests = lab.machine.command_line.number("connections", 100_000) as u32;
     for port in 0..requests {
         match lab.dial(&mut vsock, OWN + port, LISTENER) {
             Ok(op::RESPONSE) => made += 1,
