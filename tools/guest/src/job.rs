@@ -105,7 +105,7 @@ pub enum Mode {
         len: u64,
     },
     /// Services behind the socket device: port 1 sends back what it gets, 2 compares it with [`crate::pattern::stream`], 3 sends `bytes` of
-    /// that and closes, 4 accepts and reads nothing, 5 counts what it gets, 9 ends the mode, others are refused. With `connect`, a program of the guest also
+    /// that and closes, 4 accepts and reads nothing, 5 counts what it gets, 6 sends so many of whatever bytes, 9 ends the mode, others are refused. With `connect`, a program of the guest also
     /// sends `bytes` to that port of the host. `vsock=started` with `cid`; `connected` (the host's port); `sunk` and `bad` (bytes) at the
     /// end of a connection to port 2, `sourced` and `open` (0 if it was refused) at that of one that sends; at the end `accepted`,
     /// `refused`, `resets`, `open`, `most_open`, `packets`, `rx_kicks`, `tx_kicks`, `stopped`. With `mayfly.withhold_ms=`, the guest takes

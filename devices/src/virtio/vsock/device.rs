@@ -144,8 +144,6 @@ impl VirtioDevice for Vsock {
         self.metrics.clone()
     }
 
-    /// Streams need no feature (§5.10.3). Chains are completed in the order in which they come. Indirect descriptors would gain nothing:
-    /// packets have two descriptors at most.
     fn faults(&self) -> Faults<'_> {
         let metrics = &*self.metrics;
         Faults {
@@ -155,6 +153,8 @@ impl VirtioDevice for Vsock {
         }
     }
 
+    /// Streams need no feature (§5.10.3). Chains are completed in the order in which they come. Indirect descriptors would gain nothing:
+    /// packets have two descriptors at most.
     fn features(&self) -> u64 {
         F_VERSION_1 | F_EVENT_IDX | F_IN_ORDER
     }

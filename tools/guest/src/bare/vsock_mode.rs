@@ -21,6 +21,8 @@ const SOURCE: u32 = 3;
 const DEAF: u32 = 4;
 /// What comes in is counted.
 const DRAIN: u32 = 5;
+/// As many bytes as of the pattern go out, whatever they are.
+const SPRING: u32 = 6;
 /// Ends the mode.
 const STOP: u32 = 9;
 /// Our port when we connect.
@@ -242,13 +244,13 @@ impl Services {
     fn accept(&mut self, packet: Packet) {
         let service = packet.dst_port;
         let free = self.talks.iter().position(|talk| talk.service == 0);
-        let Some(index) = free.filter(|_| matches!(service, ECHO..=DRAIN)) else {
+        let Some(index) = free.filter(|_| matches!(service, ECHO..=SPRING)) else {
             self.counts.refused += 1;
             self.counts.stopped |= service == STOP;
             self.vsock.send(Packet::to_host(self.vsock.cid, packet.dst_port, packet.src_port, op::RST));
             return;
         };
-        let left = if service == SOURCE { self.bytes } else { 0 };
+        let left = if matches!(service, SOURCE | SPRING) { self.bytes } else { 0 };
         self.talks[index] = Talk {
             host_port: packet.src_port,
             guest_port: packet.dst_port,
@@ -306,7 +308,8 @@ impl Services {
         loop {
             let kept = self.kept_of(index);
             let talk = &mut self.talks[index];
-            let len = talk.left.min(talk.credit()).min(DATA_MAX) & if talk.service == SOURCE { !7 } else { u64::MAX };
+            let whole_words = if talk.service == SOURCE { !7 } else { u64::MAX };
+            let len = talk.left.min(talk.credit()).min(DATA_MAX) & whole_words;
             if len == 0 {
                 break;
             }
@@ -315,7 +318,7 @@ impl Services {
             if talk.service == SOURCE {
                 let mut data = data.part(0, len);
                 pattern::stream(self.bytes - talk.left, data.bytes_mut());
-            } else {
+            } else if talk.service == ECHO {
                 let from = talk.received - talk.left;
                 for offset in 0..len {
                     data.write8(offset, kept.read8((from + offset) % u64::from(ECHO_ROOM)));
@@ -348,7 +351,7 @@ impl Services {
             let shut = talk.shut;
             let packet = Packet { flags: shut, ..talk.packet(cid, op::SHUTDOWN) };
             self.vsock.send(packet);
-        } else if talk.service == SOURCE && talk.shut == 0 {
+        } else if matches!(talk.service, SOURCE | SPRING) && talk.shut == 0 {
             talk.shut = NO_SEND;
             let packet = Packet { flags: NO_SEND, ..talk.packet(cid, op::SHUTDOWN) };
             self.vsock.send(packet);
