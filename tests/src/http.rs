@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::uninterrupted;
+
 /// How long a read may block before the exchange counts as failed.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 /// Replies larger than this are a bug of the server.
@@ -117,7 +119,7 @@ impl Client {
     /// Whether the server has closed the connection; waits for it up to the read timeout.
     pub fn closed(&mut self) -> bool {
         let mut byte = [0];
-        matches!(self.read_some(&mut byte), Ok(0))
+        matches!(uninterrupted(|| self.stream.read(&mut byte)), Ok(0))
             || matches!(self.stream.write_all(b"\r\n"), Err(e) if e.kind() == io::ErrorKind::BrokenPipe)
     }
 
@@ -126,23 +128,12 @@ impl Client {
         &self.pending
     }
 
-    /// A read with a deadline of its own is not begun again by the kernel after a signal, or after the process was stopped for a
-    /// while (signal(7)).
-    fn read_some(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.stream.read(chunk) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
-            }
-        }
-    }
-
     fn fill(&mut self) -> io::Result<()> {
         if self.pending.len() > MAX_REPLY_BYTES {
             return Err(invalid("the reply is too large"));
         }
         let mut chunk = [0; 16 << 10];
-        let n = self.read_some(&mut chunk)?;
+        let n = uninterrupted(|| self.stream.read(&mut chunk))?;
         if n == 0 {
             let seen = String::from_utf8_lossy(&self.pending).into_owned();
             return Err(io::Error::new(

@@ -42,3 +42,19 @@ pub use vmm::{Vmm, VmmBuilder};
 /// Generous on purpose: CI shares two cores between the tests, and a deadline
 /// that fires is a failure, never a synchronisation.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Makes a call again as long as something interrupts it.
+///
+/// What has a deadline of its own is not begun again by the kernel after a signal, or after the process, or the machine it runs on, was
+/// stopped for a while (signal(7)).
+///
+/// # Errors
+/// What the call says else.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}

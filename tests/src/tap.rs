@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use crate::{binary, sys};
+use crate::{binary, sys, uninterrupted};
 
 /// Moves the calling thread, and every process it starts from now on, into a fresh network
 /// namespace. Taps made there cannot clash with anyone's and vanish with the last user.
@@ -91,7 +91,7 @@ impl PacketSocket {
             return Ok(None);
         }
         let mut frame = vec![0; 1 << 16];
-        let n = (&self.file).read(&mut frame)?;
+        let n = uninterrupted(|| (&self.file).read(&mut frame))?;
         frame.truncate(n);
         Ok(Some(frame))
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mayfly_tests::{Client, Disk, PATIENCE, Vmm, VmmBuilder, binary, metrics};
+use mayfly_tests::{Client, Disk, PATIENCE, Vmm, VmmBuilder, binary, metrics, uninterrupted};
 use serde_json::{Value, json};
 
 use crate::process::{config, firecracker, run};
@@ -42,7 +42,7 @@ fn next_line(reader: &mut impl BufRead) -> String {
 fn exchange(stream: &mut UnixStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     let mut buffer = vec![0; 256 << 10];
-    let length = stream.read(&mut buffer).unwrap();
+    let length = uninterrupted(|| stream.read(&mut buffer)).unwrap();
     String::from_utf8(buffer[..length].to_vec()).unwrap()
 }
 

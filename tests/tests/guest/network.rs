@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use guest::{Direction, Job, Mode, Net};
-use mayfly_tests::{PATIENCE, PacketSocket, Tap, Vmm, tap};
+use mayfly_tests::{PATIENCE, PacketSocket, Tap, Vmm, tap, uninterrupted};
 use serde_json::json;
 
 use super::pass_bar::{LINES_MAX, PassBar};
@@ -146,7 +146,8 @@ fn datagrams_through_the_hosts_stack_come_back() {
         let sent: Vec<u8> = (0..len).map(|n| (n * 7 + len) as u8).collect();
         socket.send_to(&sent, (ip, 7)).unwrap();
         let mut back = vec![0; 2000];
-        let (n, from) = socket.recv_from(&mut back).unwrap_or_else(|e| panic!("{len}: {e}\n{}", vmm.said()));
+        let (n, from) =
+            uninterrupted(|| socket.recv_from(&mut back)).unwrap_or_else(|e| panic!("{len}: {e}\n{}", vmm.said()));
         assert_eq!(from.ip(), ip);
         assert!(back[..n] == sent, "{len} bytes came back as {n} others");
     }

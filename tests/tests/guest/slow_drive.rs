@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 
 use guest::{Job, Mode, Net, Transfer, Workload};
-use mayfly_tests::{Disk, PATIENCE, SlowDisk, Vmm};
+use mayfly_tests::{Disk, PATIENCE, SlowDisk, Vmm, uninterrupted};
 use serde_json::json;
 
 use super::network::{attach, network};
@@ -34,7 +34,7 @@ fn a_drive_that_hangs_delays_nobody() {
     let echo = |text: &[u8]| {
         socket.send_to(text, (ip, 7)).unwrap();
         let mut back = [0; 64];
-        let (n, _) = socket.recv_from(&mut back).unwrap_or_else(|e| panic!("{e}\n{}", vmm.said()));
+        let (n, _) = uninterrupted(|| socket.recv_from(&mut back)).unwrap_or_else(|e| panic!("{e}\n{}", vmm.said()));
         assert_eq!(&back[..n], text);
     };
     for n in 0..20 {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use guest::{Job, Mode, Report, pattern};
-use mayfly_tests::{PATIENCE, Vmm, metrics};
+use mayfly_tests::{PATIENCE, Vmm, metrics, uninterrupted};
 use serde_json::json;
 
 use super::pass_bar::{LINES_MAX, PassBar, VMM_THREAD, rss_kib, wake_ups};
@@ -68,7 +68,7 @@ fn accepted(stream: &mut UnixStream) -> u32 {
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
         let mut byte = [0];
-        assert_eq!(stream.read(&mut byte).expect("an answer"), 1, "closed after {line:?}");
+        assert_eq!(uninterrupted(|| stream.read(&mut byte)).expect("an answer"), 1, "closed after {line:?}");
         line.extend(byte);
     }
     let line = String::from_utf8(line).unwrap();
@@ -222,7 +222,7 @@ fn a_pause_stops_connections_and_loses_nothing() {
         // What was on its way still comes; then nothing.
         source.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let mut piece = vec![0; MIB as usize];
-        while let Ok(count) = source.read(&mut piece) {
+        while let Ok(count) = uninterrupted(|| source.read(&mut piece)) {
             assert!(count > 0, "it ended");
             got.extend(&piece[..count]);
         }
