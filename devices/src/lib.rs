@@ -13,4 +13,5 @@ pub mod mmds;
 pub mod ram;
 pub mod rate_limit;
 pub mod sys;
+pub mod syscalls;
 pub mod virtio;

@@ -10,3 +10,4 @@ pub mod power;
 pub mod pvpanic;
 pub mod serial;
 pub mod serial_sink;
+pub mod syscalls;

@@ -32,7 +32,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::any::AnyDevice;
-use super::block::{Block, BlockSpec, Engine, UringHub};
+use super::block::{BackingFile, Block, BlockSpec, Engine, UringHub};
 use super::cell::{ConfigChange, DoorbellBinder, VirtioCell};
 use super::transport::mmio::{MmioIrq, MmioWindow};
 use crate::bus::BusDevice;
@@ -289,7 +289,9 @@ pub fn drive(data: &[u8]) -> (u64, u64) {
             machine
                 .cell
                 .reconfigure(|device| match device {
-                    AnyDevice::Block(block) => block.replace_file(handed_over).map(|()| ((), ConfigChange::Announce)),
+                    AnyDevice::Block(block) => {
+                        block.replace_file(BackingFile::new(handed_over)?).map(|()| ((), ConfigChange::Announce))
+                    }
                     _ => Ok(((), ConfigChange::Silent)),
                 })
                 .expect("a swapped file");

@@ -16,6 +16,7 @@ mod regions;
 mod release;
 mod roles;
 mod stats;
+pub mod syscalls;
 #[cfg(test)]
 mod tests;
 

@@ -95,26 +95,35 @@ impl Stopwatch {
     }
 }
 
-/// What the drive's file is, read when it is opened or swapped.
+/// A file that a drive can be on, and what there is to know of it.
+#[derive(Debug)]
+pub struct BackingFile {
+    file: File,
+    backing: Backing,
+}
+
+/// What the drive's file is, read before the device gets it.
+#[derive(Debug, Clone, Copy)]
 struct Backing {
     capacity_sectors: u64,
     id: [u8; ID_LEN],
 }
 
-impl Backing {
-    fn of(file: &File) -> io::Result<Self> {
-        disk::make_blocking(file)?;
-        let len = disk::len_bytes(file)?;
+impl BackingFile {
+    /// Looks at a file or block device that is opened as a drive needs it.
+    pub fn new(file: File) -> io::Result<Self> {
+        disk::make_blocking(&file)?;
+        let len = disk::len_bytes(&file)?;
         if len % SECTOR_LEN != 0 {
             log::warn!(
                 "drive: the file is {len} bytes long, not a multiple of {SECTOR_LEN}; the guest cannot reach the tail"
             );
         }
         let mut id = [0; ID_LEN];
-        for (to, from) in id.iter_mut().zip(disk::identity(file)?.bytes()) {
+        for (to, from) in id.iter_mut().zip(disk::identity(&file)?.bytes()) {
             *to = from;
         }
-        Ok(Self { capacity_sectors: len / SECTOR_LEN, id })
+        Ok(Self { file, backing: Backing { capacity_sectors: len / SECTOR_LEN, id } })
     }
 }
 
@@ -140,7 +149,7 @@ impl Block {
     /// A drive on a file.
     pub fn new(spec: BlockSpec) -> io::Result<Self> {
         let BlockSpec { file, read_only, writeback, engine, limits } = spec;
-        let backing = Backing::of(&file)?;
+        let BackingFile { file, backing } = BackingFile::new(file)?;
         let disk: Box<dyn Disk> = match engine {
             Engine::Sync => Box::new(engine::Sync::new(file)),
             Engine::Async(hub) => Box::new(engine::Uring::new(hub, file)?),
@@ -175,19 +184,19 @@ impl Block {
         self.backing.capacity_sectors.saturating_mul(SECTOR_LEN)
     }
 
-    /// Goes on with another file, opened as the first one was. Call it through [`crate::virtio::cell::VirtioCell::reconfigure`], which
+    /// Goes on with another file. Call it through [`crate::virtio::cell::VirtioCell::reconfigure`], which
     /// finishes what is in flight first and announces the new capacity. After an error the old file is still in use.
-    pub fn replace_file(&mut self, file: File) -> io::Result<()> {
-        let swapped = Backing::of(&file).and_then(|backing| {
+    pub fn replace_file(&mut self, file: BackingFile) -> io::Result<()> {
+        let BackingFile { file, backing } = file;
+        let swapped = (|| {
             if self.writeback {
                 // What the guest was told is durable must not depend on a file that nobody will flush any more.
                 self.disk.sync_now()?;
             }
-            self.disk.replace(file)?;
-            Ok(backing)
-        });
+            self.disk.replace(file)
+        })();
         match swapped {
-            Ok(backing) => {
+            Ok(()) => {
                 self.config = ConfigSpace::new(backing.capacity_sectors);
                 self.backing = backing;
                 self.metrics.update_count.inc();

@@ -9,8 +9,9 @@ mod device;
 mod engine;
 mod metrics;
 mod request;
+pub mod syscalls;
 
-pub use device::{Block, BlockSpec, Engine};
+pub use device::{BackingFile, Block, BlockSpec, Engine};
 pub use engine::UringHub;
 pub use metrics::BlockMetrics;
 

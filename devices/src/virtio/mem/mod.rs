@@ -11,6 +11,7 @@ mod blocks;
 mod device;
 mod metrics;
 mod request;
+pub mod syscalls;
 mod work;
 
 use std::io;

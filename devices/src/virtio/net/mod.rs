@@ -9,6 +9,7 @@ mod header;
 mod metrics;
 mod port;
 mod rx;
+pub mod syscalls;
 #[cfg(test)]
 mod tests;
 mod tx;

@@ -6,6 +6,7 @@
 
 mod device;
 mod metrics;
+pub mod syscalls;
 mod write_trap;
 
 pub use device::{Pmem, PmemSpec};

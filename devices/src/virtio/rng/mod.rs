@@ -5,6 +5,7 @@
 mod device;
 mod metrics;
 mod stock;
+pub mod syscalls;
 #[cfg(test)]
 mod tests;
 

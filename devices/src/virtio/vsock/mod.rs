@@ -15,6 +15,7 @@ mod outbox;
 mod packet;
 mod rx;
 mod seats;
+pub mod syscalls;
 #[cfg(test)]
 mod tests;
 mod tx;

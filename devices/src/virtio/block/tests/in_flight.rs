@@ -173,7 +173,9 @@ fn pauses_and_swapped_files_answer_everything_once() {
                 let file = disk_of(&image);
                 rig.cell
                     .reconfigure(|device| match device {
-                        AnyDevice::Block(block) => block.replace_file(file).map(|()| ((), ConfigChange::Announce)),
+                        AnyDevice::Block(block) => block
+                            .replace_file(crate::virtio::block::BackingFile::new(file)?)
+                            .map(|()| ((), ConfigChange::Announce)),
                         _ => unreachable!(),
                     })
                     .unwrap();

@@ -220,7 +220,9 @@ fn a_swapped_file_is_announced() {
         let handed_over = new.try_clone().unwrap();
         rig.cell
             .reconfigure(|device| match device {
-                AnyDevice::Block(block) => block.replace_file(handed_over).map(|()| ((), ConfigChange::Announce)),
+                AnyDevice::Block(block) => {
+                    block.replace_file(BackingFile::new(handed_over)?).map(|()| ((), ConfigChange::Announce))
+                }
                 _ => unreachable!(),
             })
             .unwrap();

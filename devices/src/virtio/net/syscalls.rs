@@ -1,0 +1,21 @@
+//! System calls of network cards. See [`crate::syscalls`].
+
+use libc::{SYS_ioctl, SYS_read, SYS_readv, SYS_writev, TUNSETOFFLOAD};
+
+use crate::syscalls::{Arg, Call, Needs, SET_TIMER};
+
+const OFFLOADS: Call =
+    Call::with(SYS_ioctl, &[Arg::is(1, TUNSETOFFLOAD as u32)], "a driver says which offloads it knows, or is reset");
+
+/// On a tap.
+pub const NEEDS: Needs = Needs {
+    event_loop: &[
+        Call::any(SYS_readv, "frames from the tap"),
+        Call::any(SYS_writev, "frames to the tap"),
+        Call::any(SYS_read, "frames that nobody wants"),
+        OFFLOADS,
+        SET_TIMER,
+    ],
+    vcpu: &[OFFLOADS],
+    end: &[],
+};
