@@ -1,9 +1,12 @@
 //! What every request handler has at hand.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 use vmm::requests::{GetInstance, Submit};
 use vmm::{Ask, Error, Handle};
 
+use crate::confinement::ApiFences;
 use crate::error::Fault;
 use crate::identity::Identity;
 
@@ -13,17 +16,23 @@ pub(crate) struct App {
     handle: Handle,
     identity: Identity,
     payload_limit: usize,
+    fences: Arc<ApiFences>,
 }
 
 impl App {
     /// `payload_limit` is the largest body in bytes.
-    pub(crate) fn new(handle: Handle, identity: Identity, payload_limit: usize) -> Self {
-        Self { handle, identity, payload_limit }
+    pub(crate) fn new(handle: Handle, identity: Identity, payload_limit: usize, fences: ApiFences) -> Self {
+        Self { handle, identity, payload_limit, fences: Arc::new(fences) }
     }
 
     /// Under which name we run.
     pub(crate) fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// The fences of the thread that runs this.
+    pub(crate) fn fences(&self) -> &ApiFences {
+        &self.fences
     }
 
     /// The largest body in bytes.

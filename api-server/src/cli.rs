@@ -69,9 +69,12 @@ struct Arguments {
     #[arg(long, help_heading = "Logging")]
     show_log_origin: bool,
 
-    /// Accepted for compatibility: no seccomp filters exist yet, so there is nothing to switch off
-    #[arg(long, conflicts_with = "seccomp_filter")]
+    /// Install no seccomp filters: the guest's way out is then wider than it need be
+    #[arg(long, conflicts_with = "seccomp_filter", help_heading = "Confinement")]
     no_seccomp: bool,
+    /// Install the filters of this file, compiled for threads `vmm`, `api` and `vcpu`, instead of those made for the machine
+    #[arg(long, value_name = "PATH", help_heading = "Confinement")]
+    seccomp_filter: Option<PathBuf>,
     /// Print the version and exit
     #[arg(long)]
     version: bool,
@@ -97,8 +100,6 @@ struct Arguments {
     snapshot_version: bool,
     #[arg(long, hide = true)]
     describe_snapshot: Option<OsString>,
-    #[arg(long, hide = true)]
-    seccomp_filter: Option<OsString>,
 
     // What comes after `--` was meant for others.
     #[arg(last = true, hide = true)]
@@ -158,7 +159,7 @@ Exit codes:
   157      SIGILL
 
 Known from the v1 command line, but not supported yet by this version:
-  --enable-pci --snapshot-version --describe-snapshot --seccomp-filter";
+  --enable-pci --snapshot-version --describe-snapshot";
 
 /// What to do.
 #[derive(Debug)]
@@ -173,9 +174,22 @@ pub(crate) enum Task {
     Run(Box<Options>),
 }
 
+/// Which seccomp filters threads get.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Filters {
+    /// Those made for the machine.
+    Own,
+    /// Those of a file.
+    Brought(PathBuf),
+    /// None.
+    Off,
+}
+
 /// How to run a machine.
 #[derive(Debug)]
 pub(crate) struct Options {
+    /// Which seccomp filters threads get.
+    pub(crate) filters: Filters,
     /// Where the API is; `None` for no API.
     pub(crate) api_sock: Option<PathBuf>,
     /// Largest body, in bytes.
@@ -266,6 +280,11 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
             module: arguments.module,
         },
         metrics_path: arguments.metrics_path,
+        filters: match arguments.seccomp_filter {
+            Some(path) => Filters::Brought(path),
+            None if arguments.no_seccomp => Filters::Off,
+            None => Filters::Own,
+        },
         began: Began {
             at_us: arguments.start_time_us,
             cpu_us: arguments.start_time_cpu_us,
@@ -280,7 +299,6 @@ fn unsupported(arguments: &Arguments) -> Option<&'static str> {
         (arguments.enable_pci, "--enable-pci"),
         (arguments.snapshot_version, "--snapshot-version"),
         (arguments.describe_snapshot.is_some(), "--describe-snapshot"),
-        (arguments.seccomp_filter.is_some(), "--seccomp-filter"),
     ]
     .into_iter()
     .find_map(|(given, flag)| given.then_some(flag))
@@ -316,6 +334,7 @@ mod tests {
         assert_eq!(options.id.as_str(), "vm-1");
         assert_eq!(options.api_sock, Some(PathBuf::from("/s")));
         assert_eq!((options.payload_limit, options.mmds_size_limit), (99, 99));
+        assert_eq!(options.filters, Filters::Off);
         assert!(options.boot_timer && options.logger.show_level == Some(true));
         assert_eq!(options.logger.level.map(|l| l.0), Some(log::LevelFilter::Debug));
         assert_eq!(options.began, Began { at_us: Some(1), cpu_us: Some(2), parent_cpu_us: Some(3) });
@@ -349,7 +368,7 @@ mod tests {
 
     #[test]
     fn flags_without_a_meaning_are_refused_by_name() {
-        for line in ["--enable-pci", "--snapshot-version", "--describe-snapshot f", "--seccomp-filter f"] {
+        for line in ["--enable-pci", "--snapshot-version", "--describe-snapshot f"] {
             let (text, code) = refused(line);
             let flag = line.split(' ').next().unwrap();
             assert_eq!((text, code), (format!("error: {flag} is not supported yet by this version of Mayfly.\n"), 153));

@@ -8,6 +8,7 @@
 mod app;
 mod cli;
 mod config_file;
+mod confinement;
 mod demo;
 mod error;
 mod identity;
@@ -18,6 +19,7 @@ mod porch;
 mod process;
 mod routes;
 mod server;
+mod syscalls;
 mod wire;
 
 #[cfg(feature = "fuzz")]

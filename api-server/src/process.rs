@@ -4,21 +4,25 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use log::{error, info};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
+use vmm::confine::Seccomp;
 use vmm::requests::{PutMmds, Start};
 use vmm::sys::clock::{monotonic_time, process_cpu_time};
 use vmm::telemetry::microseconds;
-use vmm::threads::{self, Role};
+use vmm::threads;
 use vmm::{ExitReason, Settings, Vmm};
 
 use crate::app::App;
 use crate::cli::{self, Began, Options, Task};
 use crate::config_file::ConfigFile;
+use crate::confinement::{self, ApiFences};
 use crate::identity::Identity;
 use crate::metrics::{self, API_SERVER};
 use crate::server::{Limits, Listener};
@@ -89,6 +93,7 @@ fn run(identity: Identity, options: Options) -> u8 {
 }
 
 fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReason, CannotStart> {
+    confinement::begin();
     logger::configure(std::mem::take(&mut options.logger)).map_err(|e| CannotStart(e.to_string()))?;
     info!("Running {} v{}", identity.name(), identity.version());
     if let Some(metrics_path) = options.metrics_path.take() {
@@ -99,19 +104,32 @@ fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReaso
         Some(path) => Some(Listener::bind(path, identity).map_err(|e| CannotStart(e.to_string()))?),
         None => None,
     };
+    let seccomp = match options.filters {
+        cli::Filters::Own => Seccomp::Own,
+        cli::Filters::Off => Seccomp::Off,
+        cli::Filters::Brought(path) => confinement::bring(&path).map_err(CannotStart)?,
+    };
+    let fences =
+        ApiFences::new(&seccomp).map_err(|e| CannotStart(format!("The API server cannot be confined: {e}")))?;
     let settings =
-        Settings { id: options.id, boot_timer: options.boot_timer, mmds_size_limit: options.mmds_size_limit };
+        Settings { id: options.id, boot_timer: options.boot_timer, mmds_size_limit: options.mmds_size_limit, seccomp };
     let (mut vmm, handle) =
         vmm::create(settings).map_err(|e| CannotStart(format!("The VMM could not be started: {e}")))?;
     if let Some(path) = &options.metadata {
         fill_mmds(path, &mut vmm)?;
     }
+    let fences = if options.config_file.is_some() { fences.running() } else { fences };
+    // Before a machine is booted: once it runs, this thread starts no others.
+    let app = App::new(handle, identity, options.payload_limit, fences);
+    let api = listener.map(|listener| ApiThread::start(listener, app)).transpose();
+    let mut api = api.map_err(|e| CannotStart(format!("The API server could not be started: {e}")))?;
     if let Some(path) = &options.config_file {
         boot_from_file(path, &mut vmm)?;
     }
     note_start(options.began);
-    let api = listener.map(|listener| ApiThread::start(listener, App::new(handle, identity, options.payload_limit)));
-    let api = api.transpose().map_err(|e| CannotStart(format!("The API server could not be started: {e}")))?;
+    if let Some(api) = &mut api {
+        api.open();
+    }
     let reason = vmm.run();
     if let Some(api) = api {
         api.end(reason.clone());
@@ -133,11 +151,14 @@ fn note_start(began: Began) {
 /// The thread that serves the API.
 struct ApiThread {
     listener: Listener,
+    /// Dropped when it may serve.
+    closed: Option<Sender<()>>,
     tell: oneshot::Sender<ExitReason>,
     thread: JoinHandle<()>,
 }
 
 impl ApiThread {
+    /// Makes it. It serves once it is told to.
     fn start(listener: Listener, app: App) -> io::Result<Self> {
         let (tell, exit) = oneshot::channel();
         let limits = Limits { payload: app.payload_limit(), deadline: REQUEST_DEADLINE };
@@ -147,15 +168,26 @@ impl ApiThread {
             let _inside = runtime.enter();
             UnixListener::from_std(listener.socket()?)?
         };
-        let thread = threads::spawn(Role::Api, API_STACK_LEN, move || {
+        let (closed, opened) = channel();
+        let gate = Arc::default();
+        let fence = app.fences().before.clone();
+        let thread = threads::spawn_fenced(fence, &gate, API_STACK_LEN, move || {
+            // An error: the other end is gone.
+            let _: Result<(), _> = opened.recv();
             runtime.block_on(server::serve(socket, porch::router(app), limits, exit));
         })?;
-        Ok(Self { listener, tell, thread })
+        gate.wait().map_err(io::Error::other)?;
+        Ok(Self { listener, closed: Some(closed), tell, thread })
+    }
+
+    /// Lets it serve.
+    fn open(&mut self) {
+        self.closed = None;
     }
 
     /// Has answers that are on their way finished, and ends the thread. The socket's path is free when this returns.
     fn end(self, reason: ExitReason) {
-        let Self { listener, tell, thread } = self;
+        let Self { listener, tell, thread, .. } = self;
         // Not heard by a thread that has ended already, by a panic that its hook has reported.
         let _ = tell.send(reason);
         let _ = thread.join();

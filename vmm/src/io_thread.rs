@@ -10,9 +10,10 @@ use std::thread::JoinHandle;
 use devices::event::Subscriber;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::confine::{Fence, Gate};
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
-use crate::threads::{self, Role};
+use crate::threads;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -29,8 +30,13 @@ pub struct IoThread {
 }
 
 impl IoThread {
-    /// Starts a thread that serves `subscribers`. `index` is for its name.
-    pub fn start(index: usize, subscribers: Vec<Arc<dyn Subscriber>>, exit: Arc<ExitLatch>) -> io::Result<Self> {
+    /// Starts a thread that serves `subscribers` behind `fence`.
+    pub fn start(
+        fence: Fence,
+        gate: &Arc<Gate>,
+        subscribers: Vec<Arc<dyn Subscriber>>,
+        exit: Arc<ExitLatch>,
+    ) -> io::Result<Self> {
         let (jobs, receiver) = channel();
         let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let mut events = EventLoop::new()?;
@@ -39,7 +45,7 @@ impl IoThread {
             events.add(subscriber)?;
         }
         let inner = bell.clone();
-        let thread = threads::spawn(Role::Io(index), STACK_LEN, move || live(&events, &receiver, &inner, &exit))?;
+        let thread = threads::spawn_fenced(fence, gate, STACK_LEN, move || live(&events, &receiver, &inner, &exit))?;
         Ok(Self { jobs: Some(jobs), bell, thread: Some(thread) })
     }
 
@@ -93,6 +99,7 @@ mod tests {
     use devices::event::{Interest, Source};
 
     use super::*;
+    use crate::threads::Role;
 
     struct Slow {
         bell: EventFd,
@@ -119,8 +126,11 @@ mod tests {
         let (served, hears) = channel();
         let slow = Arc::new(Slow { bell: EventFd::new(libc::EFD_NONBLOCK).unwrap(), gate: gate.clone(), served });
         let exit = Arc::new(ExitLatch::new().unwrap());
-        let thread = IoThread::start(0, vec![slow.clone()], exit.clone()).unwrap();
-        let other = IoThread::start(1, Vec::new(), exit).unwrap();
+        let fenced = Arc::default();
+        let fence = |index| Fence::none(Role::Io(index));
+        let thread = IoThread::start(fence(0), &fenced, vec![slow.clone()], exit.clone()).unwrap();
+        let other = IoThread::start(fence(1), &fenced, Vec::new(), exit).unwrap();
+        fenced.wait().unwrap();
         slow.bell.write(1).unwrap();
         let (sender, order) = channel();
         for n in 0..3 {

@@ -8,6 +8,7 @@ pub mod arch;
 pub mod blueprint;
 pub mod boot;
 pub mod config;
+pub mod confine;
 pub mod error;
 pub mod event_loop;
 pub mod exit;

@@ -4,9 +4,10 @@
 //! it has the name of the program, and in log lines it is `main`.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 
+use crate::confine::{Fence, Gate};
 use crate::sys::process;
 use crate::sys::signal_stack::SignalStack;
 
@@ -30,6 +31,8 @@ pub enum Role {
     Vcpu(u8),
     /// Serves a device that may block.
     Io(usize),
+    /// Opens files for devices that get another one.
+    Files,
 }
 
 static NAMES: OnceLock<Names> = OnceLock::new();
@@ -55,21 +58,53 @@ impl Role {
             (Role::Vcpu(index), Names::Mayfly) => format!("vcpu {index}"),
             (Role::Vcpu(index), Names::Firecracker) => format!("fc_vcpu {index}"),
             (Role::Io(index), _) => format!("io {index}"),
+            (Role::Files, _) => "files".to_owned(),
+        }
+    }
+
+    /// What the thread is called here.
+    pub(crate) fn label(self) -> String {
+        self.name(NAMES.get().copied().unwrap_or(Names::Mayfly))
+    }
+
+    /// The kind of thread, as reports call it.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Role::Api => "api",
+            Role::Vmm => "vmm",
+            Role::Vcpu(_) => "vcpu",
+            Role::Io(_) => "io",
+            Role::Files => "files",
         }
     }
 }
 
 /// Starts a thread. A stack costs memory only as far as it is used; `stack_len` bounds it.
-pub fn spawn<T: Send + 'static>(
-    role: Role,
-    stack_len: usize,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<JoinHandle<T>> {
-    let names = NAMES.get().copied().unwrap_or(Names::Mayfly);
-    Builder::new().name(role.name(names)).stack_size(stack_len).spawn(|| {
+pub fn spawn(role: Role, stack_len: usize, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    Builder::new().name(role.label()).stack_size(stack_len).spawn(|| {
         let _stack = SignalStack::of_this_thread();
         body()
     })
+}
+
+/// Starts a thread that is behind its fence before it does anything. If it cannot be, the gate hears of it and the thread ends.
+pub fn spawn_fenced(
+    fence: Fence,
+    gate: &Arc<Gate>,
+    stack_len: usize,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let inner = gate.clone();
+    let thread = spawn(fence.role(), stack_len, move || {
+        let outcome = fence.enter();
+        let entered = outcome.is_ok();
+        inner.entered(outcome);
+        if entered {
+            body();
+        }
+    })?;
+    gate.expect_one();
+    Ok(thread)
 }
 
 #[cfg(test)]
@@ -81,7 +116,7 @@ mod tests {
         let firecracker = |role: Role| role.name(Names::Firecracker);
         assert_eq!(firecracker(Role::Api), "fc_api");
         assert_eq!(firecracker(Role::Vcpu(3)), "fc_vcpu 3");
-        for role in [Role::Api, Role::Vmm, Role::Vcpu(u8::MAX), Role::Io(9999)] {
+        for role in [Role::Api, Role::Vmm, Role::Vcpu(u8::MAX), Role::Io(9999), Role::Files] {
             for names in [Names::Mayfly, Names::Firecracker] {
                 assert!(role.name(names).len() <= 15, "{role:?}");
             }

@@ -8,14 +8,19 @@ use vmm::Settings;
 use vmm::config::InstanceId;
 
 fn ask(method: Method, path: &str, body: &'static str, headers: &[(&'static str, &'static str)]) -> Response {
-    let settings = Settings { id: InstanceId::default(), boot_timer: false, mmds_size_limit: 100 };
+    let settings = Settings {
+        id: InstanceId::default(),
+        boot_timer: false,
+        mmds_size_limit: 100,
+        seccomp: vmm::confine::Seccomp::Off,
+    };
     let handle = vmm::launch(settings, |_| ()).unwrap();
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let request = request.body(Body::from(body)).unwrap();
-    let router = router(App::new(handle, Identity::Mayfly, 1000));
+    let router = router(App::new(handle, Identity::Mayfly, 1000, crate::confinement::ApiFences::none()));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(router.oneshot(request)).unwrap()
 }

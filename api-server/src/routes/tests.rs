@@ -13,8 +13,13 @@ const OPENAPI: &str = include_str!("../../../openapi.yaml");
 const METHODS: [&str; 4] = ["get", "put", "patch", "delete"];
 
 fn app() -> App {
-    let settings = Settings { id: InstanceId::default(), boot_timer: false, mmds_size_limit: 100 };
-    App::new(vmm::launch(settings, |_| ()).unwrap(), Identity::Mayfly, 51_200)
+    let settings = Settings {
+        id: InstanceId::default(),
+        boot_timer: false,
+        mmds_size_limit: 100,
+        seccomp: vmm::confine::Seccomp::Off,
+    };
+    App::new(vmm::launch(settings, |_| ()).unwrap(), Identity::Mayfly, 51_200, crate::confinement::ApiFences::none())
 }
 
 fn ask(app: &App, method: Method, path: &str, body: &str) -> Result<Reply, String> {

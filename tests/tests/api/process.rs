@@ -58,7 +58,7 @@ fn wrong_arguments_have_their_own_exit_code() {
         (&["--id", "a/b"], 153, "Invalid instance ID: Invalid char (/) at position 1"),
         (&["--id", ""], 153, "Invalid instance ID: Invalid len (0);  the length must be between 1 and 64"),
         (&["--no-api"], 153, "--config-file"),
-        (&["--seccomp-filter", "/x"], 153, "--seccomp-filter is not supported yet by this version of Mayfly."),
+        (&["--seccomp-filter", "/x"], 1, "The seccomp filters /x cannot be read"),
         (&["--metrics-path", "/a", "--metrics-path", "/b"], 153, "cannot be used multiple times"),
         (&["--metrics-path", "/no/such/dir"], 1, "Error: Metrics error: Cannot open the metrics file /no/such/dir: "),
         (&["--enable-pci"], 153, "--enable-pci is not supported yet"),

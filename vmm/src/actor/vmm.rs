@@ -12,6 +12,7 @@ use devices::sys::random;
 use super::handle::{Handle, Job, Mailbox};
 use crate::blueprint::Plan;
 use crate::config::InstanceId;
+use crate::confine::Seccomp;
 use crate::error::Error;
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
@@ -30,6 +31,8 @@ pub struct Settings {
     pub boot_timer: bool,
     /// Most JSON text the metadata service keeps, in bytes.
     pub mmds_size_limit: usize,
+    /// Which filters threads get when the machine is built.
+    pub seccomp: Seccomp,
 }
 
 const MAILBOX: u32 = 0;

@@ -22,6 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Machine;
 use super::attach::Board;
+use super::fences::Fences;
 use super::identity::{Identity, Notice};
 use super::roster::{DeviceName, Home, Seat};
 use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
@@ -29,6 +30,7 @@ use crate::arch::{acpi, cpuid, mptable, msr, regs, template};
 use crate::blueprint::Plan;
 use crate::boot::{self, Entry};
 use crate::config::{CpuTemplate, IoEngine, MachineConfig, Template};
+use crate::confine::Seccomp;
 use crate::error::{Error, Kind, Subject};
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
@@ -46,6 +48,25 @@ pub struct Surroundings {
     pub boot_timer: bool,
     /// What the metadata service says.
     pub mmds: Arc<Mmds>,
+    /// Which filters threads get.
+    pub seccomp: Seccomp,
+}
+
+/// A machine that is built, whose threads are on their way behind their fences. Only one that is sealed can run.
+pub struct Assembled {
+    machine: Machine,
+    fences: Fences,
+}
+
+impl Assembled {
+    /// Puts up the fence of the calling thread, the VMM's, for good, when all others are up.
+    pub fn seal(self) -> Result<Machine, Error> {
+        let Self { machine, fences } = self;
+        let own = fences.of_vmm(&machine.seats).map_err(start_error)?;
+        fences.gate.wait().map_err(start_error)?;
+        own.enter().map_err(start_error)?;
+        Ok(machine)
+    }
 }
 
 fn start_error(what: impl std::fmt::Display) -> Error {
@@ -66,7 +87,7 @@ impl PowerSink for Power {
 
 /// Builds a machine as planned, up to but not including its first instruction. Subscribers are added to `events`; on an error the caller
 /// clears them, everything else undoes itself.
-pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> Result<Machine, Error> {
+pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> Result<Assembled, Error> {
     let started = Instant::now();
     let source = plan
         .boot_source
@@ -137,17 +158,23 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     let vcpus = make_vcpus(&kvm, &vm, ram, &plan.machine, entry, |index, fd| {
         Vcpu::new(index, fd, buses.clone(), end_of_interrupt.clone(), around.exit.clone())
     })?;
-    let crew = Crew::muster(vcpus).map_err(|e| start_error(format!("cannot start a vCPU thread: {e}")))?;
+    let fences = Fences::new(around.seccomp.clone());
+    let vcpu_fence = fences.of_vcpus(&seats).map_err(start_error)?;
+    let crew = Crew::muster(vcpus, &vcpu_fence, &fences.gate)
+        .map_err(|e| start_error(format!("cannot start a vCPU thread: {e}")))?;
 
     // 6. Events. Doorbells are bound later, when a driver is ready.
     events.add(serial.clone()).map_err(start_error)?;
     for seat in seats.iter().filter(|seat| seat.home == Home::Vmm) {
         events.add(seat.cell.clone()).map_err(start_error)?;
     }
-    let io_threads = io_threads(&seats, hub, &around.exit)?;
+    let io_threads = io_threads(&seats, hub, &fences, &around.exit)?;
+    let files = files_thread(&seats, &fences, &around.exit)?;
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
     let _terminal = RawTerminal::enter();
-    Ok(Machine { crew, seats, io_threads, keyboard, serial, pvpanic, identity, _terminal, _vm: vm, memory })
+    let machine =
+        Machine { crew, seats, io_threads, files, keyboard, serial, pvpanic, identity, _terminal, _vm: vm, memory };
+    Ok(Assembled { machine, fences })
 }
 
 /// The pages by which the guest learns that it was restored, filled for a boot.
@@ -181,25 +208,37 @@ fn console(plan: &Plan, line: EventFd) -> std::io::Result<Com1> {
 fn io_threads(
     seats: &[Seat],
     hub: Option<Arc<UringHub>>,
+    fences: &Fences,
     exit: &Arc<ExitLatch>,
 ) -> Result<Vec<(Vec<DeviceName>, IoThread)>, Error> {
     let mut threads = Vec::new();
-    let mut start = |names: Vec<DeviceName>, subscribers: Vec<Arc<dyn Subscriber>>| -> Result<(), Error> {
-        let thread = IoThread::start(threads.len(), subscribers, exit.clone())
+    let mut start = |seats: &[&Seat], hub: Option<Arc<UringHub>>| -> Result<(), Error> {
+        let fence = fences.of_io(threads.len(), seats.iter().copied()).map_err(start_error)?;
+        let mut subscribers: Vec<Arc<dyn Subscriber>> = hub.into_iter().map(|hub| hub as Arc<dyn Subscriber>).collect();
+        subscribers.extend(seats.iter().map(|seat| seat.cell.clone() as Arc<dyn Subscriber>));
+        let thread = IoThread::start(fence, &fences.gate, subscribers, exit.clone())
             .map_err(|e| start_error(format!("cannot start a thread for devices: {e}")))?;
-        threads.push((names, thread));
+        threads.push((seats.iter().map(|seat| seat.name.clone()).collect(), thread));
         Ok(())
     };
     for seat in seats.iter().filter(|seat| seat.home == Home::Own) {
-        start(vec![seat.name.clone()], vec![seat.cell.clone()])?;
+        start(&[seat], None)?;
     }
-    if let Some(hub) = hub {
-        let drives = || seats.iter().filter(|seat| seat.home == Home::Uring);
-        let mut subscribers: Vec<Arc<dyn Subscriber>> = vec![hub];
-        subscribers.extend(drives().map(|seat| seat.cell.clone() as Arc<dyn Subscriber>));
-        start(drives().map(|seat| seat.name.clone()).collect(), subscribers)?;
+    if hub.is_some() {
+        let drives: Vec<&Seat> = seats.iter().filter(|seat| seat.home == Home::Uring).collect();
+        start(&drives, hub)?;
     }
     Ok(threads)
+}
+
+/// A thread that may open files when no other may, if there is a drive, whose file can be swapped.
+fn files_thread(seats: &[Seat], fences: &Fences, exit: &Arc<ExitLatch>) -> Result<Option<IoThread>, Error> {
+    if !seats.iter().any(|seat| matches!(seat.name, DeviceName::Drive(_))) {
+        return Ok(None);
+    }
+    let fence = fences.of_files().map_err(start_error)?;
+    let thread = IoThread::start(fence, &fences.gate, Vec::new(), exit.clone());
+    thread.map(Some).map_err(|e| start_error(format!("cannot start the thread that opens files: {e}")))
 }
 
 /// Logs how long the guest took from the start request to the moment it says it is up.

@@ -4,11 +4,12 @@
 
 mod assemble;
 mod attach;
+mod fences;
 mod identity;
 mod placement;
 mod roster;
 
-pub use assemble::{Surroundings, assemble};
+pub use assemble::{Assembled, Surroundings, assemble};
 pub use identity::IdentityError;
 pub use roster::DeviceName;
 
@@ -40,6 +41,8 @@ pub struct Machine {
     seats: Vec<Seat>,
     /// Threads of devices that may block, by the devices' names.
     io_threads: Vec<(Vec<DeviceName>, IoThread)>,
+    /// Opens files, where there is a device that may get another one.
+    files: Option<IoThread>,
     keyboard: Arc<I8042>,
     serial: Arc<Com1>,
     pvpanic: Arc<PvPanic>,
@@ -120,10 +123,19 @@ impl Machine {
         }
     }
 
+    /// Runs `work` where files may still be opened. Whoever wants to know the outcome has `work` send it.
+    pub fn run_with_files(&self, work: impl FnOnce() + Send + 'static) {
+        match &self.files {
+            Some(thread) => thread.run(work),
+            None => work(),
+        }
+    }
+
     /// Ends the guest: vCPU threads end, devices finish what is in flight and make it durable.
     pub fn shut_down(self) {
-        let Self { crew, seats, io_threads, serial, .. } = self;
+        let Self { crew, seats, io_threads, files, serial, .. } = self;
         drop(crew);
+        drop(files);
         drop(io_threads);
         for seat in &seats {
             if let Err(error) = seat.cell.shut_down() {

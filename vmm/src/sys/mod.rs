@@ -3,6 +3,7 @@
 pub mod advice;
 pub mod clock;
 pub mod fatal;
+pub mod landlock;
 pub mod lifeline;
 pub mod map;
 pub mod open;

@@ -1,6 +1,7 @@
 //! Settings of the whole process that make a monitor smaller and its starts steadier.
 
 use std::ffi::CStr;
+use std::sync::OnceLock;
 
 /// Descriptors a machine may need: two per vCPU and about five per device, with room to spare.
 const DESCRIPTORS: libc::c_int = 512;
@@ -29,6 +30,124 @@ pub fn prepare() {
 pub fn name_this_thread(name: &CStr) {
     // SAFETY: the name is a NUL-terminated string for the length of the call, which cannot fail with a valid one (prctl(2)).
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// What the kernel says the process may do and where it is, as it was when it started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Effective, permitted, inheritable and bounding capabilities, one bit each (linux/capability.h).
+    pub capabilities: Capabilities,
+    /// Programs that it runs gain no privileges.
+    pub no_new_privs: bool,
+    /// Whether it leaves core dumps and can be traced by its own user.
+    pub dumpable: bool,
+    /// Real user and group.
+    pub ids: (u32, u32),
+    /// Name, soft and hard limit; `None` for no limit.
+    pub limits: Vec<(&'static str, Option<u64>, Option<u64>)>,
+    /// Kind and number of each namespace, where there is a `/proc`.
+    pub namespaces: Vec<(String, String)>,
+    /// Lines of `/proc/self/cgroup`, where there is a `/proc`.
+    pub cgroups: Vec<String>,
+}
+
+/// Sets of capabilities.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// In force.
+    pub effective: u64,
+    /// That can be taken up again.
+    pub permitted: u64,
+    /// That programs could inherit.
+    pub inheritable: u64,
+    /// Beyond which nothing can be gained.
+    pub bounding: u64,
+}
+
+static STANDING: OnceLock<Standing> = OnceLock::new();
+
+/// What was found out by [`look_around`]; nothing, if that was never called.
+pub fn standing() -> Standing {
+    STANDING.get().cloned().unwrap_or_default()
+}
+
+/// Finds out what the process may do. Later no thread may ask any more. A process that was told to gain no privileges is meant to be
+/// confined: it leaves no core dumps and is not traced.
+pub fn look_around() {
+    // SAFETY: integers only.
+    let no_new_privs = unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) } == 1;
+    let directory = std::fs::read_dir("/proc/self/ns").into_iter().flatten().flatten();
+    let namespaces = directory.filter_map(|entry| {
+        let kind = entry.file_name().into_string().ok()?;
+        Some((kind, std::fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned()))
+    });
+    let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut standing = Standing {
+        capabilities: capabilities(),
+        no_new_privs,
+        // SAFETY: no pointers.
+        ids: unsafe { (libc::getuid(), libc::getgid()) },
+        limits: limits(),
+        namespaces: namespaces.collect(),
+        cgroups: cgroups.lines().map(str::to_owned).collect(),
+        ..Standing::default()
+    };
+    standing.namespaces.sort();
+    // SAFETY: integers only.
+    unsafe {
+        if no_new_privs {
+            libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+        }
+        standing.dumpable = libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) == 1;
+    }
+    let _ = STANDING.set(standing);
+}
+
+fn capabilities() -> Capabilities {
+    /// `struct __user_cap_header_struct` and two of `struct __user_cap_data_struct` (linux/capability.h, version 3).
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut data = [[0u32; 3]; 2];
+    // SAFETY: both are as long as this version of the call wants.
+    unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+    let [low, high] = data;
+    let wide = |which: usize| match (low.get(which), high.get(which)) {
+        (Some(low), Some(high)) => u64::from(*low) | u64::from(*high) << 32,
+        _ => 0,
+    };
+    let in_bounds = |bit: u32| {
+        // SAFETY: integers only. An unknown capability, and there are none behind it, is an error.
+        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(bit), 0, 0, 0) } {
+            present @ 0.. => Some((bit, present == 1)),
+            _ => None,
+        }
+    };
+    let known = (0..u64::BITS).map_while(in_bounds);
+    let bounding = known.fold(0, |set, (bit, present)| set | u64::from(present) << bit);
+    Capabilities { effective: wide(0), permitted: wide(1), inheritable: wide(2), bounding }
+}
+
+fn limits() -> Vec<(&'static str, Option<u64>, Option<u64>)> {
+    let known = [
+        ("core", libc::RLIMIT_CORE),
+        ("fsize", libc::RLIMIT_FSIZE),
+        ("memlock", libc::RLIMIT_MEMLOCK),
+        ("no-file", libc::RLIMIT_NOFILE),
+        ("no-proc", libc::RLIMIT_NPROC),
+    ];
+    let read = |(name, which)| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a structure of the right type to write to.
+        unsafe { libc::getrlimit(which, &mut limit) };
+        let finite = |value| Some(value).filter(|value| *value != libc::RLIM_INFINITY);
+        (name, finite(limit.rlim_cur), finite(limit.rlim_max))
+    };
+    known.map(read).to_vec()
 }
 
 /// A thread's name, without an allocation.

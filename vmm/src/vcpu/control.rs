@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use super::metrics::VcpuMetrics;
 use super::run::Vcpu;
 use super::sys;
+use crate::confine::{Fence, Gate};
 use crate::threads::{self, Role};
 
 /// Enough for an exit and the devices behind it; of it only what is touched costs memory.
@@ -66,8 +67,8 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// Starts a thread for each vCPU. They stand still until [`Self::run`].
-    pub fn muster(vcpus: Vec<Vcpu>) -> io::Result<Self> {
+    /// Starts a thread for each vCPU, behind a fence like this one. They stand still until [`Self::run`].
+    pub fn muster(vcpus: Vec<Vcpu>, fence: &Fence, gate: &Arc<Gate>) -> io::Result<Self> {
         sys::install_kick_handler()?;
         let board =
             Arc::new(Board { shared: Mutex::new(Shared { wanted: Wanted::Pause, still: 0 }), changed: Condvar::new() });
@@ -75,7 +76,8 @@ impl Crew {
         let mut crew = Self { board: board.clone(), threads: Vec::with_capacity(vcpus.len()), metrics };
         for vcpu in vcpus {
             let board = board.clone();
-            let thread = threads::spawn(Role::Vcpu(vcpu.index()), STACK_LEN, move || vcpu.live(&board))?;
+            let fence = fence.for_role(Role::Vcpu(vcpu.index()));
+            let thread = threads::spawn_fenced(fence, gate, STACK_LEN, move || vcpu.live(&board))?;
             crew.threads.push(thread);
         }
         Ok(crew)

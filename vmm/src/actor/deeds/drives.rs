@@ -1,4 +1,5 @@
 use devices::virtio::any::AnyDevice;
+use devices::virtio::block::BackingFile;
 use devices::virtio::cell::{ConfigChange, VirtioCell};
 
 use crate::actor::Vmm;
@@ -18,16 +19,27 @@ impl Vmm {
     pub(crate) fn patch_drive(&mut self, patch: PatchDrive, answer: Answer<()>) {
         let id = patch.id.clone();
         match self.plan_drive_patch(patch) {
-            Ok((Some(config), limits)) => self.do_at_device(
-                DeviceName::Drive(id.clone()),
-                answer,
-                move |cell| swap_file(cell, config),
-                move |vmm, drive| vmm.note_drive(&id, drive, limits),
-            ),
+            Ok((Some(config), limits)) => self.swap_drive(id, config, limits, answer),
             // No slow part: a drive that waits for its file does not keep this waiting.
             Ok((None, limits)) => answer(self.limit_drive(&id, limits)),
             Err(refusal) => answer(Err(refusal)),
         }
+    }
+
+    /// Opens the new file and puts it behind the live device, each where it may take its time.
+    fn swap_drive(&self, id: ResourceId, config: DriveConfig, limits: RateLimitChange, answer: Answer<()>) {
+        self.open_and(
+            answer,
+            move || open(config),
+            move |vmm, (drive, file), answer| {
+                vmm.do_at_device(
+                    DeviceName::Drive(id.clone()),
+                    answer,
+                    move |cell| swap_file(cell, file).map(|()| drive),
+                    move |vmm, drive| vmm.note_drive(&id, drive, limits),
+                );
+            },
+        );
     }
 
     /// The drive as configured with its new file, if it gets one, and what changes in its limiter.
@@ -62,15 +74,19 @@ impl Vmm {
     }
 }
 
-/// Opens the drive anew and puts its file behind the live device. Runs where the drive is served.
-fn swap_file(cell: &VirtioCell, config: DriveConfig) -> Result<Drive, Error> {
+/// Opens the drive anew, and its file a second time for the device.
+fn open(config: DriveConfig) -> Result<(Drive, BackingFile), Error> {
     let drive = Drive::open(config).map_err(|e| refuse(&e))?;
-    let file = drive.file.try_clone().map_err(|e| refuse(&e))?;
+    let file = drive.file.try_clone().and_then(BackingFile::new).map_err(|e| refuse(&e))?;
+    Ok((drive, file))
+}
+
+/// Puts the file behind the live device. Runs where the drive is served.
+fn swap_file(cell: &VirtioCell, file: BackingFile) -> Result<(), Error> {
     cell.reconfigure(|device| match device {
         AnyDevice::Block(block) => {
             block.replace_file(file).map(|()| ((), ConfigChange::Announce)).map_err(|e| refuse(&e))
         }
         _ => Err(refuse(&format!("{} is not a drive.", cell.name()))),
-    })?;
-    Ok(drive)
+    })
 }

@@ -15,7 +15,7 @@ use devices::virtio::cell::VirtioCell;
 use super::vmm::Vmm;
 use crate::error::{Error, Subject};
 use crate::lifecycle::Phase;
-use crate::machine::{self, DeviceName, Machine, Surroundings};
+use crate::machine::{self, Assembled, DeviceName, Machine, Surroundings};
 use crate::requests::Answer;
 use crate::telemetry::{Group, LATENCIES, REGISTRY, microseconds};
 
@@ -27,9 +27,11 @@ impl Vmm {
             exit: self.exit().clone(),
             boot_timer: self.settings().boot_timer,
             mmds: self.mmds().clone(),
+            seccomp: self.settings().seccomp.clone(),
         };
-        let machine =
-            machine::assemble(&self.plan, &surroundings, &mut self.events).inspect_err(|_| self.events.clear())?;
+        let machine = machine::assemble(&self.plan, &surroundings, &mut self.events)
+            .and_then(Assembled::seal)
+            .inspect_err(|_| self.events.clear())?;
         log::debug!("event_end: build microvm for boot");
         log::debug!("event_start: boot microvm");
         machine.enter_metrics(&REGISTRY);
@@ -80,6 +82,25 @@ impl Vmm {
                 "Ctrl-Alt-Del was not sent: the guest does not read its keyboard, whose buffer is full.",
             )),
         }
+    }
+
+    /// Has a file opened where that may still be done, which may take as long as the host's file systems do, and comes back here to go on
+    /// with it.
+    pub(super) fn open_and<T: Send + 'static>(
+        &self,
+        answer: Answer<()>,
+        open: impl FnOnce() -> Result<T, Error> + Send + 'static,
+        go_on: impl FnOnce(&mut Vmm, T, Answer<()>) + Send + 'static,
+    ) {
+        let Some(machine) = &self.machine else { return answer(Err(Error::gone())) };
+        let handle = self.handle();
+        machine.run_with_files(move || {
+            let opened = open();
+            handle.send(move |vmm| match opened {
+                Ok(opened) => go_on(vmm, opened, answer),
+                Err(refusal) => answer(Err(refusal)),
+            });
+        });
     }
 
     /// Has `work` done where the device called `name` is served, which may take as long as the host's disks do, and comes back here to

@@ -1,0 +1,63 @@
+//! The fences of this process: the one of the thread that serves the API, and what is told of all of them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use vmm::confine::{Fence, FenceError, FilterError, Filters, Seccomp, calls, landlock};
+use vmm::sys::process;
+use vmm::threads::Role;
+
+use crate::syscalls::{ALWAYS, BEFORE_THE_START};
+
+/// Both fences of the thread that serves the API.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiFences {
+    /// Until the guest runs.
+    pub(crate) before: Fence,
+    /// From then on.
+    after: Fence,
+}
+
+impl ApiFences {
+    /// As the operator wants filters.
+    pub(crate) fn new(seccomp: &Seccomp) -> Result<Self, FilterError> {
+        let lists = [calls::EVERY, calls::EVENT_LOOP, ALWAYS];
+        let [every, events, always] = lists;
+        Ok(Self {
+            before: seccomp.fence(Role::Api, &[every, events, always, BEFORE_THE_START], true)?,
+            after: seccomp.fence(Role::Api, &lists, false)?,
+        })
+    }
+
+    /// None, for tests.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self { before: Fence::none(Role::Api), after: Fence::none(Role::Api) }
+    }
+
+    /// The fence for a machine that runs already.
+    pub(crate) fn running(self) -> Self {
+        Self { before: self.after.clone(), after: self.after }
+    }
+
+    /// The guest runs: the calling thread, which serves the API, opens no more files.
+    pub(crate) fn narrow(&self) -> Result<(), FenceError> {
+        self.after.enter()
+    }
+}
+
+/// First thing of a process that will run a machine.
+pub(crate) fn begin() {
+    process::look_around();
+    landlock::forbid_the_unneeded();
+}
+
+/// The filters of a file.
+pub(crate) fn bring(path: &Path) -> Result<Seccomp, String> {
+    let bytes =
+        std::fs::read(path).map_err(|e| format!("The seccomp filters {} cannot be read: {e}", path.display()))?;
+    match Filters::parse(&bytes) {
+        Ok(filters) => Ok(Seccomp::Brought(Arc::new(filters))),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}

@@ -1,0 +1,100 @@
+//! Calls that threads make whatever the machine is, by the thread's role. Those of devices are beside the devices.
+
+use devices::syscalls::{Arg, Call};
+use libc::*;
+
+const fn bits(value: c_int) -> u32 {
+    value.cast_unsigned()
+}
+
+/// Every thread: memory, locks, time, last words, its end.
+pub const EVERY: &[Call] = &[
+    Call::any(SYS_futex, "locks, and waiting for threads"),
+    Call::any(SYS_write, "log lines, metrics, bells"),
+    Call::any(SYS_read, "bells and timers"),
+    Call::any(SYS_close, "descriptors that are dropped"),
+    Call::with(
+        SYS_fcntl,
+        &[Arg::is(1, bits(F_GETFD))],
+        "debug builds look whether a descriptor is open before they close it",
+    ),
+    Call::any(SYS_brk, "the allocator"),
+    Call::with(SYS_mmap, &[Arg::without(2, PROT_EXEC as u32)], "the allocator; nothing that could be run"),
+    Call::with(SYS_mprotect, &[Arg::without(2, PROT_EXEC as u32)], "the allocator; as above"),
+    Call::any(SYS_munmap, "the allocator, stacks of threads that ended"),
+    Call::any(SYS_mremap, "the allocator"),
+    Call::with(SYS_madvise, &[Arg::is(2, MADV_DONTNEED as u32)], "the stack of a thread that ends"),
+    Call::any(SYS_getrandom, "the seed of hash maps"),
+    Call::any(SYS_clock_gettime, "where the vDSO cannot tell the time"),
+    Call::any(SYS_clock_nanosleep, "a second fatal signal waits for the first one's last words"),
+    Call::any(SYS_poll, "whether whoever reads the log has room"),
+    Call::any(SYS_sched_yield, "contended locks of the standard library"),
+    Call::any(SYS_restart_syscall, "a wait that was interrupted by SIGSTOP"),
+    Call::any(SYS_getpid, "which thread this is, for a last line"),
+    Call::any(SYS_gettid, "as above"),
+    Call::with(SYS_prctl, &[Arg::is(0, bits(PR_GET_NAME))], "as above"),
+    Call::any(SYS_rt_sigreturn, "the end of a signal handler"),
+    Call::any(SYS_rt_sigprocmask, "the end of a thread, and of the process by abort"),
+    Call::with(SYS_tgkill, &[Arg::is(2, bits(SIGABRT))], "the end of the process by abort"),
+    Call::with(SYS_rt_sigaction, &[Arg::is(0, bits(SIGABRT))], "as above"),
+    Call::any(SYS_sigaltstack, "the end of a thread"),
+    Call::with(SYS_ioctl, &[Arg::is(1, TCSETS as u32)], "last words leave the terminal as it was"),
+    Call::any(SYS_exit, "the end of a thread"),
+    Call::any(SYS_exit_group, "the end of the process"),
+];
+
+/// Threads with an event loop.
+pub const EVENT_LOOP: &[Call] =
+    &[Call::any(SYS_epoll_wait, "events"), Call::any(SYS_epoll_ctl, "what is waited for comes and goes")];
+
+/// Threads that serve devices change what KVM does for them: KVM's own requests, each on a descriptor of this machine.
+pub const DEVICES: &[Call] = &[
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_IOEVENTFD)], "a doorbell that needs no exit"),
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_SET_GSI_ROUTING)], "the guest programs the IOAPIC"),
+];
+
+/// The VMM thread, once the machine is built.
+pub const VMM: &[Call] = &[
+    Call::with(SYS_tgkill, &[Arg::is(2, KICK)], "vCPUs leave the guest"),
+    Call::any(SYS_timerfd_settime, "metrics, every minute"),
+    Call::any(SYS_timerfd_gettime, "limiters that are changed, time limits that are stopped"),
+    Call::any(SYS_unlink, "sockets go with the process"),
+    Call::any(SYS_statx, "whether they are still the ones that were made"),
+    Call::any(SYS_fstat, "the same on old kernels"),
+];
+
+/// vCPU threads.
+pub const VCPU: &[Call] = &[
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_RUN)], "the guest"),
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_KVMCLOCK_CTRL)], "a guest that was paused is told"),
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_GET_REGS)], "where a guest that is lost was"),
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_SET_GSI_ROUTING)], "the guest programs the IOAPIC"),
+];
+
+/// Machines with hot-pluggable memory: whoever serves that.
+pub const MEMORY_SLOTS: &[Call] =
+    &[Call::with(SYS_ioctl, &[Arg::is(1, KVM_SET_USER_MEMORY_REGION)], "memory is plugged and unplugged")];
+
+/// The thread that opens files for devices that get another one.
+pub const FILES: &[Call] = &[
+    Call::any(SYS_openat2, "another file for a drive"),
+    Call::any(SYS_openat, "the same on kernels before 5.6"),
+    Call::any(SYS_statx, "what kind of file it is"),
+    Call::any(SYS_fstat, "the same on old kernels"),
+    Call::any(SYS_fstatfs, "whether it is one of /proc"),
+    Call::with(SYS_ioctl, &[Arg::is(1, BLKGETSIZE64)], "how long a block device is"),
+    Call::any(SYS_fcntl, "whether reading waits"),
+    Call::any(SYS_lseek, "how long it is"),
+];
+
+/// The signal that makes a vCPU leave the guest: the first real-time signal that the C library leaves to programs.
+const KICK: u32 = 34;
+
+// include/uapi/linux/kvm.h, include/uapi/linux/fs.h.
+const KVM_RUN: u32 = 0xae80;
+const KVM_GET_REGS: u32 = 0x8090_ae81;
+const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
+const KVM_IOEVENTFD: u32 = 0x4040_ae79;
+const KVM_SET_GSI_ROUTING: u32 = 0x4008_ae6a;
+const KVM_SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
+const BLKGETSIZE64: u32 = 0x8008_1272;

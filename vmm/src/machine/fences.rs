@@ -1,0 +1,71 @@
+//! Which fence each thread of a machine gets, by the devices it serves.
+
+use std::sync::Arc;
+
+use devices::legacy::syscalls::CONSOLE;
+use devices::syscalls::{Call, Needs};
+use devices::virtio::{balloon, block, mem, net, pmem, rng, vsock};
+
+use super::roster::{DeviceName, Home, Seat};
+use crate::confine::{Fence, FilterError, Gate, Seccomp, calls};
+use crate::threads::Role;
+
+/// The fences of a machine's threads, and the gate where they meet.
+pub(super) struct Fences {
+    seccomp: Seccomp,
+    pub(super) gate: Arc<Gate>,
+}
+
+/// What a device needs of the kernel.
+fn needs(seat: &Seat) -> &'static Needs {
+    match (&seat.name, seat.home) {
+        (DeviceName::Drive(_), Home::Uring) => &block::syscalls::ASYNC,
+        (DeviceName::Drive(_), _) => &block::syscalls::SYNC,
+        (DeviceName::Balloon, _) => &balloon::syscalls::NEEDS,
+        (DeviceName::Net(_), _) => &net::syscalls::NEEDS,
+        (DeviceName::Pmem(_), _) => &pmem::syscalls::NEEDS,
+        (DeviceName::Vsock, _) => &vsock::syscalls::NEEDS,
+        (DeviceName::Rng, _) => &rng::syscalls::NEEDS,
+        (DeviceName::Memory, _) => &mem::syscalls::NEEDS,
+    }
+}
+
+/// What the machine's memory needs of whoever serves this device, or resets it.
+fn slots(seat: &Seat) -> &'static [Call] {
+    if seat.name == DeviceName::Memory { calls::MEMORY_SLOTS } else { &[] }
+}
+
+impl Fences {
+    pub(super) fn new(seccomp: Seccomp) -> Self {
+        Self { seccomp, gate: Arc::default() }
+    }
+
+    /// For the vCPU threads of a machine with these devices.
+    pub(super) fn of_vcpus(&self, seats: &[Seat]) -> Result<Fence, FilterError> {
+        let mut lists = vec![calls::EVERY, calls::VCPU, CONSOLE.vcpu];
+        lists.extend(seats.iter().flat_map(|seat| [needs(seat).vcpu, slots(seat)]));
+        self.seccomp.fence(Role::Vcpu(0), &lists, false)
+    }
+
+    /// For the thread that serves these devices and no others.
+    pub(super) fn of_io<'a>(&self, index: usize, seats: impl Iterator<Item = &'a Seat>) -> Result<Fence, FilterError> {
+        let mut lists = vec![calls::EVERY, calls::EVENT_LOOP, calls::DEVICES];
+        lists.extend(seats.flat_map(|seat| [needs(seat).event_loop, slots(seat)]));
+        self.seccomp.fence(Role::Io(index), &lists, false)
+    }
+
+    /// For the thread that opens files, which is all it does.
+    pub(super) fn of_files(&self) -> Result<Fence, FilterError> {
+        self.seccomp.fence(Role::Files, &[calls::EVERY, calls::EVENT_LOOP, calls::FILES], true)
+    }
+
+    /// For the VMM thread of a machine with these devices.
+    pub(super) fn of_vmm(&self, seats: &[Seat]) -> Result<Fence, FilterError> {
+        let mut lists =
+            vec![calls::EVERY, calls::EVENT_LOOP, calls::DEVICES, calls::VMM, CONSOLE.event_loop, CONSOLE.end];
+        let own = seats.iter().filter(|seat| seat.home == Home::Vmm);
+        lists.extend(own.flat_map(|seat| [needs(seat).event_loop, slots(seat)]));
+        lists.extend(seats.iter().map(|seat| needs(seat).end));
+        self.seccomp.fence(Role::Vmm, &lists, false)
+    }
+}
