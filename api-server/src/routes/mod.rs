@@ -7,6 +7,7 @@
 mod actions;
 mod balloon;
 mod boot_source;
+mod confinement;
 mod cpu_config;
 mod drives;
 mod entropy;

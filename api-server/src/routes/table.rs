@@ -3,7 +3,7 @@
 use axum::http::Method;
 
 use super::{
-    Answer, Call, actions, balloon, boot_source, cpu_config, drives, entropy, hotplug, instance, logger,
+    Answer, Call, actions, balloon, boot_source, confinement, cpu_config, drives, entropy, hotplug, instance, logger,
     machine_config, metrics, mmds, network_interfaces, pmem, serial, snapshot, vm, vsock,
 };
 
@@ -42,6 +42,7 @@ macro_rules! routes {
 pub(crate) static ROUTES: &[Route] = routes! {
     GET => instance::get;
     GET "version" => instance::get_version;
+    GET "confinement" => confinement::get;
     GET "vm" / "config" => instance::get_config;
     PATCH "vm" => vm::patch;
     PUT "actions" => actions::put;

@@ -90,7 +90,9 @@ impl Fence {
         if let Some(program) = &self.program {
             program.install().map_err(|why| FenceError { thread: self.role.label(), why })?;
         }
-        report::note(self.role, self.program.as_deref(), closed);
+        // A filter of ours says no by itself; of one that was brought nobody knows.
+        let refused = closed || self.program.as_ref().is_some_and(|program| program.rules().is_some());
+        report::note(self.role, self.program.as_deref(), self.files || !refused);
         Ok(())
     }
 }

@@ -20,8 +20,8 @@ pub struct ThreadFence {
     pub rules: Option<usize>,
     /// Its length.
     pub instructions: usize,
-    /// Whether Landlock refuses every file to it.
-    pub no_files: bool,
+    /// Whether it may open files.
+    pub opens_files: bool,
 }
 
 /// All that is known.
@@ -37,14 +37,14 @@ pub struct Report {
 
 static THREADS: Mutex<Vec<ThreadFence>> = Mutex::new(Vec::new());
 
-pub(super) fn note(role: Role, program: Option<&Program>, no_files: bool) {
+pub(super) fn note(role: Role, program: Option<&Program>, opens_files: bool) {
     let fence = ThreadFence {
         name: ThreadName::of_this_thread().as_str().to_owned(),
         role: role.kind(),
         seccomp: program.is_some(),
         rules: program.and_then(Program::rules),
         instructions: program.map_or(0, Program::instructions),
-        no_files,
+        opens_files,
     };
     let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
     // A thread that enters another one has both; the last one is the narrower.

@@ -18,6 +18,7 @@ pub(super) fn rows(world: &World) -> Vec<Row> {
         always("GET", "/", None, Found),
         always("GET", "/version", None, Found),
         always("GET", "/vm/config", None, Found),
+        always("GET", "/confinement", None, Found),
         // Pausing and resuming change the phase; the test does that between the phases.
         always(
             "PATCH",

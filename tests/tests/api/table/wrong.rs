@@ -2,6 +2,7 @@
 pub(crate) const WRONG: &[(&str, &str, &str)] = &[
     ("/", "PUT PATCH DELETE", ""),
     ("/version", "PUT PATCH DELETE", "version"),
+    ("/confinement", "PUT PATCH DELETE", "confinement"),
     ("/vm", "GET PUT DELETE", "vm"),
     ("/vm/config", "PUT DELETE", "vm"),
     ("/actions", "GET PATCH DELETE", "actions"),
