@@ -14,41 +14,46 @@ use crate::syscalls::{ALWAYS, BEFORE_THE_START};
 pub(crate) struct ApiFences {
     /// Until the guest runs.
     pub(crate) before: Fence,
-    /// From then on.
-    after: Fence,
+    /// From then on. Made when it is needed.
+    after: AfterStart,
+}
+
+#[derive(Debug, Clone)]
+struct AfterStart(Seccomp);
+
+impl AfterStart {
+    fn fence(&self) -> Result<Fence, FilterError> {
+        self.0.fence(Role::Api, &[calls::EVERY, calls::EVENT_LOOP, ALWAYS], false)
+    }
 }
 
 impl ApiFences {
     /// As the operator wants filters.
     pub(crate) fn new(seccomp: &Seccomp) -> Result<Self, FilterError> {
-        let lists = [calls::EVERY, calls::EVENT_LOOP, ALWAYS];
-        let [every, events, always] = lists;
-        Ok(Self {
-            before: seccomp.fence(Role::Api, &[every, events, always, BEFORE_THE_START], true)?,
-            after: seccomp.fence(Role::Api, &lists, false)?,
-        })
+        let lists = [calls::EVERY, calls::EVENT_LOOP, ALWAYS, BEFORE_THE_START];
+        Ok(Self { before: seccomp.fence(Role::Api, &lists, true)?, after: AfterStart(seccomp.clone()) })
     }
 
     /// None, for tests.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self { before: Fence::none(Role::Api), after: Fence::none(Role::Api) }
+        Self { before: Fence::none(Role::Api), after: AfterStart(Seccomp::Off) }
     }
 
     /// The fence for a machine that runs already.
-    pub(crate) fn running(self) -> Self {
-        Self { before: self.after.clone(), after: self.after }
+    pub(crate) fn running(self) -> Result<Self, FilterError> {
+        Ok(Self { before: self.after.fence()?, after: self.after })
     }
 
     /// The guest runs: the calling thread, which serves the API, opens no more files.
     pub(crate) fn narrow(&self) -> Result<(), FenceError> {
-        self.after.enter()
+        self.after.fence()?.enter()
     }
 }
 
 /// First thing of a process that will run a machine.
 pub(crate) fn begin() {
-    process::look_around();
+    process::be_confined();
     landlock::forbid_the_unneeded();
 }
 

@@ -12,9 +12,10 @@ use std::time::Duration;
 use log::{error, info};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
-use vmm::confine::Seccomp;
+use vmm::confine::{FilterError, Seccomp};
 use vmm::requests::{PutMmds, Start};
 use vmm::sys::clock::{monotonic_time, process_cpu_time};
+use vmm::sys::process::look_around;
 use vmm::telemetry::microseconds;
 use vmm::threads;
 use vmm::{ExitReason, Settings, Vmm};
@@ -109,8 +110,7 @@ fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReaso
         cli::Filters::Off => Seccomp::Off,
         cli::Filters::Brought(path) => confinement::bring(&path).map_err(CannotStart)?,
     };
-    let fences =
-        ApiFences::new(&seccomp).map_err(|e| CannotStart(format!("The API server cannot be confined: {e}")))?;
+    let fences = ApiFences::new(&seccomp).map_err(unconfined)?;
     let settings =
         Settings { id: options.id, boot_timer: options.boot_timer, mmds_size_limit: options.mmds_size_limit, seccomp };
     let (mut vmm, handle) =
@@ -118,23 +118,31 @@ fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReaso
     if let Some(path) = &options.metadata {
         fill_mmds(path, &mut vmm)?;
     }
-    let fences = if options.config_file.is_some() { fences.running() } else { fences };
+    let fences = if options.config_file.is_some() { fences.running() } else { Ok(fences) };
+    let fences = fences.map_err(unconfined)?;
     // Before a machine is booted: once it runs, this thread starts no others.
     let app = App::new(handle, identity, options.payload_limit, fences);
     let api = listener.map(|listener| ApiThread::start(listener, app)).transpose();
     let mut api = api.map_err(|e| CannotStart(format!("The API server could not be started: {e}")))?;
     if let Some(path) = &options.config_file {
+        look_around();
         boot_from_file(path, &mut vmm)?;
     }
     note_start(options.began);
     if let Some(api) = &mut api {
         api.open();
     }
+    // While the API answers already; not after a boot, by which this thread has lost its eyes.
+    look_around();
     let reason = vmm.run();
     if let Some(api) = api {
         api.end(reason.clone());
     }
     Ok(reason)
+}
+
+fn unconfined(error: FilterError) -> CannotStart {
+    CannotStart(format!("The API server cannot be confined: {error}"))
 }
 
 /// The time the start took, as far as the caller said when it began.

@@ -44,11 +44,8 @@ pub struct Fence {
 
 /// A fence could not be put up, so the thread must not go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the fence around thread {thread} cannot be put up: {why}")]
-pub struct FenceError {
-    thread: String,
-    why: FilterError,
-}
+#[error("a thread cannot be confined: {0}")]
+pub struct FenceError(#[from] FilterError);
 
 impl Seccomp {
     /// The fence of a thread with this role that makes the calls of these lists. With `files` it may open some later on.
@@ -88,7 +85,7 @@ impl Fence {
     pub fn enter(&self) -> Result<(), FenceError> {
         let closed = !self.files && landlock::forbid_files();
         if let Some(program) = &self.program {
-            program.install().map_err(|why| FenceError { thread: self.role.label(), why })?;
+            program.install()?;
         }
         // A filter of ours says no by itself; of one that was brought nobody knows.
         let refused = closed || self.program.as_ref().is_some_and(|program| program.rules().is_some());

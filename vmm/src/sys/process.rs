@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Descriptors a machine may need: two per vCPU and about five per device, with room to spare.
 const DESCRIPTORS: libc::c_int = 512;
@@ -65,17 +66,36 @@ pub struct Capabilities {
 }
 
 static STANDING: OnceLock<Standing> = OnceLock::new();
+/// [`be_confined`] was called, so [`look_around`] will be.
+static BEGUN: AtomicBool = AtomicBool::new(false);
+/// Whether the process was told to gain no privileges, before it told itself.
+static NO_NEW_PRIVS: AtomicBool = AtomicBool::new(false);
 
-/// What was found out by [`look_around`]; nothing, if that was never called.
+/// What was found out by [`look_around`], which may still be at it; nothing, in a process that never calls it.
 pub fn standing() -> Standing {
-    STANDING.get().cloned().unwrap_or_default()
+    if BEGUN.load(Ordering::Relaxed) { STANDING.wait().clone() } else { Standing::default() }
 }
 
-/// Finds out what the process may do. Later no thread may ask any more. A process that was told to gain no privileges is meant to be
-/// confined: it leaves no core dumps and is not traced.
-pub fn look_around() {
+/// First thing of a process that will run a machine. One that was told to gain no privileges is meant to be confined: it leaves no core
+/// dumps, and its user cannot trace it.
+pub fn be_confined() {
     // SAFETY: integers only.
-    let no_new_privs = unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) } == 1;
+    unsafe {
+        let told = libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
+        if told {
+            libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+        }
+        NO_NEW_PRIVS.store(told, Ordering::Relaxed);
+    }
+    BEGUN.store(true, Ordering::Relaxed);
+}
+
+/// Finds out what the process may do. To be called before its threads may no longer ask; later calls do nothing.
+pub fn look_around() {
+    STANDING.get_or_init(observe);
+}
+
+fn observe() -> Standing {
     let directory = std::fs::read_dir("/proc/self/ns").into_iter().flatten().flatten();
     let namespaces = directory.filter_map(|entry| {
         let kind = entry.file_name().into_string().ok()?;
@@ -84,23 +104,17 @@ pub fn look_around() {
     let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mut standing = Standing {
         capabilities: capabilities(),
-        no_new_privs,
+        no_new_privs: NO_NEW_PRIVS.load(Ordering::Relaxed),
+        // SAFETY: integers only.
+        dumpable: unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) } == 1,
         // SAFETY: no pointers.
         ids: unsafe { (libc::getuid(), libc::getgid()) },
         limits: limits(),
         namespaces: namespaces.collect(),
         cgroups: cgroups.lines().map(str::to_owned).collect(),
-        ..Standing::default()
     };
     standing.namespaces.sort();
-    // SAFETY: integers only.
-    unsafe {
-        if no_new_privs {
-            libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
-        }
-        standing.dumpable = libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) == 1;
-    }
-    let _ = STANDING.set(standing);
+    standing
 }
 
 fn capabilities() -> Capabilities {
