@@ -43,6 +43,21 @@ pub fn mayfly() -> PathBuf {
     }
 }
 
+/// The `mayfly-jailer` binary that was built with [`mayfly`].
+///
+/// # Panics
+/// When there is none; the message says how to build it.
+#[track_caller]
+pub fn jailer() -> PathBuf {
+    let path = mayfly().with_file_name("mayfly-jailer");
+    assert!(
+        path.is_file(),
+        "there is no {}: run `cargo build -p jailer` (with --release as for mayfly)",
+        path.display()
+    );
+    path
+}
+
 /// Stops a test that needs `/dev/kvm` on a machine without it, with a clear sentence.
 ///
 /// # Panics

@@ -1,5 +1,7 @@
 //! The few system calls the harness needs that std does not have. The only `unsafe` of this crate.
 
+pub mod inject;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

@@ -1,0 +1,349 @@
+//! Filters and Landlock domains, tried out by making the real threads of the real binary make calls.
+
+use std::collections::BTreeSet;
+
+use guest::{Job, Mode};
+use mayfly_tests::sys::inject::{Outcome, Puppet};
+use mayfly_tests::{Disk, PATIENCE, Vmm, VmmBuilder, binary};
+use serde_json::Value;
+
+use super::{assert_confined, said, status, threads};
+
+/// No pointer, no descriptor, and all flags but the lowest two.
+const BAD: u64 = !0x3;
+/// Calls that no thread can be told to make without being gone.
+const ENDS: [i64; 4] = [libc::SYS_exit, libc::SYS_exit_group, libc::SYS_rt_sigreturn, libc::SYS_restart_syscall];
+/// `uretprobe` and `uprobe`: the kernel never asks filters about them and answers with SIGILL unless it put the call there itself
+/// (kernel/seccomp.c, arch/x86/kernel/uprobes.c).
+const PROBES: [i64; 2] = [335, 336];
+/// One more than the last call that there is (arch/x86/entry/syscalls/syscall_64.tbl, Linux 6.18), with some room.
+const CALLS: i64 = 480;
+
+/// A machine with a drive of each kind, running.
+fn machine(builder: VmmBuilder) -> (tempfile::TempDir, Vmm) {
+    binary::require_kvm();
+    binary::require_root();
+    let vmm = builder.start();
+    let dir = tempfile::tempdir().unwrap();
+    vmm.boot_source(&vmm.file("guest.elf", guest::ELF), &Job::new(Mode::Spin).command_line());
+    vmm.machine(1, 64);
+    for engine in ["Sync", "Async"] {
+        let disk = Disk::sparse(dir.path(), engine, 1 << 20).unwrap();
+        vmm.drive(engine, disk.path(), engine);
+    }
+    vmm.instance_start();
+    vmm.wait_for_line(guest::READY, PATIENCE);
+    (dir, vmm)
+}
+
+#[track_caller]
+fn thread(vmm: &Vmm, name: &str) -> u32 {
+    let all = threads(vmm.pid());
+    all.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no thread {name} in {all:?}")).1
+}
+
+/// Names of the calls that each thread may make with any arguments at all, as it is written down here. Whoever adds one adds it here,
+/// and whoever reads the change sees it.
+const EVERY: &str = "read write close poll brk munmap mremap sched_yield getpid gettid futex clock_gettime clock_nanosleep sigaltstack \
+                     rt_sigprocmask getrandom";
+const GOLDEN: [(&str, &str); 6] = [
+    ("mayfly", "epoll_wait epoll_ctl timerfd_settime timerfd_gettime unlink statx fstat fdatasync io_uring_enter"),
+    ("api", "epoll_wait epoll_ctl accept4 recvfrom sendto writev shutdown"),
+    ("vcpu 0", "timerfd_settime io_uring_enter"),
+    ("io 0", "epoll_wait epoll_ctl timerfd_settime preadv pwritev fallocate fdatasync"),
+    ("io 1", "epoll_wait epoll_ctl timerfd_settime io_uring_enter fdatasync"),
+    ("files", "epoll_wait epoll_ctl openat2 openat statx fstat fstatfs fcntl lseek"),
+];
+
+macro_rules! numbered {
+    ($($name:ident)*) => {
+        /// Calls by name.
+        const NUMBERS: &[(&str, i64)] = &[$((stringify!($name), libc::$name)),*];
+    };
+}
+
+numbered! {
+    SYS_read SYS_write SYS_close SYS_poll SYS_brk SYS_munmap SYS_mremap SYS_sched_yield SYS_getpid SYS_gettid SYS_futex SYS_clock_gettime
+    SYS_clock_nanosleep SYS_sigaltstack SYS_rt_sigprocmask SYS_getrandom SYS_epoll_wait SYS_epoll_ctl SYS_timerfd_settime
+    SYS_timerfd_gettime SYS_unlink SYS_statx SYS_fstat SYS_fdatasync SYS_io_uring_enter SYS_accept4 SYS_recvfrom SYS_sendto SYS_writev
+    SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs SYS_fcntl SYS_lseek
+}
+
+fn number(name: &str) -> i64 {
+    let found = NUMBERS.iter().find(|(known, _)| known.strip_prefix("SYS_") == Some(name));
+    found.unwrap_or_else(|| panic!("no number for {name}")).1
+}
+
+/// J5: every system call there is, on every thread, with arguments that make no sense. What is not written down above is caught.
+#[test]
+fn threads_make_the_calls_that_are_written_down_and_no_others() {
+    let (_dir, vmm) = machine(VmmBuilder::new());
+    for (name, own) in GOLDEN {
+        let expected: BTreeSet<i64> = EVERY.split_whitespace().chain(own.split_whitespace()).map(number).collect();
+        let mut puppet = Puppet::seize(thread(&vmm, name)).unwrap();
+        let mut made = BTreeSet::new();
+        for call in (0..CALLS).filter(|call| !ENDS.contains(call) && !PROBES.contains(call)) {
+            if let Outcome::Made(_) = puppet.call(call, [BAD; 6]).unwrap_or_else(|e| panic!("{name}: {call}: {e}")) {
+                made.insert(call);
+            }
+        }
+        puppet.let_go().unwrap();
+        let text = |set: Vec<&i64>| format!("{set:?}");
+        assert_eq!(
+            made,
+            expected,
+            "{name}: too many {}, too few {}",
+            text(made.difference(&expected).collect()),
+            text(expected.difference(&made).collect())
+        );
+    }
+    // Nobody minds: the machine goes on.
+    vmm.get("/").expect_200();
+    assert!(vmm.is_running(), "{}", said(&vmm));
+}
+
+/// Calls that whoever breaks out would like to make. Pointers are bad on purpose: a filter looks first.
+fn wishes() -> Vec<(&'static str, i64, [u64; 6])> {
+    let any = |name, number| (name, number, [BAD; 6]);
+    let ioctl = |name, request: u64| (name, libc::SYS_ioctl, [0, request, BAD, 0, 0, 0]);
+    let memory = |name, number, protection: libc::c_int| {
+        (name, number, [0, 4096, protection as u64, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64, u64::MAX, 0])
+    };
+    let socket =
+        |name, family: libc::c_int| (name, libc::SYS_socket, [family as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0]);
+    let (read, write, exec) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
+    vec![
+        any("open", libc::SYS_open),
+        any("creat", libc::SYS_creat),
+        any("connect", libc::SYS_connect),
+        any("bind", libc::SYS_bind),
+        any("execve", libc::SYS_execve),
+        any("execveat", libc::SYS_execveat),
+        any("fork", libc::SYS_fork),
+        any("vfork", libc::SYS_vfork),
+        any("clone3", libc::SYS_clone3),
+        ("clone in a user namespace", libc::SYS_clone, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]),
+        any("unshare", libc::SYS_unshare),
+        any("setns", libc::SYS_setns),
+        any("ptrace", libc::SYS_ptrace),
+        any("process_vm_readv", libc::SYS_process_vm_readv),
+        any("process_vm_writev", libc::SYS_process_vm_writev),
+        any("pidfd_getfd", libc::SYS_pidfd_getfd),
+        any("bpf", libc::SYS_bpf),
+        any("perf_event_open", libc::SYS_perf_event_open),
+        any("keyctl", libc::SYS_keyctl),
+        any("add_key", libc::SYS_add_key),
+        any("userfaultfd", libc::SYS_userfaultfd),
+        any("io_uring_setup", libc::SYS_io_uring_setup),
+        any("mount", libc::SYS_mount),
+        any("open_tree", libc::SYS_open_tree),
+        any("pivot_root", libc::SYS_pivot_root),
+        any("chroot", libc::SYS_chroot),
+        any("mknodat", libc::SYS_mknodat),
+        any("renameat2", libc::SYS_renameat2),
+        any("symlinkat", libc::SYS_symlinkat),
+        any("fchmodat", libc::SYS_fchmodat),
+        any("fchownat", libc::SYS_fchownat),
+        any("open_by_handle_at", libc::SYS_open_by_handle_at),
+        any("setuid", libc::SYS_setuid),
+        any("setresgid", libc::SYS_setresgid),
+        any("capset", libc::SYS_capset),
+        any("prlimit64", libc::SYS_prlimit64),
+        any("init_module", libc::SYS_init_module),
+        any("kexec_load", libc::SYS_kexec_load),
+        any("kill", libc::SYS_kill),
+        any("tkill", libc::SYS_tkill),
+        ("tgkill with SIGKILL", libc::SYS_tgkill, [1, 1, libc::SIGKILL as u64, 0, 0, 0]),
+        any("memfd_create", libc::SYS_memfd_create),
+        any("modify_ldt", libc::SYS_modify_ldt),
+        any("personality", libc::SYS_personality),
+        any("sendmsg", libc::SYS_sendmsg),
+        any("seccomp", libc::SYS_seccomp),
+        ("prctl PR_SET_DUMPABLE", libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, 0]),
+        ("prctl PR_SET_SECCOMP", libc::SYS_prctl, [libc::PR_SET_SECCOMP as u64, 0, 0, 0, 0, 0]),
+        ioctl("ioctl TIOCSTI", libc::TIOCSTI),
+        ioctl("ioctl TUNSETIFF", libc::TUNSETIFF),
+        ioctl("ioctl KVM_CREATE_VM", 0xae01),
+        ioctl("ioctl KVM_SET_MSRS", 0x4008_ae89),
+        memory("mmap to run", libc::SYS_mmap, read | exec),
+        memory("mmap to write and run", libc::SYS_mmap, read | write | exec),
+        memory("mprotect to run", libc::SYS_mprotect, read | exec),
+        socket("socket AF_INET", libc::AF_INET),
+        socket("socket AF_NETLINK", libc::AF_NETLINK),
+        socket("socket AF_UNIX, without a socket device", libc::AF_UNIX),
+        socket("socket AF_VSOCK", libc::AF_VSOCK),
+    ]
+}
+
+#[test]
+fn what_would_lead_out_is_caught_on_every_thread() {
+    let (_dir, vmm) = machine(VmmBuilder::new());
+    for (name, _) in GOLDEN {
+        let mut puppet = Puppet::seize(thread(&vmm, name)).unwrap();
+        for (wish, call, arguments) in wishes() {
+            assert_eq!(puppet.call(call, arguments).unwrap(), Outcome::Caught, "{name}: {wish}");
+        }
+        // Only the one that is there for it opens files.
+        for call in [libc::SYS_openat, libc::SYS_openat2] {
+            let caught = puppet.call(call, [BAD; 6]).unwrap() == Outcome::Caught;
+            assert_eq!(caught, name != "files", "{name}");
+        }
+        puppet.let_go().unwrap();
+    }
+    vmm.get("/").expect_200();
+}
+
+/// What is needed passes, with the arguments with which it is needed: how it ends is then the kernel's affair.
+#[test]
+fn what_is_needed_passes_with_the_arguments_it_is_needed_with() {
+    let (_dir, vmm) = machine(VmmBuilder::new());
+    let ioctl = |request: u64| (libc::SYS_ioctl, [u64::MAX, request, 0, 0, 0, 0]);
+    let every: Vec<(i64, [u64; 6])> = vec![
+        (
+            libc::SYS_mmap,
+            [
+                0,
+                4096,
+                (libc::PROT_READ | libc::PROT_WRITE) as u64,
+                (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64,
+                u64::MAX,
+                0,
+            ],
+        ),
+        (libc::SYS_mprotect, [1, 4096, libc::PROT_READ as u64, 0, 0, 0]),
+        (libc::SYS_madvise, [1, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0]),
+        (libc::SYS_prctl, [libc::PR_GET_NAME as u64, BAD, 0, 0, 0, 0]),
+        (libc::SYS_rt_sigaction, [libc::SIGABRT as u64, BAD, 0, 8, 0, 0]),
+        (libc::SYS_fcntl, [u64::MAX, libc::F_GETFD as u64, 0, 0, 0, 0]),
+        ioctl(libc::TCSETS),
+    ];
+    let more = [
+        (
+            "mayfly",
+            vec![
+                (libc::SYS_tgkill, [u64::from(vmm.pid()), BAD, 34, 0, 0, 0]),
+                (libc::SYS_io_uring_register, [u64::MAX, 6, 0, 0, 0, 0]),
+            ],
+        ),
+        ("api", Vec::new()),
+        ("vcpu 0", vec![ioctl(0xae80), ioctl(0xaead), ioctl(0x8090_ae81), ioctl(0x4008_ae6a)]),
+        ("io 0", vec![ioctl(0x4040_ae79)]),
+        ("io 1", vec![ioctl(0x4040_ae79), (libc::SYS_io_uring_register, [u64::MAX, 6, 0, 0, 0, 0])]),
+        ("files", vec![ioctl(0x8008_1272)]),
+    ];
+    for (name, own) in more {
+        let mut puppet = Puppet::seize(thread(&vmm, name)).unwrap();
+        for (call, arguments) in every.iter().chain(&own) {
+            assert_ne!(puppet.call(*call, *arguments).unwrap(), Outcome::Caught, "{name}: {call} {arguments:x?}");
+        }
+        puppet.let_go().unwrap();
+    }
+    vmm.get("/").expect_200();
+}
+
+/// What a filter catches ends the process, with thread and call named.
+#[test]
+fn a_caught_call_ends_the_process_and_says_who_made_it() {
+    for (name, shown) in [
+        ("mayfly", "main"),
+        ("api", "api"),
+        ("vcpu 0", "vcpu 0"),
+        ("io 0", "io 0"),
+        ("io 1", "io 1"),
+        ("files", "files"),
+    ] {
+        let (_dir, vmm) = machine(VmmBuilder::new());
+        let puppet = Puppet::seize(thread(&vmm, name)).unwrap();
+        puppet.let_go_with(libc::SYS_execve, [BAD; 6]).unwrap();
+        assert_eq!(vmm.wait_exit(PATIENCE), 148, "{name}\n{}", said(&vmm));
+        let line = format!("{shown}] Shutting down VM after intercepting a bad syscall (59).");
+        assert!(vmm.log().contains(&line), "{name}\n{}", vmm.log());
+    }
+}
+
+/// J8, and that what the process says of itself is what the kernel says.
+#[test]
+fn every_task_has_its_filter_and_the_report_is_true() {
+    let (_dir, vmm) = machine(VmmBuilder::new());
+    assert_confined(vmm.pid());
+    let report = vmm.get("/confinement").expect_200();
+    let named =
+        |name: &str| report["threads"].as_array().unwrap().iter().find(|thread| thread["name"] == name).cloned();
+    let all = threads(vmm.pid());
+    assert_eq!(all.len(), report["threads"].as_array().unwrap().len(), "{report:#}");
+    // Fewer than the reference has for the same threads.
+    let most = |role: &Value| match role.as_str().unwrap() {
+        "api" => 36,
+        "vcpu" => 49,
+        _ => 76,
+    };
+    for (name, _) in all {
+        let shown = if name == "mayfly" { "main" } else { &name };
+        let fence = named(shown).unwrap_or_else(|| panic!("{shown} is missing in {report:#}"));
+        assert_eq!(fence["seccomp"], "filter", "{fence}");
+        assert!(fence["rules"].as_u64().unwrap() < most(&fence["role"]), "{fence}");
+        assert_eq!(fence["opens_files"], name == "files", "{fence}");
+    }
+    assert_eq!(report["capabilities"]["effective"], status(&vmm.pid().to_string(), "CapEff"));
+    assert_eq!(report["no_new_privs"], false, "it was not started so");
+    let net = std::fs::read_link(format!("/proc/{}/ns/net", vmm.pid())).unwrap();
+    assert_eq!(report["namespaces"]["net"], net.to_str().unwrap());
+}
+
+#[test]
+fn before_the_start_only_the_api_has_a_fence_and_it_narrows() {
+    binary::require_root();
+    let vmm = VmmBuilder::new().start();
+    let report = vmm.get("/confinement").expect_200();
+    assert_eq!(report["threads"].as_array().unwrap().len(), 1);
+    assert_eq!((&report["threads"][0]["role"], &report["threads"][0]["opens_files"]), (&"api".into(), &true.into()));
+    let mut puppet = Puppet::seize(thread(&vmm, "api")).unwrap();
+    assert_eq!(puppet.call(libc::SYS_execve, [BAD; 6]).unwrap(), Outcome::Caught);
+    assert_ne!(puppet.call(libc::SYS_openat, [BAD; 6]).unwrap(), Outcome::Caught, "PUT /logger");
+    puppet.let_go().unwrap();
+}
+
+#[test]
+fn filters_can_be_switched_off_and_brought() {
+    let (_dir, vmm) = machine(VmmBuilder::new().arg("--no-seccomp"));
+    for (name, tid) in threads(vmm.pid()) {
+        assert_eq!(status(&format!("{}/task/{tid}", vmm.pid()), "Seccomp"), "0", "{name}");
+    }
+    assert!(
+        vmm.get("/confinement").expect_200()["threads"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|thread| thread["seccomp"] == "off")
+    );
+    drop(vmm);
+
+    // One that lets everything pass, as seccompiler's compiler writes it.
+    let allow = (0x7fff_0000_u64 << 32 | 0x06).to_le_bytes();
+    let mut bytes = 3u64.to_le_bytes().to_vec();
+    for name in ["vmm", "api", "vcpu"] {
+        bytes.extend((name.len() as u64).to_le_bytes());
+        bytes.extend(name.as_bytes());
+        bytes.extend(1u64.to_le_bytes());
+        bytes.extend(allow);
+    }
+    let builder = VmmBuilder::new();
+    let path = builder.file("filters", &bytes);
+    let (_dir, vmm) = machine(builder.arg("--seccomp-filter").arg(path));
+    assert_confined(vmm.pid());
+    let mut puppet = Puppet::seize(thread(&vmm, "vcpu 0")).unwrap();
+    assert!(matches!(puppet.call(libc::SYS_getuid, [0; 6]).unwrap(), Outcome::Made(_)), "the brought one lets it pass");
+    // Landlock is another fence.
+    let path = b"/etc/hostname\0";
+    let made = puppet.call(libc::SYS_mmap, [0, 4096, 3, 0x22, u64::MAX, 0]).unwrap();
+    let Outcome::Made(place) = made else { panic!("{made:?}") };
+    std::os::unix::fs::FileExt::write_all_at(
+        &std::fs::File::options().write(true).open(format!("/proc/{}/mem", vmm.pid())).unwrap(),
+        path,
+        place as u64,
+    )
+    .unwrap();
+    let open = puppet.call(libc::SYS_open, [place as u64, 0, 0, 0, 0, 0]).unwrap();
+    assert_eq!(open, Outcome::Made(-i64::from(libc::EACCES)));
+    puppet.let_go().unwrap();
+}
