@@ -120,10 +120,12 @@ pub(crate) fn reap(pid: Pid) {
 
 /// Signals, their mask and the file mode mask are as the kernel gives them to a first process.
 pub(crate) fn reset_signals() {
-    const KEPT: [libc::c_int; 2] = [libc::SIGKILL, libc::SIGSTOP];
-    for signal in (1..=64).filter(|signal| !KEPT.contains(signal)) {
-        // SAFETY: the default action needs no handler.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// `struct sigaction` of the kernel: the default action, no flags, no mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    // By the kernel's own call: the C library keeps two signals to itself, which may be ignored all the same.
+    for signal in 1..=64 {
+        // SAFETY: a structure as the kernel has it, whose mask is 8 bytes long. SIGKILL and SIGSTOP are refused.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), 0, 8) };
     }
     // SAFETY: an empty set, filled in before it is used.
     unsafe {
