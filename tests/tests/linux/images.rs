@@ -74,10 +74,12 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     let mayfly = binary::mayfly();
     println!("binary under test: {}", mayfly.display());
     archive.file("bin/mayfly", 0o755, &fs::read(mayfly)?)?;
+    archive.file("bin/mayfly-jailer", 0o755, &fs::read(binary::jailer())?)?;
     archive.file("bin/vsock-cat", 0o755, &fs::read(VSOCK_CAT)?)?;
     add_program(&mut archive, "curl")?;
     archive.file("scenario.sh", 0o644, SCENARIO.as_bytes())?;
-    archive.file("readme.sh", 0o644, readme_lines()?.as_bytes())?;
+    archive.file("readme.sh", 0o644, readme_lines("the Linux tier runs the next block as it stands")?.as_bytes())?;
+    archive.file("readme-jail.sh", 0o644, readme_lines("the tests run the next block as it stands")?.as_bytes())?;
     archive.directory("scenarios")?;
     for (name, script) in SCENARIOS {
         archive.file(&format!("scenarios/{name}.sh"), 0o644, script.as_bytes())?;
@@ -104,6 +106,7 @@ macro_rules! scenarios {
 }
 const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "05-readme",
+    "06-readme-jail",
     "10-bzimage",
     "20-pvh-disks",
     "30-elf64-pause",
@@ -120,14 +123,14 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "85-mmds",
 ];
 
-/// The README's block for booting a kernel by hand, marked there by a comment.
-fn readme_lines() -> Result<String> {
+/// The README's block behind the first comment with this text.
+fn readme_lines(mark: &str) -> Result<String> {
     let path = binary::workspace().join("README.md");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let after = text.split_once("the Linux tier runs the next block as it stands").map(|(_, after)| after);
+    let after = text.split_once(mark).map(|(_, after)| after);
     let block = after.and_then(|after| after.split_once("```sh\n")).map(|(_, block)| block);
     let lines = block.and_then(|block| block.split_once("```")).map(|(lines, _)| lines.to_owned());
-    lines.context("the README has no block for this tier")
+    lines.with_context(|| format!("the README has no block that is marked: {mark}"))
 }
 
 /// The initramfs of the guests under test.

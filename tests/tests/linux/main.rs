@@ -55,8 +55,10 @@ const BOOTS: u32 = 3;
 fn run(filter: &str, report: &Mutex<cases::Report>) -> Result<()> {
     let kernel = debian::kernel()?;
     let images = images::prepare(&kernel)?;
-    let (on_two, on_one): (Vec<_>, Vec<_>) = cases::scenarios(filter).partition(|name| ON_TWO_CPUS.contains(name));
-    let (first, second): (Vec<_>, Vec<_>) = on_one.into_iter().partition(|name| ON_THE_FIRST.contains(name));
+    let is_on_two = |name: &String| ON_TWO_CPUS.contains(&cases::unjailed(name).1);
+    let (on_two, on_one): (Vec<_>, Vec<_>) = cases::scenarios(filter).into_iter().partition(is_on_two);
+    let is_on_the_first = |name: &String| ON_THE_FIRST.contains(&cases::unjailed(name).1);
+    let (first, second): (Vec<_>, Vec<_>) = on_one.into_iter().partition(is_on_the_first);
     let run = |name, cpus, scenarios| lane(&kernel, &images, Outer { name, cpus }, scenarios, report);
     // Never more emulated CPUs than a small host has. All have their turn, whatever becomes of the others.
     let alone = run("outer 1", 2, on_two);
@@ -81,7 +83,7 @@ fn lane(
     kernel: &debian::Kernel,
     images: &images::Images,
     Outer { name: outer, cpus }: Outer,
-    mut scenarios: Vec<&'static str>,
+    mut scenarios: Vec<String>,
     report: &Mutex<cases::Report>,
 ) -> Result<()> {
     for boot in 1..=BOOTS {
@@ -91,7 +93,7 @@ fn lane(
         let mut at = 0;
         let end = outer::run(kernel, images, cpus, &scenarios, |line| {
             if let Some(name) = line.strip_prefix("scenario ").and_then(|rest| rest.split(' ').next()) {
-                at = scenarios.iter().position(|scenario| *scenario == name).unwrap_or(at);
+                at = scenarios.iter().position(|scenario| scenario == name).unwrap_or(at);
             }
             report.lock().unwrap_or_else(PoisonError::into_inner).outer_line(outer, line);
         })?;
@@ -99,7 +101,7 @@ fn lane(
             return Ok(());
         }
         scenarios.drain(..at);
-        let left = scenarios.first().copied().unwrap_or_default();
+        let left = scenarios.first().cloned().unwrap_or_default();
         if boot == BOOTS {
             bail!("{outer} was lost {BOOTS} times, the last time in scenario {left}");
         }

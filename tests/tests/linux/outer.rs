@@ -36,7 +36,7 @@ pub(crate) fn run(
     kernel: &Kernel,
     images: &Images,
     cpus: u32,
-    scenarios: &[&str],
+    scenarios: &[String],
     mut line: impl FnMut(&str),
 ) -> Result<End> {
     let dir = tempfile::tempdir()?;

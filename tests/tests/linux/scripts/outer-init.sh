@@ -2,12 +2,21 @@
 # The init of the outer guest: a stock kernel on an emulated CPU with a /dev/kvm of its own.
 # It runs every scenario, each in a shell of its own, and prints one line per case.
 
+# The kernel's own root can never be left by pivot_root(2), which a jail does: so go on in a mount of it that can.
+if [ -z "$RIG_ROOT" ]; then
+    mkdir /mnt
+    mount --bind / /mnt
+    cd /mnt || exit 1
+    mount --move . /
+    RIG_ROOT=yes exec chroot . /init
+fi
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs -o size=80% tmp /run
 mkdir -p /dev/net /run/vm
 mount -t tmpfs tmp /tmp
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for module in irqbypass kvm kvm-amd tun; do
     insmod "/modules/$module.ko" || echo "rig: the module $module does not load"
 done
@@ -24,7 +33,7 @@ for name in $(sed -n 's/.*rig\.run=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); 
         echo "scenario $name starts at $(cut -d' ' -f1 /proc/uptime) s"
         rm -f /run/failed
         # A wait without a deadline of its own ends here; the scenario then shows what was said.
-        timeout 300 sh -c ". /scenario.sh; vm_new $name; . /scenarios/$name.sh" </dev/null
+        timeout 300 sh -c ". /scenario.sh; vm_new $name; . /scenarios/${name#jailed-}.sh" </dev/null
         rm -rf "/run/vm/$name"
         [ -e /run/failed ] || break
         killall -9 mayfly nc 2>/dev/null

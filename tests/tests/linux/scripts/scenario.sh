@@ -30,13 +30,13 @@ until_true() {
 pass() {
     name=$1
     shift
-    echo "case $name ok $*"
+    echo "case $prefix$name ok $*"
 }
 
 fail() {
     name=$1
     shift
-    echo "case $name FAIL $*"
+    echo "case $prefix$name FAIL $*"
     : >/run/failed
     vm_dump
 }
@@ -59,6 +59,11 @@ equal() {
 
 vm_new() {
     vm=/run/vm/$1
+    # `jailed-` before a scenario's name: its VMM runs in a jail, and its cases are called so, too.
+    case $1 in
+    jailed-*) prefix=jailed- ;;
+    *) prefix= ;;
+    esac
     mkdir "$vm" && cd "$vm" || exit 1
     sock=$vm/api.sock
     pid=
@@ -76,7 +81,15 @@ vm_new() {
 vm_start() { vm_run --api-sock "$sock" "$@"; }
 
 vm_run() {
-    mayfly --id "${vm##*/}" --log-path "$vm/log" --level Info --metrics-path "$vm/metrics" "$@" <stdin >console 2>>errors &
+    set -- --log-path "$vm/log" --level Info --metrics-path "$vm/metrics" "$@"
+    if [ -n "$prefix" ]; then
+        # In the jail the two directories that scenarios use are where they are outside.
+        mkdir -p /run/jails
+        mayfly-jailer --id "${vm##*/}" --exec-file /bin/mayfly --uid 0 --gid 0 --chroot-base-dir /run/jails --cleanup \
+            --cgroup pids.max=100 --bind "$vm:$vm" --bind "$FILES:$FILES:ro" -- "$@" <stdin >console 2>>errors &
+    else
+        mayfly --id "${vm##*/}" "$@" <stdin >console 2>>errors &
+    fi
     pid=$!
 }
 

@@ -3,6 +3,7 @@
 mod attacks;
 mod layout;
 mod life;
+mod readme;
 mod rootless;
 
 use std::ffi::OsStr;

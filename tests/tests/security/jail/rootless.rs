@@ -13,7 +13,10 @@ use super::{Jailed, Place, kernel, spawn};
 use crate::{assert_confined, status};
 
 /// An ordinary user.
-const USER: u32 = 65_534;
+pub(super) const USER: u32 = 65_534;
+/// Lets that user use `/dev/kvm` and `/dev/net/tun`, in mounts of one's own.
+pub(super) const NODES: &str = "mkdir -p nodes; for n in kvm:232 tun:200; do mknod nodes/${n%:*} c 10 ${n#*:}; chown 65534 nodes/${n%:*}; done; \
+                                mount --bind nodes/kvm /dev/kvm; mount --bind nodes/tun /dev/net/tun;";
 
 /// Starts a jailer as an ordinary user who may use `/dev/kvm` and `/dev/net/tun`: in mounts of their own, in which those are the user's.
 fn start(place: &Place, options: &str) -> Jailed {
@@ -26,8 +29,7 @@ fn start(place: &Place, options: &str) -> Jailed {
     fs::copy(binary::jailer(), &jailer).unwrap();
     fs::copy(binary::mayfly(), &mayfly).unwrap();
     let script = format!(
-        "set -e; cd {dir}; mkdir -p nodes; for n in kvm:232 tun:200; do mknod nodes/${{n%:*}} c 10 ${{n#*:}}; chown {USER} nodes/${{n%:*}}; done; \
-         mount --bind nodes/kvm /dev/kvm; mount --bind nodes/tun /dev/net/tun; \
+        "set -e; cd {dir}; {NODES} \
          exec setpriv --reuid {USER} --regid {USER} --clear-groups bin/mayfly-jailer --rootless --id {id} --exec-file bin/{name} --uid 7 --gid 8 \
          --chroot-base-dir . {options} -- --api-sock /run/api.sock",
         dir = dir.display(),

@@ -10,7 +10,7 @@ cat >config.json <<JSON
   "machine-config": {"vcpu_count": 1, "mem_size_mib": 256}
 }
 JSON
-vm_run --no-api --config-file config.json
+vm_run --no-api --config-file "$vm/config.json"
 started config-file-boot
 check no-api-no-socket "there is a socket" [ ! -e "$sock" ]
 ends end-triple-fault 1 "exit_code=1"

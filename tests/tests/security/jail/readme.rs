@@ -1,0 +1,58 @@
+//! The README's walk-throughs, as they stand there. The Linux tier runs the first one with a stock kernel.
+
+use std::fs;
+use std::process::Command;
+
+use guest::{Job, Mode};
+use mayfly_tests::binary;
+
+use super::rootless::{NODES, USER};
+
+/// The README's blocks that are marked for tests, in order.
+fn blocks() -> Vec<String> {
+    let text = fs::read_to_string(binary::workspace().join("README.md")).unwrap();
+    let marked = text.split("<!-- the tests run the next block as it stands -->").skip(1);
+    marked.map(|rest| rest.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0.to_owned()).collect()
+}
+
+/// Runs a block where `/srv` is empty but for the images it needs, and says what it said and what is left there.
+#[track_caller]
+fn walk(block: &str, user: Option<u32>) -> (String, String) {
+    binary::require_root();
+    let dir =
+        tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    for (name, path) in [("mayfly", binary::mayfly()), ("mayfly-jailer", binary::jailer())] {
+        fs::copy(path, dir.path().join(name)).unwrap();
+    }
+    fs::write(dir.path().join("guest.elf"), guest::ELF).unwrap();
+    // The only change: our guest, which would end at once, is told to stay, as a kernel does by itself.
+    let block = block.replace("panic=-1", &format!("panic=-1 {}", Job::new(Mode::Spin).command_line()));
+    fs::write(dir.path().join("block.sh"), block).unwrap();
+    let as_user = user.map_or(String::new(), |user| format!("setpriv --reuid {user} --regid {user} --clear-groups"));
+    let owner = user.unwrap_or(0);
+    let script = format!(
+        "set -e; cd {dir}; mount -t tmpfs -o mode=755 tmpfs /srv; mkdir /srv/images /srv/home; chown {owner} /srv/home . ; {NODES} \
+         cp guest.elf /srv/images/bzImage; echo initrd >/srv/images/initrd; \
+         PATH={dir}:$PATH HOME=/srv/home {as_user} timeout 60 sh -e block.sh; find /srv -mindepth 2 -not -path '/srv/images/*' >left",
+        dir = dir.path().display(),
+    );
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    (said, fs::read_to_string(dir.path().join("left")).unwrap())
+}
+
+#[test]
+fn the_walk_through_as_root() {
+    let (said, left) = walk(&blocks()[0], None);
+    assert!(said.contains("Mayfly") && said.contains("mayfly-guest"), "{said}");
+    assert!(said.contains("\"seccomp\":\"filter\"") && !said.contains("fault_message"), "{said}");
+    assert_eq!(left, "", "nothing is left");
+}
+
+#[test]
+fn the_walk_through_without_root() {
+    let (said, left) = walk(&blocks()[1], Some(USER));
+    assert!(said.contains("mayfly-guest") && !said.contains("fault_message"), "{said}");
+    assert_eq!(left.trim(), "/srv/home/jails", "what the first line made");
+}
