@@ -1,9 +1,8 @@
 //! System calls of the thread that serves the API, for its fence. Those of every thread are in [`vmm::confine::calls`].
 
 use libc::{
-    PR_SET_NO_NEW_PRIVS, SYS_accept4, SYS_dup3, SYS_fcntl, SYS_fstat, SYS_landlock_create_ruleset,
-    SYS_landlock_restrict_self, SYS_lseek, SYS_openat, SYS_prctl, SYS_recvfrom, SYS_seccomp, SYS_sendto, SYS_shutdown,
-    SYS_statx, SYS_writev,
+    PR_SET_NO_NEW_PRIVS, SYS_accept4, SYS_dup3, SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_openat,
+    SYS_prctl, SYS_recvfrom, SYS_seccomp, SYS_sendto, SYS_shutdown, SYS_writev,
 };
 use vmm::confine::{Arg, Call};
 
@@ -19,10 +18,6 @@ pub(crate) const ALWAYS: &[Call] = &[
 /// Before the guest runs: it opens what log lines and metrics go to, and can narrow its own fence.
 pub(crate) const BEFORE_THE_START: &[Call] = &[
     Call::any(SYS_openat, "the file or FIFO of the log, of metrics"),
-    Call::any(SYS_statx, "what kind of file it is"),
-    Call::any(SYS_fstat, "the same on old kernels"),
-    Call::any(SYS_lseek, "the end of it"),
-    Call::any(SYS_fcntl, "whether writing waits"),
     Call::any(SYS_dup3, "the log's own descriptor"),
     Call::any(SYS_landlock_create_ruleset, "no files any more"),
     Call::any(SYS_landlock_restrict_self, "as above"),

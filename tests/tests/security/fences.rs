@@ -52,7 +52,7 @@ const GOLDEN: [(&str, &str); 6] = [
     ("vcpu 0", "timerfd_settime io_uring_enter"),
     ("io 0", "epoll_wait epoll_ctl timerfd_settime preadv pwritev fallocate fdatasync"),
     ("io 1", "epoll_wait epoll_ctl timerfd_settime io_uring_enter fdatasync"),
-    ("files", "epoll_wait epoll_ctl openat2 openat statx fstat fstatfs fcntl lseek"),
+    ("files", "epoll_wait epoll_ctl openat2 openat statx fstat fstatfs"),
 ];
 
 macro_rules! numbered {
@@ -66,7 +66,7 @@ numbered! {
     SYS_read SYS_write SYS_close SYS_poll SYS_brk SYS_munmap SYS_mremap SYS_sched_yield SYS_getpid SYS_gettid SYS_futex SYS_clock_gettime
     SYS_clock_nanosleep SYS_sigaltstack SYS_rt_sigprocmask SYS_getrandom SYS_epoll_wait SYS_epoll_ctl SYS_timerfd_settime
     SYS_timerfd_gettime SYS_unlink SYS_statx SYS_fstat SYS_fdatasync SYS_io_uring_enter SYS_accept4 SYS_recvfrom SYS_sendto SYS_writev
-    SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs SYS_fcntl SYS_lseek
+    SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs
 }
 
 fn number(name: &str) -> i64 {
@@ -167,7 +167,7 @@ fn wishes() -> Vec<(&'static str, i64, [u64; 6])> {
         ioctl("ioctl KVM_SET_MSRS", 0x4008_ae89),
         memory("mmap to run", libc::SYS_mmap, read | exec),
         memory("mmap to write and run", libc::SYS_mmap, read | write | exec),
-        memory("mprotect to run", libc::SYS_mprotect, read | exec),
+        any("mprotect", libc::SYS_mprotect),
         socket("socket AF_INET", libc::AF_INET),
         socket("socket AF_NETLINK", libc::AF_NETLINK),
         socket("socket AF_UNIX, without a socket device", libc::AF_UNIX),
@@ -210,7 +210,6 @@ fn what_is_needed_passes_with_the_arguments_it_is_needed_with() {
                 0,
             ],
         ),
-        (libc::SYS_mprotect, [1, 4096, libc::PROT_READ as u64, 0, 0, 0]),
         (libc::SYS_madvise, [1, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0]),
         (libc::SYS_prctl, [libc::PR_GET_NAME as u64, BAD, 0, 0, 0, 0]),
         (libc::SYS_rt_sigaction, [libc::SIGABRT as u64, BAD, 0, 8, 0, 0]),
@@ -229,7 +228,7 @@ fn what_is_needed_passes_with_the_arguments_it_is_needed_with() {
         ("vcpu 0", vec![ioctl(0xae80), ioctl(0xaead), ioctl(0x8090_ae81), ioctl(0x4008_ae6a)]),
         ("io 0", vec![ioctl(0x4040_ae79)]),
         ("io 1", vec![ioctl(0x4040_ae79), (libc::SYS_io_uring_register, [u64::MAX, 6, 0, 0, 0, 0])]),
-        ("files", vec![ioctl(0x8008_1272)]),
+        ("files", vec![ioctl(0x8008_1272), (libc::SYS_fcntl, [u64::MAX, libc::F_SETFL as u64, 0, 0, 0, 0])]),
     ];
     for (name, own) in more {
         let mut puppet = Puppet::seize(thread(&vmm, name)).unwrap();

@@ -20,7 +20,6 @@ pub const EVERY: &[Call] = &[
     ),
     Call::any(SYS_brk, "the allocator"),
     Call::with(SYS_mmap, &[Arg::without(2, PROT_EXEC as u32)], "the allocator; nothing that could be run"),
-    Call::with(SYS_mprotect, &[Arg::without(2, PROT_EXEC as u32)], "the allocator; as above"),
     Call::any(SYS_munmap, "the allocator, stacks of threads that ended"),
     Call::any(SYS_mremap, "the allocator"),
     Call::with(SYS_madvise, &[Arg::is(2, MADV_DONTNEED as u32)], "the stack of a thread that ends"),
@@ -48,10 +47,7 @@ pub const EVENT_LOOP: &[Call] =
     &[Call::any(SYS_epoll_wait, "events"), Call::any(SYS_epoll_ctl, "what is waited for comes and goes")];
 
 /// Threads that serve devices change what KVM does for them: KVM's own requests, each on a descriptor of this machine.
-pub const DEVICES: &[Call] = &[
-    Call::with(SYS_ioctl, &[Arg::is(1, KVM_IOEVENTFD)], "a doorbell that needs no exit"),
-    Call::with(SYS_ioctl, &[Arg::is(1, KVM_SET_GSI_ROUTING)], "the guest programs the IOAPIC"),
-];
+pub const DEVICES: &[Call] = &[Call::with(SYS_ioctl, &[Arg::is(1, KVM_IOEVENTFD)], "a doorbell that needs no exit")];
 
 /// The VMM thread, once the machine is built.
 pub const VMM: &[Call] = &[
@@ -83,8 +79,9 @@ pub const FILES: &[Call] = &[
     Call::any(SYS_fstat, "the same on old kernels"),
     Call::any(SYS_fstatfs, "whether it is one of /proc"),
     Call::with(SYS_ioctl, &[Arg::is(1, BLKGETSIZE64)], "how long a block device is"),
-    Call::any(SYS_fcntl, "whether reading waits"),
-    Call::any(SYS_lseek, "how long it is"),
+    Call::with(SYS_fcntl, &[Arg::is(1, bits(F_GETFL))], "whether reading waits"),
+    Call::with(SYS_fcntl, &[Arg::is(1, bits(F_SETFL))], "that it does"),
+    Call::with(SYS_fcntl, &[Arg::is(1, bits(F_DUPFD_CLOEXEC))], "a second descriptor, for the device"),
 ];
 
 /// The signal that makes a vCPU leave the guest: the first real-time signal that the C library leaves to programs.
