@@ -110,6 +110,16 @@ struct Arguments {
 enum Command {
     /// Boot a small built-in guest through the API, show its console, a timeline, and how to do the same by hand
     Demo(DemoOptions),
+    /// Say what of this host should be set otherwise before strangers' machines run on it
+    CheckHost(CheckHostOptions),
+}
+
+/// Arguments of `mayfly check-host`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct CheckHostOptions {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Arguments of `mayfly demo`.
@@ -170,6 +180,8 @@ pub(crate) enum Task {
     Refuse(String, u8),
     /// Run the demo.
     Demo(DemoOptions),
+    /// Look at the host.
+    CheckHost(CheckHostOptions),
     /// Run a machine.
     Run(Box<Options>),
 }
@@ -252,8 +264,10 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
     if let Some(flag) = unsupported(&arguments) {
         return Task::Refuse(format!("error: {}\n", later(flag)), BAD_ARGUMENTS);
     }
-    if let Some(Command::Demo(options)) = arguments.command {
-        return Task::Demo(options);
+    match arguments.command {
+        Some(Command::Demo(options)) => return Task::Demo(options),
+        Some(Command::CheckHost(options)) => return Task::CheckHost(options),
+        None => {}
     }
     let id = match InstanceId::try_from(arguments.id.as_str()) {
         Ok(id) => id,

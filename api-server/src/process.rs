@@ -27,7 +27,7 @@ use crate::confinement::{self, ApiFences};
 use crate::identity::Identity;
 use crate::metrics::{self, API_SERVER};
 use crate::server::{Limits, Listener};
-use crate::{demo, last_words, logger, porch, server, wire};
+use crate::{check_host, demo, last_words, logger, porch, server, wire};
 
 /// Exit code when the machine could not be started.
 const FAILED: u8 = 1;
@@ -57,6 +57,7 @@ pub fn main() -> ExitCode {
             code
         }
         Task::Demo(options) => demo::run(&options),
+        Task::CheckHost(options) => check_host::run(options.json),
         Task::Run(options) => run(identity, *options),
     })
 }

@@ -17,6 +17,7 @@
 //!
 //! [`phases`] and parts of the others start the bare-metal guest and need `/dev/kvm`; taps need root.
 
+mod check_host;
 mod clients;
 mod contract;
 mod devices;
