@@ -98,6 +98,21 @@ impl Puppet {
         Ok(Outcome::Caught)
     }
 
+    /// Has it map a page of its own and puts these bytes there; where that is.
+    ///
+    /// # Errors
+    /// What ptrace(2) says, or that the thread may not map memory.
+    pub fn hold(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let call = [0, 4096, protection as u64, flags as u64, u64::MAX, 0];
+        let Outcome::Made(place @ 0..) = self.call(libc::SYS_mmap, call)? else {
+            return Err(io::Error::other("the thread may not map memory"));
+        };
+        let memory = std::fs::File::options().write(true).open(format!("/proc/{}/mem", self.tid))?;
+        std::os::unix::fs::FileExt::write_all_at(&memory, bytes, place.cast_unsigned())?;
+        Ok(place.cast_unsigned())
+    }
+
     /// Has it make a call, and go on with what comes of it.
     ///
     /// # Errors

@@ -1,13 +1,16 @@
 //! J1 to J3, J6, J7: whoever prepared the place, or is in another jail, gets nothing.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::process::Command;
 
 use mayfly_tests::binary;
+use mayfly_tests::sys::inject::{Outcome, Puppet};
 
-use super::{GID, Place, UID, everything, run};
+use super::{GID, Place, UID, everything, run, spawn};
 
 /// J1: a link, another name or a FIFO wherever the jailer makes or changes something.
 #[test]
@@ -113,6 +116,72 @@ fn bad_names_and_places_are_refused() {
     ] {
         let said = place.refused(&options);
         assert!(said.contains(options[1]), "{said}");
+    }
+}
+
+/// J6: what a process in a jail gets by itself, were there no filters.
+#[test]
+fn from_inside_there_is_no_way_out() {
+    let place = Place::new("inside");
+    let mut command = place.command(&[]);
+    let jailed = spawn(command.args(["--", "--api-sock", "/run/api.sock", "--no-seccomp"]));
+    place.wait_for_api(&jailed);
+    let abi = place.try_get("/confinement").unwrap()["landlock"]["abi"].as_u64().unwrap_or(0);
+    let mut puppet = Puppet::seize(place.pid()).unwrap();
+    let path = |puppet: &mut Puppet, call: i64, path: &str, second: u64| {
+        let at = puppet.hold(format!("{path}\0").as_bytes()).unwrap();
+        match puppet.call(call, [at, second, 0, 0, 0, 0]).unwrap() {
+            Outcome::Made(result) => -result,
+            Outcome::Caught => panic!("there are no filters"),
+        }
+    };
+    let (none, denied, not_permitted) = (i64::from(libc::ENOENT), i64::from(libc::EACCES), i64::from(libc::EPERM));
+    for outside in [
+        "/etc/passwd",
+        "/../../../../etc/passwd",
+        "/proc/1/root/etc/passwd",
+        "/proc/self/mem",
+        "/sys/kernel",
+        "/old_root",
+        "/dev/mem",
+    ] {
+        assert_eq!(path(&mut puppet, libc::SYS_open, outside, 0), none, "{outside}");
+    }
+    let program = format!("/{}", place.name());
+    if abi > 0 {
+        assert_eq!(path(&mut puppet, libc::SYS_execve, &program, 0), denied, "to run a program");
+        assert_eq!(path(&mut puppet, libc::SYS_mkdir, "/run/d", 0o700), denied, "to make a directory");
+    }
+    let device = path(&mut puppet, libc::SYS_mknod, "/run/sda", u64::from(libc::S_IFBLK));
+    assert!([denied, not_permitted].contains(&device), "to make a device: {device}");
+    assert_eq!(path(&mut puppet, libc::SYS_chroot, "/run", 0), not_permitted);
+    let mut errno = |call: i64, arguments: [u64; 6]| match puppet.call(call, arguments).unwrap() {
+        Outcome::Made(result) => -result,
+        Outcome::Caught => panic!("there are no filters"),
+    };
+    for flag in [libc::CLONE_NEWNS, libc::CLONE_NEWNET, libc::CLONE_NEWPID] {
+        assert_eq!(errno(libc::SYS_unshare, [flag as u64, 0, 0, 0, 0, 0]), not_permitted);
+    }
+    assert_eq!(errno(libc::SYS_setuid, [0; 6]), not_permitted);
+    assert_eq!(errno(libc::SYS_kill, [std::process::id().into(), 0, 0, 0, 0, 0]), not_permitted, "signals to others");
+    assert_eq!(errno(libc::SYS_ptrace, [libc::PTRACE_ATTACH.into(), 1, 0, 0, 0, 0]), not_permitted);
+    // Somebody listens at an abstract name, which no file system separates.
+    let name = format!("mayfly-{}", std::process::id());
+    let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let socket = -errno(libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0]);
+    assert!(socket >= 0);
+    let tcp = -errno(libc::SYS_socket, [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0]);
+    let address = [&[libc::AF_UNIX as u8, 0, 0][..], name.as_bytes()].concat();
+    let at = puppet.hold(&address).unwrap();
+    let connected = puppet.call(libc::SYS_connect, [socket as u64, at, address.len() as u64, 0, 0, 0]).unwrap();
+    let anywhere = puppet.hold(&[libc::AF_INET as u8, 0, 0, 80, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let called = puppet.call(libc::SYS_connect, [tcp as u64, anywhere, 16, 0, 0, 0]).unwrap();
+    puppet.let_go().unwrap();
+    if abi >= 6 {
+        assert_eq!(connected, Outcome::Made(-not_permitted), "an abstract socket");
+        assert_eq!(called, Outcome::Made(-denied), "TCP");
+    } else {
+        println!("skipped: this kernel's Landlock (version {abi}) does not know abstract sockets");
     }
 }
 
