@@ -49,7 +49,7 @@ pub(crate) struct Jail {
     /// Group to run it as
     #[arg(long, value_name = "GID")]
     pub(crate) gid: u32,
-    /// Directory of all jails: this one is <DIR>/<name of the program>/<ID>/root
+    /// Directory of all jails: this one is DIR/PROGRAM/ID/root
     #[arg(long, value_name = "DIR", default_value = "/srv/jailer")]
     pub(crate) chroot_base_dir: PathBuf,
 
