@@ -3,6 +3,7 @@
 use std::io;
 
 use log::Level;
+use vmm::sys::calls::name_of;
 use vmm::sys::fatal::{self, Caught};
 use vmm::sys::terminal;
 use vmm::telemetry::VMM;
@@ -33,10 +34,15 @@ pub(crate) fn prepare(identity: Identity) -> io::Result<()> {
 fn on_signal(caught: &Caught) {
     let Caught { number, code, bad_syscall, ends } = caught;
     match bad_syscall {
-        Some(number) => logger::last_words(
-            Level::Error,
-            format_args!("Shutting down VM after intercepting a bad syscall ({number})."),
-        ),
+        Some(number) => {
+            logger::last_words(
+                Level::Error,
+                format_args!("Shutting down VM after intercepting a bad syscall ({number})."),
+            );
+            // The line above is one that tools wait for, so the name has its own.
+            let name = name_of((*number).into()).unwrap_or("of no known name");
+            logger::last_words(Level::Error, format_args!("Its seccomp filter does not let this thread call {name}."));
+        }
         None if *ends => logger::last_words(
             Level::Error,
             format_args!("Shutting down VM after intercepting signal {number}, code {code}."),

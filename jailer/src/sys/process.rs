@@ -133,7 +133,8 @@ pub(crate) fn reset_signals() {
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // As the reference leaves it: tools look for a socket of mode 0755. Nobody else gets into the directory all the same.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 }
 
 /// Capabilities that a process can never have again. Before the ids are given up, as it takes one to do so.

@@ -257,6 +257,11 @@ fn a_caught_call_ends_the_process_and_says_who_made_it() {
         assert_eq!(vmm.wait_exit(PATIENCE), 148, "{name}\n{}", said(&vmm));
         let line = format!("{shown}] Shutting down VM after intercepting a bad syscall (59).");
         assert!(vmm.log().contains(&line), "{name}\n{}", vmm.log());
+        assert!(
+            vmm.log().contains(&format!("{shown}] Its seccomp filter does not let this thread call execve.")),
+            "{}",
+            vmm.log()
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! The cellar: system calls that no crate wraps for us.
 
 pub mod advice;
+pub mod calls;
 pub mod clock;
 pub mod fatal;
 pub mod landlock;

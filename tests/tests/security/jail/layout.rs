@@ -80,7 +80,7 @@ fn nothing_is_inherited() {
         assert!(number < 3 || shown.starts_with("anon_inode:") || shown.starts_with("socket:"), "{number} -> {shown}");
     }
     assert_eq!((of("SigBlk").as_str(), of("SigIgn").as_str()), ("0000000000000000", "0000000000000000"));
-    assert_eq!(of("Umask"), "0077");
+    assert_eq!(of("Umask"), "0022");
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(of(set), "0000000000000000", "{set}");
     }
@@ -199,6 +199,7 @@ fn called_jailer_it_is_one() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     assert!(base.join("firecracker/vm/root/firecracker.pid").exists());
+    is(&socket, 0o755, (61_001, 61_002));
 }
 
 #[test]

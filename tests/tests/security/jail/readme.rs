@@ -6,7 +6,7 @@ use std::process::Command;
 use guest::{Job, Mode};
 use mayfly_tests::binary;
 
-use super::rootless::{NODES, USER};
+use super::rootless::{USER, nodes};
 
 /// The README's blocks that are marked for tests, in order.
 fn blocks() -> Vec<String> {
@@ -31,10 +31,11 @@ fn walk(block: &str, user: Option<u32>) -> (String, String) {
     let as_user = user.map_or(String::new(), |user| format!("setpriv --reuid {user} --regid {user} --clear-groups"));
     let owner = user.unwrap_or(0);
     let script = format!(
-        "set -e; cd {dir}; mount -t tmpfs -o mode=755 tmpfs /srv; mkdir /srv/images /srv/home; chown {owner} /srv/home . ; {NODES} \
+        "set -e; cd {dir}; mount -t tmpfs -o mode=755 tmpfs /srv; mkdir /srv/images /srv/home; chown {owner} /srv/home . ; {nodes} \
          cp guest.elf /srv/images/bzImage; echo initrd >/srv/images/initrd; \
          PATH={dir}:$PATH HOME=/srv/home {as_user} timeout 60 sh -e block.sh; find /srv -mindepth 2 -not -path '/srv/images/*' >left",
         dir = dir.path().display(),
+        nodes = nodes(owner),
     );
     let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

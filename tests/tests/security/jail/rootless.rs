@@ -9,34 +9,109 @@ use guest::{Job, Mode};
 use mayfly_tests::{PATIENCE, binary};
 use serde_json::json;
 
-use super::{Jailed, Place, kernel, spawn};
+use super::{Jailed, Place, kernel, run, spawn};
 use crate::{assert_confined, status};
 
 /// An ordinary user.
 pub(super) const USER: u32 = 65_534;
-/// Lets that user use `/dev/kvm` and `/dev/net/tun`, in mounts of one's own.
-pub(super) const NODES: &str = "mkdir -p nodes; for n in kvm:232 tun:200; do mknod nodes/${n%:*} c 10 ${n#*:}; chown 65534 nodes/${n%:*}; done; \
-                                mount --bind nodes/kvm /dev/kvm; mount --bind nodes/tun /dev/net/tun;";
 
-/// Starts a jailer as an ordinary user who may use `/dev/kvm` and `/dev/net/tun`: in mounts of their own, in which those are the user's.
-fn start(place: &Place, options: &str) -> Jailed {
+/// Lets a user use `/dev/kvm` and `/dev/net/tun`, in mounts of one's own.
+pub(super) fn nodes(user: u32) -> String {
+    format!(
+        "mkdir -p nodes; for n in kvm:232 tun:200; do mknod nodes/${{n%:*}} c 10 ${{n#*:}}; chown {user} nodes/${{n%:*}}; done; \
+         mount --bind nodes/kvm /dev/kvm; mount --bind nodes/tun /dev/net/tun;"
+    )
+}
+
+/// A jailer run by an ordinary user who may use `/dev/kvm` and `/dev/net/tun`: in mounts of their own, in which those are the user's.
+fn command(place: &Place, user: u32, options: &str) -> Command {
     let dir = place.base.path();
-    chown(dir, Some(USER), Some(USER)).unwrap();
+    chown(dir, Some(user), Some(user)).unwrap();
     // The user must reach the programs, wherever the tests were built.
     let bin = dir.join("bin");
-    fs::create_dir(&bin).unwrap();
+    fs::create_dir_all(&bin).unwrap();
     let (jailer, mayfly) = (bin.join("mayfly-jailer"), bin.join(place.name()));
     fs::copy(binary::jailer(), &jailer).unwrap();
     fs::copy(binary::mayfly(), &mayfly).unwrap();
     let script = format!(
-        "set -e; cd {dir}; {NODES} \
-         exec setpriv --reuid {USER} --regid {USER} --clear-groups bin/mayfly-jailer --rootless --id {id} --exec-file bin/{name} --uid 7 --gid 8 \
+        "set -e; cd {dir}; {nodes} \
+         exec setpriv --reuid {user} --regid {user} --clear-groups bin/mayfly-jailer --rootless --id {id} --exec-file bin/{name} --uid 7 --gid 8 \
          --chroot-base-dir . {options} -- --api-sock /run/api.sock",
         dir = dir.display(),
+        nodes = nodes(user),
         id = place.id,
         name = place.name(),
     );
-    spawn(Command::new("unshare").args(["--mount", "sh", "-c", &script]))
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    command
+}
+
+fn start(place: &Place, options: &str) -> Jailed {
+    spawn(&mut command(place, USER, options))
+}
+
+/// J1: what was planted where the user keeps jails.
+#[test]
+fn what_was_planted_is_refused_without_root_too() {
+    let secret_dir = tempfile::tempdir().unwrap();
+    let secret = secret_dir.path().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    chown(&secret, Some(USER), Some(USER)).unwrap();
+    let program = Place::new("probe").name();
+    for target in ["dev", "dev/net", "run", "dev/kvm", &program, &format!("{program}.pid"), "bound"] {
+        for kind in ["link", "hard link", "FIFO"] {
+            if kind == "hard link" && matches!(target, "bound" | "dev/kvm") {
+                // Something is mounted upon it, which changes nothing of the file.
+                continue;
+            }
+            let place = Place::new("planted");
+            let at = place.root().join(target);
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            match kind {
+                "link" => std::os::unix::fs::symlink(&secret, &at).unwrap(),
+                "hard link" => fs::hard_link(&secret, &at).unwrap(),
+                _ => assert!(Command::new("mkfifo").arg(&at).status().unwrap().success()),
+            }
+            let mut command = command(&place, USER, "--bind /etc/hostname:/bound");
+            run("chown", &["-R", "-h", &USER.to_string(), place.jail().parent().unwrap().to_str().unwrap()]);
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code() == Some(1) && said.contains(target), "{target} {kind}: {said}");
+            assert_eq!(fs::read(&secret).unwrap(), b"secret", "{target} {kind}");
+            assert!(fs::symlink_metadata(&at).is_ok(), "{target} {kind}: what was there is gone");
+        }
+    }
+}
+
+/// J4 and J7: nothing is inherited, and one user's machine is nothing to another user.
+#[test]
+fn two_users_have_nothing_of_each_other() {
+    let (one, other) = (Place::new("one"), Place::new("other"));
+    let mut first = command(&one, USER, "");
+    first.env("LD_PRELOAD", "/evil.so").env("SECRET", "1");
+    let (first, second) = (spawn(&mut first), spawn(&mut command(&other, USER - 1, "")));
+    one.wait_for_api(&first);
+    other.wait_for_api(&second);
+    let pid = one.pid().to_string();
+    assert_eq!(fs::read(format!("/proc/{pid}/environ")).unwrap(), b"");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status(&pid, set), "0000000000000000", "{set}");
+    }
+    assert_eq!(status(&pid, "NoNewPrivs"), "1");
+    for kind in ["mnt", "ipc", "uts", "user"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert!(of(&pid) != of("self") && of(&pid) != of(&other.pid().to_string()), "{kind}");
+    }
+    let user = (USER - 1).to_string();
+    let as_other = |arguments: &[&str]| {
+        run("setpriv", &[&["--reuid", &user, "--regid", &user, "--clear-groups", "--"], arguments].concat())
+    };
+    for path in [one.socket(), one.pid_file(), one.root().join(one.name()), format!("/proc/{pid}/maps").into()] {
+        let (code, said) = as_other(&["cat", path.to_str().unwrap()]);
+        assert!(code != Some(0) && said.contains("Permission denied"), "{said}");
+    }
+    assert_ne!(as_other(&["kill", "-0", &pid]).0, Some(0), "signals");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod block;
 mod create_destroy;
 mod idle;
+mod jail;
 mod memory;
 mod mmds;
 mod net;
@@ -33,8 +34,15 @@ pub(crate) struct Scenario {
 
 /// Everything, in the order of the table.
 pub(crate) fn all() -> Vec<Scenario> {
-    let mut all =
-        vec![start::API, requests::REQUESTS, start::INSTANCE, create_destroy::CYCLES, memory::MEMORY, idle::IDLE];
+    let mut all = vec![
+        start::API,
+        jail::JAIL,
+        requests::REQUESTS,
+        start::INSTANCE,
+        create_destroy::CYCLES,
+        memory::MEMORY,
+        idle::IDLE,
+    ];
     all.extend(block::SCENARIOS);
     all.push(vsock::VSOCK);
     all.extend(net::SCENARIOS);
