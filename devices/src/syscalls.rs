@@ -61,6 +61,9 @@ pub struct Needs {
     pub end: &'static [Call],
 }
 
+/// How long a block device is (include/uapi/linux/fs.h).
+pub const BLKGETSIZE64: u32 = 0x8008_1272;
+
 /// A rate limiter or another time limit is set.
 pub(crate) const SET_TIMER: Call = Call::any(libc::SYS_timerfd_settime, "a rate limiter or time limit");
 /// Pages of anonymous memory that a device takes out of the guest's go back to the host.

@@ -96,6 +96,18 @@ fn what_is_inflated_goes_back_to_the_host_and_comes_back_empty() {
 }
 
 /// A target that is there before the driver is followed as soon as it comes up.
+/// What memory is and to whom it belongs is looked at when the driver comes up, by a thread that may ask little by then.
+#[test]
+fn memory_of_a_file_is_no_obstacle() {
+    let vmm = inflatable(&Job::new(Mode::Balloon { steps: 1 }), &json!({"amount_mib": 0, "deflate_on_oom": false}));
+    let path = vmm.file("pmem", &[0; 2 << 20]);
+    vmm.put("/pmem/p", &json!({"id": "p", "path_on_host": path})).expect_204();
+    start(&vmm);
+    vmm.patch("/balloon", &json!({"amount_mib": 8})).expect_204();
+    let report = finish(&vmm);
+    assert_eq!(number(&report, "actual"), 2048, "{report:?}");
+}
+
 #[test]
 fn a_balloon_can_be_there_from_the_start() {
     let shape = json!({"amount_mib": 8, "deflate_on_oom": true});

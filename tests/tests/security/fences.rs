@@ -1,11 +1,15 @@
 //! Filters and Landlock domains, tried out by making the real threads of the real binary make calls.
 
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 use guest::{Job, Mode};
 use mayfly_tests::sys::inject::{Outcome, Puppet};
 use mayfly_tests::{Disk, PATIENCE, Vmm, VmmBuilder, binary};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{assert_confined, said, status, threads};
 
@@ -292,6 +296,31 @@ fn every_task_has_its_filter_and_the_report_is_true() {
     assert_eq!(report["no_new_privs"], false, "it was not started so");
     let net = std::fs::read_link(format!("/proc/{}/ns/net", vmm.pid())).unwrap();
     assert_eq!(report["namespaces"]["net"], net.to_str().unwrap());
+}
+
+/// A console may be anything: what is done with it passes.
+#[test]
+fn consoles_on_sockets_and_terminals_work() {
+    binary::require_kvm();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let vmm = VmmBuilder::new().stdout(OwnedFd::from(theirs)).start();
+    vmm.boot_source(&vmm.file("guest.elf", guest::ELF), &Job::new(Mode::Hello).command_line());
+    vmm.instance_start();
+    assert_eq!(vmm.wait_exit(PATIENCE), 0, "{}", said(&vmm));
+    ours.set_nonblocking(true).unwrap();
+    let mut text = Vec::new();
+    let _ = (&ours).read_to_end(&mut text);
+    assert!(String::from_utf8_lossy(&text).contains(guest::DONE), "{}", String::from_utf8_lossy(&text));
+
+    // script(1) runs it on a terminal.
+    let builder = VmmBuilder::new();
+    let kernel = builder.file("guest.elf", guest::ELF);
+    let source = json!({"kernel_image_path": kernel, "boot_args": Job::new(Mode::Hello).command_line()});
+    let config = builder.file("config.json", json!({"boot-source": source, "drives": []}).to_string().as_bytes());
+    let command = format!("{} --no-api --config-file {}", binary::mayfly().display(), config.display());
+    let output = Command::new("script").args(["-qec", &command, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(0) && text.contains(guest::DONE), "{:?}: {text}", output.status);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Calls that threads make whatever the machine is, by the thread's role. Those of devices are beside the devices.
 
-use devices::syscalls::{Arg, Call};
+use devices::syscalls::{Arg, BLKGETSIZE64, Call};
 use libc::*;
 
 const fn bits(value: c_int) -> u32 {
@@ -38,6 +38,7 @@ pub const EVERY: &[Call] = &[
     Call::with(SYS_rt_sigaction, &[Arg::is(0, bits(SIGABRT))], "as above"),
     Call::any(SYS_sigaltstack, "the end of a thread"),
     Call::with(SYS_ioctl, &[Arg::is(1, TCSETS as u32)], "last words leave the terminal as it was"),
+    Call::with(SYS_ioctl, &[Arg::is(1, TCGETS as u32)], "some C libraries look whether that worked"),
     Call::any(SYS_exit, "the end of a thread"),
     Call::any(SYS_exit_group, "the end of the process"),
 ];
@@ -87,11 +88,10 @@ pub const FILES: &[Call] = &[
 /// The signal that makes a vCPU leave the guest: the first real-time signal that the C library leaves to programs.
 const KICK: u32 = 34;
 
-// include/uapi/linux/kvm.h, include/uapi/linux/fs.h.
+// include/uapi/linux/kvm.h.
 const KVM_RUN: u32 = 0xae80;
 const KVM_GET_REGS: u32 = 0x8090_ae81;
 const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
 const KVM_IOEVENTFD: u32 = 0x4040_ae79;
 const KVM_SET_GSI_ROUTING: u32 = 0x4008_ae6a;
 const KVM_SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
-const BLKGETSIZE64: u32 = 0x8008_1272;
