@@ -45,8 +45,10 @@ impl Host {
         if !options.rootless {
             check_flags(&base)?;
         }
-        let cgroups =
-            cgroup_mounts(&fs::read_to_string("/proc/mounts").doing(|| "Cannot read /proc/mounts".to_owned())?);
+        // Long on hosts with many machines, and not always needed.
+        let asks_for_groups = !options.cgroup.is_empty() || options.parent_cgroup.is_some();
+        let mounts = if asks_for_groups { fs::read_to_string("/proc/mounts") } else { Ok(String::new()) };
+        let cgroups = cgroup_mounts(&mounts.doing(|| "Cannot read /proc/mounts".to_owned())?);
         let unified = cgroups.iter().find(|mount| mount.version == 2).map(|mount| mount.path.clone());
         let read = |path: Option<PathBuf>| path.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
         let offered = read(unified.as_ref().map(|path| path.join("cgroup.controllers")));

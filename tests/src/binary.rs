@@ -58,6 +58,18 @@ pub fn jailer() -> PathBuf {
     path
 }
 
+/// Copies an executable, for a test that runs it under another name or from another place.
+///
+/// By another process: a file that is open for writing in this one could not be executed while another test forks (ETXTBSY).
+///
+/// # Panics
+/// When it cannot be copied.
+#[track_caller]
+pub fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("install").args(["-m", "755"]).arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied to {}", from.display(), to.display());
+}
+
 /// Stops a test that needs `/dev/kvm` on a machine without it, with a clear sentence.
 ///
 /// # Panics

@@ -214,7 +214,7 @@ fn no_kvm() {
     let public = tempfile::tempdir().unwrap();
     std::fs::set_permissions(public.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let copy = public.path().join("mayfly");
-    std::fs::copy(binary::mayfly(), &copy).unwrap();
+    binary::copy(&binary::mayfly(), &copy);
     let unprivileged =
         format!("TMPDIR=/tmp setpriv --reuid 65534 --regid 65534 --clear-groups {} demo; echo code=$?", copy.display());
     let denied = script("true", &unprivileged);
@@ -231,8 +231,8 @@ fn a_start_without_kvm_is_refused_and_the_process_goes_on() {
         "#!/bin/sh\nexec unshare -m sh -c 'mount --bind /dev/null /dev/kvm && exec {} \"$@\"' mayfly \"$@\"\n",
         binary::mayfly().display()
     );
-    let wrapper = builder.file("without-kvm", script.as_bytes());
-    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let wrapper = builder.dir().join("without-kvm");
+    binary::copy(&builder.file("script", script.as_bytes()), &wrapper);
     let vmm = builder.binary(wrapper).start();
     vmm.boot_source(&kernel(&vmm, guest::ELF), "");
     for _ in 0..2 {

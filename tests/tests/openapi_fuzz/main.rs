@@ -33,7 +33,7 @@ impl Caged {
         binary::require_root();
         let root = tempfile::tempdir().unwrap();
         let inside = |name: &str| root.path().join(name);
-        std::fs::copy(binary::mayfly(), inside("mayfly")).unwrap();
+        binary::copy(&binary::mayfly(), &inside("mayfly"));
         std::fs::write(inside("kernel"), guest::ELF).unwrap();
         std::fs::create_dir(inside("dev")).unwrap();
         let node = Command::new("mknod").arg(inside("dev/kvm")).args(["c", "10", "232"]).status().unwrap();

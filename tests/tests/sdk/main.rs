@@ -36,7 +36,7 @@ impl Installation {
     fn new() -> Self {
         binary::require_kvm();
         let dir = tempfile::tempdir().unwrap();
-        std::fs::copy(binary::mayfly(), dir.path().join("firecracker")).unwrap();
+        binary::copy(&binary::mayfly(), &dir.path().join("firecracker"));
         Self { dir }
     }
 

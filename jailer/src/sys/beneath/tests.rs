@@ -103,7 +103,7 @@ fn races_are_lost_safely() {
                 renameat_with(CWD, &d, CWD, &l, RenameFlags::EXCHANGE).unwrap();
             }
         });
-        for n in 0..20_000 {
+        for n in 0..100_000 {
             match place.dir.create(Path::new(&format!("d/{}", n % 7)), 0o600) {
                 Ok(_) => done += 1,
                 Err(_) => refused += 1,

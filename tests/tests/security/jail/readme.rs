@@ -22,7 +22,7 @@ fn walk(block: &str, user: Option<u32>) -> (String, String) {
     let dir =
         tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir().unwrap();
     for (name, path) in [("mayfly", binary::mayfly()), ("mayfly-jailer", binary::jailer())] {
-        fs::copy(path, dir.path().join(name)).unwrap();
+        binary::copy(&path, &dir.path().join(name));
     }
     fs::write(dir.path().join("guest.elf"), guest::ELF).unwrap();
     // The only change: our guest, which would end at once, is told to stay, as a kernel does by itself.

@@ -9,6 +9,7 @@ use guest::{Job, Mode};
 use mayfly_tests::{PATIENCE, binary};
 use serde_json::json;
 
+use super::attacks::assert_no_way_out;
 use super::{Jailed, Place, kernel, run, spawn};
 use crate::{assert_confined, status};
 
@@ -25,18 +26,23 @@ pub(super) fn nodes(user: u32) -> String {
 
 /// A jailer run by an ordinary user who may use `/dev/kvm` and `/dev/net/tun`: in mounts of their own, in which those are the user's.
 fn command(place: &Place, user: u32, options: &str) -> Command {
+    command_with(place, user, options, "")
+}
+
+/// The same, with more arguments for the program.
+fn command_with(place: &Place, user: u32, options: &str, more: &str) -> Command {
     let dir = place.base.path();
     chown(dir, Some(user), Some(user)).unwrap();
     // The user must reach the programs, wherever the tests were built.
     let bin = dir.join("bin");
     fs::create_dir_all(&bin).unwrap();
     let (jailer, mayfly) = (bin.join("mayfly-jailer"), bin.join(place.name()));
-    fs::copy(binary::jailer(), &jailer).unwrap();
-    fs::copy(binary::mayfly(), &mayfly).unwrap();
+    binary::copy(&binary::jailer(), &jailer);
+    binary::copy(&binary::mayfly(), &mayfly);
     let script = format!(
         "set -e; cd {dir}; {nodes} \
          exec setpriv --reuid {user} --regid {user} --clear-groups bin/mayfly-jailer --rootless --id {id} --exec-file bin/{name} --uid 7 --gid 8 \
-         --chroot-base-dir . {options} -- --api-sock /run/api.sock",
+         --chroot-base-dir . {options} -- --api-sock /run/api.sock {more}",
         dir = dir.display(),
         nodes = nodes(user),
         id = place.id,
@@ -82,6 +88,25 @@ fn what_was_planted_is_refused_without_root_too() {
             assert!(fs::symlink_metadata(&at).is_ok(), "{target} {kind}: what was there is gone");
         }
     }
+}
+
+/// J3 and J6.
+#[test]
+fn bad_names_are_refused_and_there_is_no_way_out_without_root_either() {
+    for id in ["", "..", "a/b"] {
+        let place = Place::with_id(id);
+        let output = command(&place, USER, "").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // An empty one is no argument in the script, and so another mistake.
+        assert!(
+            output.status.code() == Some(1) && (said.contains("Invalid instance ID") || id.is_empty()),
+            "{id:?}: {said}"
+        );
+    }
+    let place = Place::new("inside");
+    let jailed = spawn(&mut command_with(&place, USER, "", "--no-seccomp"));
+    place.wait_for_api(&jailed);
+    assert_no_way_out(&place);
 }
 
 /// J4 and J7: nothing is inherited, and one user's machine is nothing to another user.
@@ -151,7 +176,7 @@ fn what_a_user_may_not_do_is_told() {
         .args(["--reuid", &USER.to_string(), "--regid", &USER.to_string(), "--clear-groups", "--"])
         .arg({
             let copy = place.base.path().join("mayfly-jailer");
-            fs::copy(binary::jailer(), &copy).unwrap();
+            binary::copy(&binary::jailer(), &copy);
             copy
         })
         .args(["--id", "x", "--exec-file", "/bin/true", "--uid", "1", "--gid", "1", "--chroot-base-dir"])
