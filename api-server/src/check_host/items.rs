@@ -140,7 +140,8 @@ pub(super) const ITEMS: &[Item] = &[
         name: "ksm",
         source: "/sys/kernel/mm/ksm/run",
         read: file,
-        judge: |text| zero(text, Problem),
+        // 2 is "stopped, and everything taken apart again" (Documentation/admin-guide/mm/ksm.rst).
+        judge: |text| if matches!(text, "0" | "2") { Ok } else { Problem },
         missing: Ok,
         why: "Merged pages tell one machine what is in another's memory, by the time a write takes. echo 2 > /sys/kernel/mm/ksm/run",
     },

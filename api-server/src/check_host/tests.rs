@@ -23,6 +23,7 @@ fn each_value_has_its_verdict() {
         ("smt", "0", Ok),
         ("smt", "x", Unknown),
         ("ksm", "1", Problem),
+        ("ksm", "2", Ok),
         ("swap", "/dev/sda2", Advice),
         ("nx-huge-pages", "N", Problem),
         ("nx-huge-pages", "Y", Ok),

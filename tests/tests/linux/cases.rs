@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 16] = [
+pub(crate) const CASES: [(&str, &[&str]); 18] = [
     (
         "05-readme",
         &[
@@ -22,6 +22,8 @@ pub(crate) const CASES: [(&str, &[&str]); 16] = [
         ],
     ),
     ("06-readme-jail", &["jail-no-refusal", "jail-boot", "jail-in-its-group", "jail-confined", "jail-nothing-left"]),
+    ("07-fences", &["v2-fences"]),
+    ("08-jails", &["v2-jail-layout", "v2-jail-attacks", "v2-jail-life", "v2-jail-readme", "v2-jail-rootless"]),
     (
         "10-bzimage",
         &[
@@ -221,21 +223,17 @@ pub(crate) const CASES: [(&str, &[&str]); 16] = [
 /// What a scenario is called that runs its VMM in a jail, and so are its cases.
 const JAILED: &str = "jailed-";
 
-/// Scenarios that run without a jail: the README's, which say by themselves how their VMM is started, and those that show what a VMM without
-/// one does. The bare-metal guest's tests have all devices without a jail.
-const WITHOUT_A_JAIL: [&str; 6] =
-    ["05-readme", "06-readme-jail", "10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network"];
+/// Scenarios that say by themselves how their VMMs are started: the README's, and the tests of filters and jails.
+const THEIR_OWN_WAY: [&str; 4] = ["05-readme", "06-readme-jail", "07-fences", "08-jails"];
 
-/// Whether a scenario can run with its VMM in a jail.
-fn can_be_jailed(scenario: &str) -> bool {
-    !scenario.contains("readme")
-}
+/// Scenarios that run without a jail, to show what a VMM without one does. The bare-metal guest's tests have all devices without a jail.
+const WITHOUT_A_JAIL: [&str; 4] = ["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network"];
 
 /// The scenarios whose name contains `filter`, in order; first those without a jail.
 pub(crate) fn scenarios(filter: &str) -> Vec<String> {
     let names = || CASES.iter().map(|(scenario, _)| *scenario);
-    let plain = names().filter(|scenario| WITHOUT_A_JAIL.contains(scenario)).map(str::to_owned);
-    let jailed = names().filter(|scenario| can_be_jailed(scenario)).map(|scenario| format!("{JAILED}{scenario}"));
+    let plain = names().filter(|name| THEIR_OWN_WAY.contains(name) || WITHOUT_A_JAIL.contains(name)).map(str::to_owned);
+    let jailed = names().filter(|name| !THEIR_OWN_WAY.contains(name)).map(|scenario| format!("{JAILED}{scenario}"));
     plain.chain(jailed).filter(|scenario| scenario.contains(filter)).collect()
 }
 

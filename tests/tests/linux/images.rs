@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use mayfly_tests::{binary, stock::cpio::Archive};
@@ -42,6 +42,8 @@ const INNER_MODULES: [&str; 20] = [
     "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",
 ];
+/// What the tests of filters and jails run besides: busybox's own are others. All from packages that these tests install.
+const SECURITY_PROGRAMS: [&str; 4] = ["find", "setpriv", "script", "unshare"];
 /// Built with this test; static, as everything in this workspace.
 const VSOCK_CAT: &str = env!("CARGO_BIN_EXE_vsock-cat");
 /// Mount points and homes that every root needs.
@@ -67,7 +69,7 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     let inner = inner(kernel, &busybox, &dir)?;
     let outer = dir.join("outer.cpio");
     let mut archive = Archive::new(BufWriter::new(File::create(&outer)?));
-    busybox.add_to(&mut archive, OUTER_INIT)?;
+    busybox.add_to(&mut archive, OUTER_INIT, &SECURITY_PROGRAMS)?;
     for module in OUTER_MODULES {
         archive.file(&format!("modules/{module}.ko"), 0o644, &kernel.module(module)?)?;
     }
@@ -76,7 +78,15 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     archive.file("bin/mayfly", 0o755, &fs::read(mayfly)?)?;
     archive.file("bin/mayfly-jailer", 0o755, &fs::read(binary::jailer())?)?;
     archive.file("bin/vsock-cat", 0o755, &fs::read(VSOCK_CAT)?)?;
-    add_program(&mut archive, "curl")?;
+    let mut known = BTreeSet::new();
+    for program in ["curl"].iter().chain(&SECURITY_PROGRAMS) {
+        add_program(&mut archive, program, &mut known)?;
+    }
+    archive.file("bin/security", 0o755, &fs::read(security_tests()?)?)?;
+    // Where those tests look for it.
+    let readme = binary::workspace().join("README.md");
+    add_parents(&mut archive, &readme, &mut known)?;
+    archive.file(&readme.to_string_lossy(), 0o644, &fs::read(&readme)?)?;
     archive.file("scenario.sh", 0o644, SCENARIO.as_bytes())?;
     archive.file("readme.sh", 0o644, readme_lines("the Linux tier runs the next block as it stands")?.as_bytes())?;
     archive.file("readme-jail.sh", 0o644, readme_lines("the tests run the next block as it stands")?.as_bytes())?;
@@ -107,6 +117,8 @@ macro_rules! scenarios {
 const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "05-readme",
     "06-readme-jail",
+    "07-fences",
+    "08-jails",
     "10-bzimage",
     "20-pvh-disks",
     "30-elf64-pause",
@@ -137,7 +149,7 @@ fn readme_lines(mark: &str) -> Result<String> {
 fn inner(kernel: &Kernel, busybox: &Busybox, dir: &Path) -> Result<PathBuf> {
     let path = dir.join("inner.cpio");
     let mut archive = Archive::new(BufWriter::new(File::create(&path)?));
-    busybox.add_to(&mut archive, INNER_INIT)?;
+    busybox.add_to(&mut archive, INNER_INIT, &[])?;
     for module in INNER_MODULES {
         archive.file(&format!("modules/{module}.ko"), 0o644, &kernel.module(module)?)?;
     }
@@ -189,13 +201,14 @@ impl Busybox {
         Ok(Self { path, applets })
     }
 
-    fn add_to<W: Write>(&self, archive: &mut Archive<W>, init: &str) -> Result<()> {
+    /// All of it, but for names that others have.
+    fn add_to<W: Write>(&self, archive: &mut Archive<W>, init: &str, except: &[&str]) -> Result<()> {
         for directory in DIRECTORIES {
             archive.directory(directory)?;
         }
         archive.device("dev/console", 5, 1)?;
         archive.file("bin/busybox", 0o755, &fs::read(&self.path)?)?;
-        for applet in &self.applets {
+        for applet in self.applets.iter().filter(|applet| !except.contains(&applet.as_str())) {
             archive.link(&format!("bin/{applet}"), "busybox")?;
         }
         archive.file("init", 0o755, init.as_bytes())?;
@@ -203,8 +216,25 @@ impl Busybox {
     }
 }
 
+/// The tests of filters and jails, as a program; built already, when all tests were.
+fn security_tests() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["test", "--workspace", "--test", "security", "--no-run", "--message-format", "json-render-diagnostics"])
+        .current_dir(binary::workspace())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut programs = messages
+        .filter(|message| message.pointer("/target/name").is_some_and(|name| name == "security"))
+        .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from));
+    programs.next().with_context(|| format!("cargo built no security tests ({})", output.status))
+}
+
 /// Adds a program of the host with the shared libraries that `ldd` names.
-fn add_program<W: Write>(archive: &mut Archive<W>, name: &str) -> Result<()> {
+fn add_program<W: Write>(archive: &mut Archive<W>, name: &str, known: &mut BTreeSet<PathBuf>) -> Result<()> {
     let program = Path::new("/usr/bin").join(name);
     archive.file(
         &format!("bin/{name}"),
@@ -215,15 +245,22 @@ fn add_program<W: Write>(archive: &mut Archive<W>, name: &str) -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout);
     let libraries: BTreeSet<&str> = text.split_whitespace().filter(|word| word.starts_with('/')).collect();
     ensure!(!libraries.is_empty(), "ldd names no library of {}", program.display());
-    let mut known = BTreeSet::new();
     for library in libraries {
-        let parents: Vec<_> = Path::new(library).ancestors().skip(1).collect();
-        for parent in parents.into_iter().rev().skip(1) {
-            if known.insert(parent.to_owned()) {
-                archive.directory(&parent.to_string_lossy())?;
-            }
+        if known.insert(library.into()) {
+            add_parents(archive, Path::new(library), known)?;
+            archive.file(library, 0o755, &fs::read(library)?)?;
         }
-        archive.file(library, 0o755, &fs::read(library)?)?;
+    }
+    Ok(())
+}
+
+/// Adds the directories above a path that are not known yet.
+fn add_parents<W: Write>(archive: &mut Archive<W>, path: &Path, known: &mut BTreeSet<PathBuf>) -> Result<()> {
+    let parents: Vec<_> = path.ancestors().skip(1).collect();
+    for parent in parents.into_iter().rev().skip(1) {
+        if known.insert(parent.to_owned()) {
+            archive.directory(&parent.to_string_lossy())?;
+        }
     }
     Ok(())
 }

@@ -269,6 +269,59 @@ fn a_caught_call_ends_the_process_and_says_who_made_it() {
     }
 }
 
+/// Each call of [`wishes`] ends the process when a thread makes it, and call and thread are named.
+mod every_forbidden_call {
+    use super::*;
+
+    #[track_caller]
+    fn ends_the_process(name: &str, shown: &str) {
+        for (wish, call, arguments) in wishes() {
+            let (_dir, vmm) = machine(VmmBuilder::new());
+            let puppet = Puppet::seize(thread(&vmm, name)).unwrap();
+            puppet.let_go_with(call, arguments).unwrap();
+            assert_eq!(vmm.wait_exit(PATIENCE), 148, "{wish}\n{}", said(&vmm));
+            let log = vmm.log();
+            let by_number = format!("{shown}] Shutting down VM after intercepting a bad syscall ({call}).");
+            // The first word of a wish is the call's name.
+            let by_name = format!(
+                "{shown}] Its seccomp filter does not let this thread call {}.",
+                wish.split(' ').next().unwrap()
+            );
+            assert!(log.contains(&by_number) && log.contains(&by_name), "{wish}\n{log}");
+        }
+    }
+
+    #[test]
+    fn of_the_vmm_thread() {
+        ends_the_process("mayfly", "main");
+    }
+
+    #[test]
+    fn of_the_api_thread() {
+        ends_the_process("api", "api");
+    }
+
+    #[test]
+    fn of_a_vcpu_thread() {
+        ends_the_process("vcpu 0", "vcpu 0");
+    }
+
+    #[test]
+    fn of_a_device_thread() {
+        ends_the_process("io 0", "io 0");
+    }
+
+    #[test]
+    fn of_a_device_thread_with_a_ring() {
+        ends_the_process("io 1", "io 1");
+    }
+
+    #[test]
+    fn of_the_thread_that_opens_files() {
+        ends_the_process("files", "files");
+    }
+}
+
 /// J8, and that what the process says of itself is what the kernel says.
 #[test]
 fn every_task_has_its_filter_and_the_report_is_true() {

@@ -8,8 +8,18 @@ use crate::shell;
 
 /// What for: the emulator; the guests' user space; the root disk (`mkfs.ext4`); the API's client; taps, mounts, loop devices and
 /// namespaces on the host; the OpenAPI fuzzer's language.
-const NEEDED: [&str; 8] =
-    ["qemu-system-x86", "busybox-static", "e2fsprogs", "curl", "iproute2", "mount", "util-linux", "python3-venv"];
+const NEEDED: [&str; 10] = [
+    "qemu-system-x86",
+    "busybox-static",
+    "e2fsprogs",
+    "curl",
+    "iproute2",
+    "mount",
+    "util-linux",
+    "python3-venv",
+    "findutils",
+    "bsdutils",
+];
 
 /// Installs what is missing of [`NEEDED`], and says so in one sentence when it cannot.
 pub(crate) fn ensure() -> Result<()> {

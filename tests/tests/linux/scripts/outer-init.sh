@@ -14,7 +14,9 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs -o size=80% tmp /run
-mkdir -p /dev/net /run/vm
+mkdir -p /dev/net /dev/pts /run/vm /etc /srv
+mount -t devpts devpts /dev/pts
+echo outer >/etc/hostname
 mount -t tmpfs tmp /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for module in irqbypass kvm kvm-amd tun; do

@@ -1,11 +1,16 @@
 //! J1 to J3, J6, J7: whoever prepared the place, or is in another jail, gets nothing.
 
+use std::ffi::CString;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use mayfly_tests::binary;
 use mayfly_tests::sys::inject::{Outcome, Puppet};
@@ -71,6 +76,77 @@ fn links_on_the_way_are_refused() {
         assert!(place.refused(&[]).contains("symbolic link"));
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "something got out");
     }
+}
+
+/// J2: somebody swaps a directory of the jail for a link to another place, again and again, while jails are made.
+#[test]
+fn what_is_swapped_meanwhile_leads_nowhere() {
+    let place = Place::new("swapped");
+    assert_races_are_lost_safely(&place, 100, || {
+        let mut command = place.command(&[]);
+        command.args(["--", "--version"]);
+        command
+    });
+}
+
+/// Runs jailers while directories of the jail are swapped for links. Each makes its jail or refuses; nothing happens outside.
+#[track_caller]
+pub(super) fn assert_races_are_lost_safely(place: &Place, tries: u32, jailer: impl Fn() -> Command) {
+    let outside = tempfile::tempdir().unwrap();
+    for inner in ["net", "run"] {
+        fs::create_dir(outside.path().join(inner)).unwrap();
+    }
+    fs::write(outside.path().join("kvm"), "secret").unwrap();
+    let root = place.root();
+    for (name, link) in [("dev", "dev.link"), ("run", "run.link")] {
+        fs::create_dir_all(root.join(name)).unwrap();
+        symlink(outside.path(), root.join(link)).unwrap();
+    }
+    // The user whose jail it is may do all this.
+    let owner = fs::metadata(place.base.path()).unwrap().uid().to_string();
+    run("chown", &["-R", "-h", &owner, place.base.path().to_str().unwrap(), outside.path().to_str().unwrap()]);
+    let before = everything(outside.path());
+    let stop = AtomicBool::new(false);
+    let mut made = 0;
+    let swaps = std::thread::scope(|scope| {
+        let swapper = scope.spawn(|| {
+            let mut swaps = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                for (name, link) in [("dev", "dev.link"), ("run", "run.link")] {
+                    swaps += u64::from(exchange(&root.join(name), &root.join(link)));
+                }
+                // The jailer must get somewhere, too.
+                std::thread::sleep(Duration::from_micros(swaps % 300));
+            }
+            swaps
+        });
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..tries {
+                let output = jailer().output().unwrap();
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(matches!(output.status.code(), Some(0 | 1)), "{said}");
+                made += u32::from(output.status.success());
+                assert_eq!(everything(outside.path()), before, "something got out\n{said}");
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        let swaps = swapper.join().unwrap();
+        if let Err(panic) = outcome {
+            resume_unwind(panic);
+        }
+        swaps
+    });
+    // Both sides had their chance.
+    assert!(swaps > u64::from(tries) && made > 0, "{tries} jailers made {made} jails during {swaps} swaps");
+    assert_eq!(fs::read_to_string(outside.path().join("kvm")).unwrap(), "secret");
+}
+
+/// Swaps two paths at once; whether it did.
+fn exchange(one: &Path, other: &Path) -> bool {
+    let path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap();
+    let (one, other) = (path(one), path(other));
+    // SAFETY: two strings that end with zero.
+    unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) == 0 }
 }
 
 /// J3: names and places that cannot be, each refused before anything is done.
@@ -216,8 +292,8 @@ fn one_jail_cannot_look_into_another() {
     }
     let (code, _) = as_other(&["kill", "-0", &pid.to_string()]);
     assert_ne!(code, Some(0), "signals");
-    let connect = "socket(S, AF_UNIX, SOCK_STREAM, 0) && connect(S, sockaddr_un($ARGV[0])) or die $!";
-    let (code, said) = as_other(&["perl", "-MSocket", "-e", connect, one.socket().to_str().unwrap()]);
+    let socket = one.socket();
+    let (code, said) = as_other(&["curl", "-sv", "--unix-socket", socket.to_str().unwrap(), "http://localhost/"]);
     assert!(code != Some(0) && said.contains("Permission denied"), "{said}");
     // Not even the same user from outside: the process hides.
     let user = UID.to_string();

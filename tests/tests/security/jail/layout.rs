@@ -10,7 +10,7 @@ use guest::{Job, Mode};
 use mayfly_tests::{PATIENCE, binary};
 use serde_json::json;
 
-use super::{GID, Place, UID, kernel, run, spawn};
+use super::{GID, Place, UID, kernel, run, spawn, weight};
 use crate::{assert_confined, status};
 
 #[track_caller]
@@ -206,21 +206,17 @@ fn called_jailer_it_is_one() {
 fn a_dry_run_shows_the_steps_and_changes_nothing() {
     let place = Place::new("dry");
     let elf = format!("{}:/guest.elf:ro", kernel(&place).display());
-    let options = ["--bind", &elf, "--cgroup", "cpu.shares=100", "--cleanup", "--new-pid-ns", "--dry-run"];
+    let (file, value) = weight();
+    let group = format!("{file}={value}");
+    let options = ["--bind", &elf, "--cgroup", &group, "--cleanup", "--new-pid-ns", "--dry-run"];
     let before = super::everything(place.base.path());
     let output = place.command(&options).args(["--", "--api-sock", "/run/api.sock"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
     assert_eq!(super::everything(place.base.path()), before);
-    for part in [
-        place.root().to_str().unwrap(),
-        "61001:61002",
-        "guest.elf",
-        "cpu.shares",
-        "10:232",
-        "--api-sock /run/api.sock",
-        "2048",
-    ] {
+    for part in
+        [place.root().to_str().unwrap(), "61001:61002", "guest.elf", file, "10:232", "--api-sock /run/api.sock", "2048"]
+    {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
     // Every path of the jail that it names is there afterwards, and nothing but those.

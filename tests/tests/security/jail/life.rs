@@ -1,30 +1,14 @@
 //! Beginning and end: namespaces and groups that are joined, jails that are taken over, cleaned up, or never were.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mayfly_tests::{PATIENCE, binary, tap};
 
-use super::{Place, everything, run, spawn};
+use super::{Place, cgroup, everything, is_v1, jailers, mounts, run, spawn, weight};
 use crate::status;
-
-/// The directory of this machine's group, for a controller: of version 1 where the host has that.
-fn cgroup(place: &Place, controller: &str) -> PathBuf {
-    let one = Path::new("/sys/fs/cgroup").join(controller);
-    let top = if one.is_dir() { one } else { "/sys/fs/cgroup".into() };
-    top.join(place.name()).join(&place.id)
-}
-
-fn is_v1() -> bool {
-    Path::new("/sys/fs/cgroup/cpu").is_dir()
-}
-
-/// A value that the host's version has, and the file it is in.
-fn weight() -> (&'static str, &'static str) {
-    if is_v1() { ("cpu.shares", "345") } else { ("cpu.weight", "34") }
-}
 
 #[test]
 fn the_process_is_in_its_control_group() {
@@ -154,14 +138,10 @@ fn clean_removes_everything_and_can_be_repeated() {
 /// A hundred machines, each killed: no path, control group, mount or process is left.
 #[test]
 fn a_hundred_jails_leave_nothing() {
-    let mounts =
-        || fs::read_to_string("/proc/self/mounts").unwrap().lines().filter(|line| line.contains("jails-")).count();
     let place = Place::new("x");
     let (file, value) = weight();
     let option = format!("{file}={value}");
     let before = everything(place.base.path());
-    let jailers = || run("pgrep", &["-c", "-f", place.base.path().to_str().unwrap()]).1;
-    let quiet = jailers();
     for n in 0..100 {
         // The base is the first one's; each has its own id.
         let mut command = Command::new(binary::jailer());
@@ -189,11 +169,11 @@ fn a_hundred_jails_leave_nothing() {
         jailed.wait();
     }
     let deadline = Instant::now() + PATIENCE;
-    while everything(place.base.path()) != before || jailers() != quiet {
-        assert!(Instant::now() < deadline, "{:?}, {} processes", everything(place.base.path()), jailers());
+    while everything(place.base.path()) != before || jailers(&place) > 0 {
+        assert!(Instant::now() < deadline, "{:?}, {} processes", everything(place.base.path()), jailers(&place));
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(mounts(), 0);
+    assert_eq!(mounts(&place), 0);
     let parent = cgroup(&place, "cpu").parent().unwrap().to_owned();
     let left = fs::read_dir(&parent)
         .map(|entries| entries.flatten().filter(|e| e.file_name().to_str().unwrap().starts_with("vm-")).count());
@@ -222,7 +202,7 @@ fn what_fails_leaves_nothing() {
         assert!(!cgroup(&place, "cpu").exists(), "{options:?}: {said}");
     }
     assert_eq!(fs::read(&mine).unwrap(), b"mine");
-    assert_eq!(run("pgrep", &["-f", place.base.path().to_str().unwrap()]).0, Some(1), "a process is left");
+    assert_eq!(jailers(&place), 0, "a process is left");
     // And then it works.
     let _jailed = place.start(&["--cgroup", &good]);
 }

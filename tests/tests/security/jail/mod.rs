@@ -217,3 +217,30 @@ fn run(program: impl AsRef<OsStr>, arguments: &[&str]) -> (Option<i32>, String) 
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
     )
 }
+
+/// The directory of this machine's group, for a controller: of version 1 where the host has that.
+fn cgroup(place: &Place, controller: &str) -> PathBuf {
+    let one = Path::new("/sys/fs/cgroup").join(controller);
+    let top = if one.is_dir() { one } else { "/sys/fs/cgroup".into() };
+    top.join(place.name()).join(&place.id)
+}
+
+fn is_v1() -> bool {
+    Path::new("/sys/fs/cgroup/cpu").is_dir()
+}
+
+/// A value that the host's version has, and the file it is in.
+fn weight() -> (&'static str, &'static str) {
+    if is_v1() { ("cpu.shares", "345") } else { ("cpu.weight", "34") }
+}
+
+/// Processes whose command line names the directory of these jails: jailers, and who waits for machines to end.
+fn jailers(place: &Place) -> usize {
+    run("pgrep", &["-f", place.base.path().to_str().unwrap()]).1.lines().count()
+}
+
+/// What is mounted in the directory of these jails, as others see it.
+fn mounts(place: &Place) -> usize {
+    let base = place.base.path().to_str().unwrap();
+    std::fs::read_to_string("/proc/self/mounts").unwrap().lines().filter(|line| line.contains(base)).count()
+}

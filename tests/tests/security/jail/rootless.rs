@@ -4,13 +4,14 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use guest::{Job, Mode};
 use mayfly_tests::{PATIENCE, binary};
 use serde_json::json;
 
-use super::attacks::assert_no_way_out;
-use super::{Jailed, Place, kernel, run, spawn};
+use super::attacks::{assert_no_way_out, assert_races_are_lost_safely};
+use super::{Jailed, Place, everything, jailers, kernel, mounts, run, spawn};
 use crate::{assert_confined, status};
 
 /// An ordinary user.
@@ -19,7 +20,7 @@ pub(super) const USER: u32 = 65_534;
 /// Lets a user use `/dev/kvm` and `/dev/net/tun`, in mounts of one's own.
 pub(super) fn nodes(user: u32) -> String {
     format!(
-        "mkdir -p nodes; for n in kvm:232 tun:200; do mknod nodes/${{n%:*}} c 10 ${{n#*:}}; chown {user} nodes/${{n%:*}}; done; \
+        "mkdir -p nodes; for n in kvm:232 tun:200; do [ -e nodes/${{n%:*}} ] || mknod nodes/${{n%:*}} c 10 ${{n#*:}}; chown {user} nodes/${{n%:*}}; done; \
          mount --bind nodes/kvm /dev/kvm; mount --bind nodes/tun /dev/net/tun;"
     )
 }
@@ -88,6 +89,37 @@ fn what_was_planted_is_refused_without_root_too() {
             assert!(fs::symlink_metadata(&at).is_ok(), "{target} {kind}: what was there is gone");
         }
     }
+}
+
+/// J2: the same race without root.
+#[test]
+fn what_is_swapped_meanwhile_leads_nowhere_without_root_either() {
+    let place = Place::new("swapped");
+    chown(place.base.path(), Some(USER), Some(USER)).unwrap();
+    assert_races_are_lost_safely(&place, 50, || command_with(&place, USER, "", "--version"));
+}
+
+/// A hundred machines of an ordinary user, each killed: nothing is left.
+#[test]
+fn a_hundred_jails_without_root_leave_nothing() {
+    let mut place = Place::new("x");
+    let _ = command(&place, USER, "");
+    let before = everything(place.base.path());
+    for n in 0..100 {
+        place.id = format!("vm-{n}");
+        let mut jailed = start(&place, "--cleanup");
+        place.wait_for_api(&jailed);
+        // With and without warning.
+        let signal = if n % 2 == 0 { "-9" } else { "-15" };
+        run("kill", &[signal, &place.pid().to_string()]);
+        jailed.wait();
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while everything(place.base.path()) != before || jailers(&place) > 0 {
+        assert!(Instant::now() < deadline, "{:?}, {} processes", everything(place.base.path()), jailers(&place));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(mounts(&place), 0);
 }
 
 /// J3 and J6.
