@@ -66,8 +66,10 @@ pub fn jailer() -> PathBuf {
 /// When it cannot be copied.
 #[track_caller]
 pub fn copy(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("install").args(["-m", "755"]).arg(from).arg(to).status();
-    assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied to {}", from.display(), to.display());
+    let copied = std::process::Command::new("cp").arg(from).arg(to).status();
+    let copied = copied.is_ok_and(|status| status.success())
+        && std::fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o755)).is_ok();
+    assert!(copied, "{} cannot be copied to {}", from.display(), to.display());
 }
 
 /// Stops a test that needs `/dev/kvm` on a machine without it, with a clear sentence.

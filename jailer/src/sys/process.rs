@@ -92,7 +92,10 @@ pub(crate) fn own_number() -> i32 {
 
 /// Whether this process leads its session, so that its end would hang up on the others.
 pub(crate) fn leads_session() -> bool {
-    rustix::process::getsid(None).is_ok_and(|leader| leader == getpid())
+    // Not rustix's: a session whose leader is in none of our process namespaces has the number 0, which its type does not hold.
+    // SAFETY: integers only.
+    let leader = unsafe { libc::getsid(0) };
+    leader == own_number()
 }
 
 /// Starts a session of its own.

@@ -7,6 +7,6 @@ tests() {
     passed=$(sed -n 's/^test result: ok\. \([0-9]*\) passed; 0 failed; 0 ignored.*/\1/p' tests.out)
     check "$tests_case" "see above" [ "${passed:-0}" -gt 0 ]
 }
-for part in layout attacks life readme rootless; do
+for part in layout attacks readme; do
     tests v2-jail-$part jail::$part
 done
