@@ -66,6 +66,8 @@ pub fn jailer() -> PathBuf {
 /// When it cannot be copied.
 #[track_caller]
 pub fn copy(from: &Path, to: &Path) {
+    // One that runs cannot be written to; its name can go to another.
+    let _ = std::fs::remove_file(to);
     let copied = std::process::Command::new("cp").arg(from).arg(to).status();
     let copied = copied.is_ok_and(|status| status.success())
         && std::fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o755)).is_ok();

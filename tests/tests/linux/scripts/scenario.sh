@@ -217,3 +217,13 @@ vm_done() {
         wait "$pid" 2>/dev/null
     fi
 }
+
+# tests CASE ARGUMENT...: runs those tests of filters and jails that the arguments choose, as on the host. Here control groups are of
+# version 2. What they say is shown, since a failure is told there.
+tests() {
+    tests_case=$1
+    shift
+    MAYFLY_BIN=/bin/mayfly timeout 280 security --test-threads 1 "$@" 2>&1 | tee tests.out
+    passed=$(sed -n 's/^test result: ok\. \([0-9]*\) passed; 0 failed; 0 ignored.*/\1/p' tests.out)
+    check "$tests_case" "see above" [ "${passed:-0}" -gt 0 ]
+}

@@ -15,6 +15,6 @@ unconfined=$(for task in /proc/$pid/task/*; do
 done)
 equal jail-confined "tasks without a filter, capabilities" "${unconfined:-none} $(sed -n 's/^CapBnd:.//p' /proc/$pid/status)" "none 0000000000000000"
 . ./second 2>>errors
-left="$(ls -d /srv/jailer/mayfly /sys/fs/cgroup/mayfly 2>/dev/null; pgrep mayfly; grep jailer /proc/mounts)"
+left="$(ls -d /srv/jailer/mayfly /sys/fs/cgroup/mayfly 2>/dev/null; pidof mayfly; grep jailer /proc/mounts)"
 equal jail-nothing-left "what is left" "${left:-nothing}" nothing
 rm -rf /srv/images
