@@ -30,6 +30,8 @@ struct Deed<'a> {
     made: Vec<PathBuf>,
     /// Control groups, in the order in which they were made.
     groups: Vec<PathBuf>,
+    /// The group of version 2 that this process came from.
+    came_from: PathBuf,
     null: Option<File>,
     watcher: Option<Watcher>,
     /// Processor time of processes that this one goes on for.
@@ -41,8 +43,17 @@ pub(crate) fn carry_out(plan: &Plan, began: Began) -> Result<(), Error> {
     rustix::process::umask(rustix::fs::Mode::empty());
     let base = Dir::open(&plan.layout.base)?;
     let watcher = if plan.cleanup { Some(Watcher::start(plan)?) } else { None };
-    let mut deed =
-        Deed { plan, base, root: None, made: Vec::new(), groups: Vec::new(), null: None, watcher, parent_cpu_us: 0 };
+    let mut deed = Deed {
+        plan,
+        base,
+        root: None,
+        made: Vec::new(),
+        groups: Vec::new(),
+        came_from: PathBuf::new(),
+        null: None,
+        watcher,
+        parent_cpu_us: 0,
+    };
     let outcome = deed.prepare().and_then(|()| plan.steps.iter().try_for_each(|step| deed.take(step, began)));
     if outcome.is_err() {
         deed.undo();
@@ -53,6 +64,12 @@ pub(crate) fn carry_out(plan: &Plan, began: Began) -> Result<(), Error> {
 impl Deed<'_> {
     /// Opens what is out of reach later.
     fn prepare(&mut self) -> Result<(), Error> {
+        if !self.plan.cgroups.is_empty() {
+            // cgroups(7): the line of version 2 has no number and no controllers. Without one there is none to go back to.
+            let lines = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+            let own = lines.lines().find_map(|line| line.strip_prefix("0::/"));
+            self.came_from = own.unwrap_or_default().into();
+        }
         if self.plan.steps.contains(&Step::Daemonize) {
             let null = File::options().read(true).write(true).open("/dev/null");
             self.null = Some(null.doing(|| "Failed to open /dev/null".to_owned())?);
@@ -306,13 +323,15 @@ impl Deed<'_> {
 
     /// A group with a process in it cannot be removed.
     fn leave_groups(&self) {
-        for group in &self.plan.cgroups {
-            for file in ["tasks", "cgroup.procs"] {
-                let top = self.groups.first().and_then(|made| made.parent()).or(group.parent());
-                if let Some(top) = top {
-                    let _ = write_group(&top.join(file), &process::own_number().to_string());
-                }
-            }
+        let number = process::own_number().to_string();
+        let mounts = self.plan.steps.iter().filter_map(|step| match step {
+            Step::MakeCgroup { mount, .. } => Some(mount),
+            _ => None,
+        });
+        for mount in mounts {
+            // Of version 1 any group takes it. Of version 2 those that share out controllers do not, such as the one above the machine's.
+            let _ = write_group(&mount.join("tasks"), &number)
+                .or_else(|_| write_group(&mount.join(&self.came_from).join("cgroup.procs"), &number));
         }
     }
 }

@@ -23,8 +23,8 @@ pub(crate) const CASES: [(&str, &[&str]); 19] = [
     ),
     ("06-readme-jail", &["jail-no-refusal", "jail-boot", "jail-in-its-group", "jail-confined", "jail-nothing-left"]),
     ("07-fences", &["v2-fences"]),
-    ("08-jails", &["v2-jail-layout", "v2-jail-attacks", "v2-jail-readme"]),
-    ("09-jails-life", &["v2-jail-life", "v2-jail-rootless"]),
+    ("08-jails", &["v2-jail-layout", "v2-jail-attacks", "v2-jail-life", "v2-jail-readme"]),
+    ("09-jails-rootless", &["v2-jail-rootless"]),
     (
         "10-bzimage",
         &[
@@ -225,7 +225,7 @@ pub(crate) const CASES: [(&str, &[&str]); 19] = [
 const JAILED: &str = "jailed-";
 
 /// Scenarios that say by themselves how their VMMs are started: the README's, and the tests of filters and jails.
-const THEIR_OWN_WAY: [&str; 5] = ["05-readme", "06-readme-jail", "07-fences", "08-jails", "09-jails-life"];
+const THEIR_OWN_WAY: [&str; 5] = ["05-readme", "06-readme-jail", "07-fences", "08-jails", "09-jails-rootless"];
 
 /// Scenarios that run without a jail, to show what a VMM without one does. The bare-metal guest's tests have all devices without a jail.
 const WITHOUT_A_JAIL: [&str; 4] = ["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network"];

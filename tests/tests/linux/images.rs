@@ -119,7 +119,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "06-readme-jail",
     "07-fences",
     "08-jails",
-    "09-jails-life",
+    "09-jails-rootless",
     "10-bzimage",
     "20-pvh-disks",
     "30-elf64-pause",

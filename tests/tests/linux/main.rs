@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 const ON_TWO_CPUS: [&str; 6] =
     ["05-readme", "20-pvh-disks", "30-elf64-pause", "40-root-network", "65-races", "84-vsock"];
 /// Scenarios of one processor for one of the two outer guests with one CPU, half of the work; the other one has the rest.
-const ON_THE_FIRST: [&str; 4] = ["07-fences", "70-cpu-identity", "80-rng-balloon", "81-balloon-free-pages"];
+const ON_THE_FIRST: [&str; 3] = ["07-fences", "09-jails-rootless", "70-cpu-identity"];
 
 /// Outer boots of a lane in all. The emulator loses it now and then (see `outer`); a monitor that stops it would do so each time.
 const BOOTS: u32 = 3;

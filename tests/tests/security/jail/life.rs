@@ -190,6 +190,9 @@ fn what_fails_leaves_nothing() {
     let (file, value) = weight();
     let good = format!("{file}={value}");
     let bad = format!("{file}=nonsense");
+    // Another machine's group has the same parent, which is there already.
+    let sibling = Place::new("sibling");
+    let _running = sibling.start(&["--cgroup", &good]);
     for options in [
         vec!["--netns", "/etc/hostname"],
         vec!["--cgroup", &good, "--cgroup", &bad],
@@ -205,4 +208,9 @@ fn what_fails_leaves_nothing() {
     assert_eq!(jailers(&place), 0, "a process is left");
     // And then it works.
     let _jailed = place.start(&["--cgroup", &good]);
+    for place in [&place, &sibling] {
+        place.kill();
+        place.wait_until_dead();
+        clean(place, 0);
+    }
 }

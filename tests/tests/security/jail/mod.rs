@@ -137,6 +137,17 @@ impl Place {
         }
     }
 
+    /// Waits until the process in the jail is no more, or only waits to be collected.
+    #[track_caller]
+    fn wait_until_dead(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let executable = format!("/proc/{}/exe", self.pid());
+        while std::fs::read_link(&executable).is_ok() {
+            assert!(Instant::now() < deadline, "it goes on");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Waits until nothing is left.
     #[track_caller]
     fn wait_until_gone(&self) {

@@ -28,7 +28,8 @@ fn walk(block: &str, user: Option<u32>) -> (String, String) {
     // The only change: our guest, which would end at once, is told to stay, as a kernel does by itself.
     let block = block.replace("panic=-1", &format!("panic=-1 {}", Job::new(Mode::Spin).command_line()));
     fs::write(dir.path().join("block.sh"), block).unwrap();
-    let as_user = user.map_or(String::new(), |user| format!("setpriv --reuid {user} --regid {user} --clear-groups"));
+    let as_user =
+        user.map_or(String::new(), |user| format!("/bin/setpriv --reuid {user} --regid {user} --clear-groups"));
     let owner = user.unwrap_or(0);
     let script = format!(
         "set -e; cd {dir}; mount -t tmpfs -o mode=755 tmpfs /srv; mkdir /srv/images /srv/home; chown {owner} /srv/home . ; {nodes} \

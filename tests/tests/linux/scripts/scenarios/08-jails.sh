@@ -1,4 +1,4 @@
-# The tests of jails: what one looks like, and attacks on it.
-for part in layout attacks readme; do
+# The tests of jails: what one looks like, attacks on it, beginning and end.
+for part in layout attacks life readme; do
     tests v2-jail-$part jail::$part
 done

@@ -1,0 +1,2 @@
+# The tests of jails without root.
+tests v2-jail-rootless jail::rootless
