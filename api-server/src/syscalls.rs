@@ -2,7 +2,7 @@
 
 use libc::{
     PR_SET_NO_NEW_PRIVS, SYS_accept4, SYS_dup3, SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_openat,
-    SYS_prctl, SYS_recvfrom, SYS_seccomp, SYS_sendto, SYS_shutdown, SYS_writev,
+    SYS_prctl, SYS_recvfrom, SYS_seccomp, SYS_shutdown, SYS_writev,
 };
 use vmm::confine::{Arg, Call};
 
@@ -10,8 +10,7 @@ use vmm::confine::{Arg, Call};
 pub(crate) const ALWAYS: &[Call] = &[
     Call::any(SYS_accept4, "clients"),
     Call::any(SYS_recvfrom, "requests"),
-    Call::any(SYS_sendto, "answers"),
-    Call::any(SYS_writev, "answers of several parts"),
+    Call::any(SYS_writev, "answers"),
     Call::any(SYS_shutdown, "the end of a connection"),
 ];
 

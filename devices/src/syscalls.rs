@@ -66,12 +66,10 @@ pub const BLKGETSIZE64: u32 = 0x8008_1272;
 
 /// A rate limiter or another time limit is set.
 pub(crate) const SET_TIMER: Call = Call::any(libc::SYS_timerfd_settime, "a rate limiter or time limit");
-/// Pages of anonymous memory that a device takes out of the guest's go back to the host.
+/// Pages of anonymous memory that a device takes out of the guest's go back to the host. Shared memory, which no machine has yet, will
+/// want MADV_REMOVE.
 pub(crate) const GIVE_BACK: Call = Call::with(
     libc::SYS_madvise,
     &[Arg::is(2, libc::MADV_DONTNEED.cast_unsigned())],
     "private pages go back to the host",
 );
-/// The same for shared memory.
-pub(crate) const GIVE_BACK_SHARED: Call =
-    Call::with(libc::SYS_madvise, &[Arg::is(2, libc::MADV_REMOVE.cast_unsigned())], "shared pages go back to the host");

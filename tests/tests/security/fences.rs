@@ -52,7 +52,7 @@ const EVERY: &str = "read write close poll brk munmap mremap sched_yield getpid 
                      rt_sigprocmask getrandom";
 const GOLDEN: [(&str, &str); 6] = [
     ("mayfly", "epoll_wait epoll_ctl timerfd_settime timerfd_gettime unlink statx fstat fdatasync io_uring_enter"),
-    ("api", "epoll_wait epoll_ctl accept4 recvfrom sendto writev shutdown"),
+    ("api", "epoll_wait epoll_ctl accept4 recvfrom writev shutdown"),
     ("vcpu 0", "timerfd_settime io_uring_enter"),
     ("io 0", "epoll_wait epoll_ctl timerfd_settime preadv pwritev fallocate fdatasync"),
     ("io 1", "epoll_wait epoll_ctl timerfd_settime io_uring_enter fdatasync"),
@@ -69,7 +69,7 @@ macro_rules! numbered {
 numbered! {
     SYS_read SYS_write SYS_close SYS_poll SYS_brk SYS_munmap SYS_mremap SYS_sched_yield SYS_getpid SYS_gettid SYS_futex SYS_clock_gettime
     SYS_clock_nanosleep SYS_sigaltstack SYS_rt_sigprocmask SYS_getrandom SYS_epoll_wait SYS_epoll_ctl SYS_timerfd_settime
-    SYS_timerfd_gettime SYS_unlink SYS_statx SYS_fstat SYS_fdatasync SYS_io_uring_enter SYS_accept4 SYS_recvfrom SYS_sendto SYS_writev
+    SYS_timerfd_gettime SYS_unlink SYS_statx SYS_fstat SYS_fdatasync SYS_io_uring_enter SYS_accept4 SYS_recvfrom SYS_writev
     SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs
 }
 

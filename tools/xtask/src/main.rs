@@ -1,4 +1,4 @@
-//! The developer's commands: `cargo xtask check | test | fuzz | bench | build`.
+//! The developer's commands: `cargo xtask check | test | fuzz | rules | bench | build`.
 //!
 //! Called by people and by `.ci/run`, with the same words. It knows cargo, the Debian
 //! packages and the order of the tiers; it must not know what any test checks.
@@ -8,6 +8,7 @@ mod check;
 mod fuzz;
 mod packages;
 mod release;
+mod rules;
 mod schemathesis;
 mod shell;
 mod test;
@@ -31,6 +32,8 @@ enum Command {
     Test(test::Options),
     /// Coverage-guided fuzzing of what guests and clients can reach.
     Fuzz(fuzz::Options),
+    /// Runs the guest and API tests under strace(1), without filters, and lists the rules of filters that nobody used.
+    Rules(rules::Options),
     /// Measures the release binary on this host.
     Bench(bench::Options),
     /// Builds the static release binaries and says where they are.
@@ -52,6 +55,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::Test(options) => test::run(options),
         Command::Fuzz(options) => fuzz::run(options),
+        Command::Rules(options) => rules::run(options),
         Command::Bench(options) => bench::run(options),
         Command::Build => {
             for binary in release::build()? {

@@ -35,6 +35,36 @@ fn slots(seat: &Seat) -> &'static [Call] {
     if seat.name == DeviceName::Memory { calls::MEMORY_SLOTS } else { &[] }
 }
 
+/// Every call that filters for machines let through, by the threads that are meant to make it (`vmm`, `vcpu`, `io`, `files`, or `*` for
+/// any). For whoever wants to know which of them are never made.
+pub fn rules() -> Vec<(&'static [&'static str], Call)> {
+    const DEVICES: [&Needs; 9] = [
+        &CONSOLE,
+        &block::syscalls::ASYNC,
+        &block::syscalls::SYNC,
+        &balloon::syscalls::NEEDS,
+        &net::syscalls::NEEDS,
+        &pmem::syscalls::NEEDS,
+        &vsock::syscalls::NEEDS,
+        &rng::syscalls::NEEDS,
+        &mem::syscalls::NEEDS,
+    ];
+    const LOOPS: &[&str] = &["vmm", "io"];
+    let mut lists: Vec<(&[&str], &[Call])> = vec![
+        (&["*"], calls::EVERY),
+        (&["*"], calls::EVENT_LOOP),
+        (LOOPS, calls::DEVICES),
+        (LOOPS, calls::MEMORY_SLOTS),
+        (&["vmm"], calls::VMM),
+        (&["vcpu"], calls::VCPU),
+        (&["files"], calls::FILES),
+    ];
+    for needs in DEVICES {
+        lists.extend([(LOOPS, needs.event_loop), (&["vcpu"], needs.vcpu), (&["vmm"], needs.end)]);
+    }
+    lists.iter().flat_map(|(who, calls)| calls.iter().map(|call| (*who, *call))).collect()
+}
+
 impl Fences {
     pub(super) fn new(seccomp: Seccomp) -> Self {
         Self { seccomp, gate: Arc::default() }

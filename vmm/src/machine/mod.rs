@@ -10,6 +10,7 @@ mod placement;
 mod roster;
 
 pub use assemble::{Assembled, Surroundings, assemble};
+pub use fences::rules;
 pub use identity::IdentityError;
 pub use roster::DeviceName;
 
