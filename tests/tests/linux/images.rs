@@ -83,10 +83,6 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
         add_program(&mut archive, program, &mut known)?;
     }
     archive.file("bin/security", 0o755, &fs::read(security_tests()?)?)?;
-    // Where those tests look for it.
-    let readme = binary::workspace().join("README.md");
-    add_parents(&mut archive, &readme, &mut known)?;
-    archive.file(&readme.to_string_lossy(), 0o644, &fs::read(&readme)?)?;
     archive.file("scenario.sh", 0o644, SCENARIO.as_bytes())?;
     archive.file("readme.sh", 0o644, readme_lines("the Linux tier runs the next block as it stands")?.as_bytes())?;
     archive.file("readme-jail.sh", 0o644, readme_lines("the tests run the next block as it stands")?.as_bytes())?;
