@@ -50,7 +50,7 @@ const ON_TWO_CPUS: [&str; 6] =
 const ON_THE_FIRST: [&str; 3] = ["07-fences", "09-jails-rootless", "70-cpu-identity"];
 
 /// Outer boots of a lane in all. The emulator loses it now and then (see `outer`); a monitor that stops it would do so each time.
-const BOOTS: u32 = 3;
+const BOOTS: u32 = 6;
 
 fn run(filter: &str, report: &Mutex<cases::Report>) -> Result<()> {
     let kernel = debian::kernel()?;

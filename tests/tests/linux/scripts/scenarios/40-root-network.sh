@@ -18,7 +18,7 @@ api PUT /drives/root "{\"drive_id\": \"root\", \"path_on_host\": \"$vm/root.ext4
     \"is_root_device\": true, \"is_read_only\": false}"
 api PUT /network-interfaces/eth0 '{"iface_id": "eth0", "guest_mac": "06:00:ac:10:00:02",
     "host_dev_name": "tap0"}'
-boots root-boot bzImage 2 base,root
+boots root-boot bzImage 1 base,root
 equal root-ext4 "file system of / in the guest" "$(said root)" ext4
 said synced >/dev/null
 # busybox `grep` ends a line at a zero byte.
