@@ -62,7 +62,7 @@ pub(crate) fn carry_out(plan: &Plan, began: Began) -> Result<(), Error> {
 }
 
 impl Deed<'_> {
-    /// Opens what is out of reach later.
+    /// Opens, and remembers, what is out of reach later.
     fn prepare(&mut self) -> Result<(), Error> {
         if !self.plan.cgroups.is_empty() {
             // cgroups(7): the line of version 2 has no number and no controllers. Without one there is none to go back to.

@@ -19,7 +19,8 @@ use crate::{release, shell};
 /// Which tests.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Integration tests to run [default: guest api].
+    /// Integration tests to run.
+    #[arg(default_values = ["guest", "api"])]
     tests: Vec<String>,
 }
 
@@ -35,9 +36,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (mayfly, jailer) = (binaries.first().context("a binary")?, binaries.get(1).context("a jailer")?);
     let dir = tempfile::tempdir()?;
     let stand_in = stand_in(dir.path(), mayfly, jailer)?;
-    let default = ["guest".to_owned(), "api".to_owned()];
-    let tests = if options.tests.is_empty() { &default[..] } else { &options.tests };
-    for test in tests {
+    for test in &options.tests {
         let mut cargo = shell::cargo();
         cargo.args(["test", "-p", "mayfly-tests", "--test", test, "--no-fail-fast"]).env("MAYFLY_BIN", &stand_in);
         // Everything is slower, and what looks at the process itself sees another: tests may fail, but must have run.

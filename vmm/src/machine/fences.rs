@@ -16,7 +16,7 @@ pub(super) struct Fences {
     pub(super) gate: Arc<Gate>,
 }
 
-/// What a device needs of the kernel.
+/// What a device needs of the kernel. All of these are in [`rules`], too.
 fn needs(seat: &Seat) -> &'static Needs {
     match (&seat.name, seat.home) {
         (DeviceName::Drive(_), Home::Uring) => &block::syscalls::ASYNC,

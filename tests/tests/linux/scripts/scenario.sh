@@ -4,6 +4,7 @@
 # vm_start [ARG...]    vm_run [ARG...] (without the API)
 # vm_up                api METHOD PATH [JSON]      boots CASE KERNEL VCPUS WORK [BOOT ARG]
 # said KEY             console TEXT              in_log TEXT        ends CASE CODE TEXT
+# tests CASE ARGUMENT... (of filters and jails, as on the host)
 #
 # Everything that waits has a deadline of $PATIENCE seconds: the CPU is emulated and shared.
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mayfly_tests::{PATIENCE, binary, tap};
 
-use super::{Place, cgroup, everything, is_v1, jailers, mounts, run, spawn, weight};
+use super::{Place, cgroup, everything, is_v1, jailers, run, spawn, weight};
 use crate::status;
 
 #[test]
@@ -168,12 +168,7 @@ fn a_hundred_jails_leave_nothing() {
         run("kill", &[signal, &jailed.child.id().to_string()]);
         jailed.wait();
     }
-    let deadline = Instant::now() + PATIENCE;
-    while everything(place.base.path()) != before || jailers(&place) > 0 {
-        assert!(Instant::now() < deadline, "{:?}, {} processes", everything(place.base.path()), jailers(&place));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert_eq!(mounts(&place), 0);
+    place.wait_until_only(&before);
     let parent = cgroup(&place, "cpu").parent().unwrap().to_owned();
     let left = fs::read_dir(&parent)
         .map(|entries| entries.flatten().filter(|e| e.file_name().to_str().unwrap().starts_with("vm-")).count());

@@ -148,6 +148,19 @@ impl Place {
         }
     }
 
+    /// Waits until all jails of this base are gone: nothing is there but what was before, no process works there, and nothing is mounted.
+    #[track_caller]
+    fn wait_until_only(&self, before: &[String]) {
+        let base = self.base.path();
+        let deadline = Instant::now() + PATIENCE;
+        while everything(base) != before || jailers(self) > 0 {
+            assert!(Instant::now() < deadline, "{:?}, {} processes", everything(base), jailers(self));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        assert_eq!(mounts.lines().filter(|line| line.contains(base.to_str().unwrap())).count(), 0, "{mounts}");
+    }
+
     /// Waits until nothing is left.
     #[track_caller]
     fn wait_until_gone(&self) {
@@ -251,10 +264,4 @@ fn jailers(place: &Place) -> usize {
     let lines =
         std::fs::read_dir("/proc").unwrap().filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok());
     lines.filter(|line| String::from_utf8_lossy(line).contains(base)).count()
-}
-
-/// What is mounted in the directory of these jails, as others see it.
-fn mounts(place: &Place) -> usize {
-    let base = place.base.path().to_str().unwrap();
-    std::fs::read_to_string("/proc/self/mounts").unwrap().lines().filter(|line| line.contains(base)).count()
 }
