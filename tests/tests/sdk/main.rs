@@ -2,6 +2,7 @@
 //!
 //! The binary is invoked as `firecracker`, from a copy, as a user who swaps it in would do.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,13 +13,14 @@ use fctools::vm::configuration::{InitMethod, VmConfiguration, VmConfigurationDat
 use fctools::vm::models::{
     BootSource, Drive, DriveCacheType, DriveIoEngine, MachineConfiguration, NetworkInterface, UpdateDrive,
 };
-use fctools::vm::shutdown::{VmShutdownAction, VmShutdownMethod};
+use fctools::vm::shutdown::{VmShutdownAction, VmShutdownError, VmShutdownMethod};
 use fctools::vm::{Vm, VmState};
 use fctools::vmm::arguments::{VmmApiSocket, VmmArguments};
 use fctools::vmm::executor::unrestricted::UnrestrictedVmmExecutor;
 use fctools::vmm::id::VmmId;
 use fctools::vmm::installation::VmmInstallation;
 use fctools::vmm::ownership::VmmOwnershipModel;
+use fctools::vmm::process::{VmmProcessError, VmmProcessState};
 use fctools::vmm::resource::system::ResourceSystem;
 use fctools::vmm::resource::{MovedResourceType, Resource, ResourceType};
 use guest::{Job, Mode};
@@ -91,7 +93,13 @@ fn configuration(kernel: Resource, mode: Mode) -> VmConfigurationData {
 
 async fn kill(vm: &mut Sdk) {
     let action = VmShutdownAction { method: VmShutdownMethod::Kill, timeout: Some(PATIENCE), graceful: false };
-    vm.shutdown([action]).await.unwrap();
+    match vm.shutdown([action]).await {
+        Ok(_) => {}
+        // The process had ended by that signal before the SDK came to wait for it.
+        Err(VmShutdownError::WaitForExitError(VmmProcessError::IncorrectState(VmmProcessState::Crashed(status))))
+            if status.signal() == Some(libc::SIGKILL) => {}
+        Err(error) => panic!("{error:?}"),
+    }
     vm.cleanup().await.unwrap();
 }
 
