@@ -219,6 +219,29 @@ fn idle_clients_make_room_and_half_requests_do_not_keep_others_out() {
 }
 
 #[test]
+fn who_finds_no_room_is_always_told() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let router = Router::new().fallback(move || {
+        tell.send(()).unwrap();
+        std::future::pending::<Response>()
+    });
+    let server = Server::start(router, RELAXED);
+    let _served: Vec<Client> = (0..MAX_CONNECTIONS)
+        .map(|_| {
+            let mut client = server.connect();
+            client.write_all(b"GET /a HTTP/1.1\r\n\r\n").unwrap();
+            told.recv_timeout(PATIENCE).unwrap();
+            client
+        })
+        .collect();
+    for _ in 0..50 {
+        let mut text = String::new();
+        server.connect().read_to_string(&mut text).unwrap();
+        assert!(text.as_bytes() == NO_ROOM, "{text}");
+    }
+}
+
+#[test]
 fn an_answer_on_its_way_is_delivered_before_the_end() {
     let go_on = Arc::new(tokio::sync::Notify::new());
     let (tell, told) = std::sync::mpsc::channel();

@@ -28,6 +28,28 @@ fn assert_answers(vmm: &Vmm) {
     assert_eq!(vmm.client().request("GET", "/", None).unwrap().status, 200);
 }
 
+/// Connects until there is room. Until then the refusals are what they should be.
+#[track_caller]
+fn wait_until_served(vmm: &Vmm) {
+    let started = Instant::now();
+    loop {
+        let mut client = vmm.client();
+        match client.request("GET", "/", None) {
+            Ok(reply) if reply.status == 200 => break,
+            Ok(reply) => {
+                assert_eq!(reply.status, 503);
+                assert_eq!(reply.text(), r#"{ "error": "Too many open connections" }"#);
+            }
+            // The refusal was sent and the socket closed before the request was written.
+            Err(error) => assert!(
+                matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset),
+                "{error}"
+            ),
+        }
+        assert!(started.elapsed() < PATIENCE, "nobody was served");
+    }
+}
+
 fn everything(client: &mut Client) -> String {
     let mut all = client.pending().to_vec();
     std::io::Read::read_to_end(&mut client.stream(), &mut all).unwrap();
@@ -180,26 +202,37 @@ fn a_hundred_clients_that_never_finish_do_not_keep_others_out() {
         let _ = client.send_raw(b"PUT /vm HT");
         stuck.push(client);
     }
-    let started = Instant::now();
-    loop {
-        let mut client = vmm.client();
-        match client.request("GET", "/", None) {
-            Ok(reply) if reply.status == 200 => break,
-            Ok(reply) => {
-                assert_eq!(reply.status, 503);
-                assert_eq!(reply.text(), r#"{ "error": "Too many open connections" }"#);
-            }
-            // The refusal was sent and the socket closed before the request was written.
-            Err(error) => assert!(
-                matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset),
-                "{error}"
-            ),
-        }
-        assert!(started.elapsed() < PATIENCE, "nobody was served");
-    }
+    wait_until_served(&vmm);
     assert!(vmm.descriptors() <= before + 70, "connections are not bounded");
     drop(stuck);
     wait_for_fds(&vmm, before);
+}
+
+/// A1. The call that tells them is one that the filter lets through; the process died of it once.
+#[test]
+fn who_finds_no_room_is_told() {
+    let vmm = Vmm::start();
+    let started = Instant::now();
+    loop {
+        let crowd: Vec<Client> = (0..64)
+            .map(|_| {
+                let mut client = vmm.client();
+                client.send_raw(b"PUT /vm HT").unwrap();
+                client
+            })
+            .collect();
+        // It takes a moment to read all of that. After a quarter of a second, room would be made instead.
+        std::thread::sleep(Duration::from_millis(20));
+        let mut newcomer = vmm.client();
+        newcomer.stream().set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        if let Ok(reply) = newcomer.read_response() {
+            assert_eq!(reply.status, 503);
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "nobody was refused");
+        drop(crowd);
+    }
+    wait_until_served(&vmm);
 }
 
 /// A1.
