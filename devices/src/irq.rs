@@ -43,4 +43,14 @@ pub trait VirtioIrq: Send + Sync {
 
     /// The configuration space changed, or the device needs a reset.
     fn config(&self);
+
+    /// What the driver has not acknowledged, in the transport's own form; for a saved state.
+    fn pending(&self) -> u32 {
+        0
+    }
+
+    /// Takes up what was pending, and interrupts for it again: the driver bears an interrupt too many, but not one too few.
+    fn renew(&self, pending: u32) {
+        let _ = pending;
+    }
 }

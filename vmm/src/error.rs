@@ -59,6 +59,10 @@ pub enum Subject {
     MmdsConfig,
     /// `/vsock`.
     Vsock,
+    /// `/snapshot/create`.
+    SaveSnapshot,
+    /// `/snapshot/load`.
+    LoadSnapshot,
     /// `InstanceStart`.
     Start,
     /// Anything after start that is not the caller's doing.
@@ -87,6 +91,8 @@ impl Subject {
             // Three Ms: existing clients compare this text.
             Subject::MmdsConfig => "MMMDS config error: ",
             Subject::Vsock => "Vsock config error: ",
+            Subject::SaveSnapshot => "Create snapshot error: ",
+            Subject::LoadSnapshot => "Load snapshot error: ",
             Subject::Start => "Start microvm error: ",
             Subject::Internal => "Internal VMM error: ",
         }

@@ -18,6 +18,7 @@ pub mod lifecycle;
 pub mod machine;
 pub mod memory;
 pub mod requests;
+pub mod snapshot;
 pub mod sys;
 pub mod telemetry;
 pub mod threads;

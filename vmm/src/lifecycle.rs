@@ -28,6 +28,10 @@ pub enum Ask {
     Reconfigure,
     /// Build the machine and run it.
     Start,
+    /// Build a machine that was saved.
+    Load,
+    /// Save the machine as it stands.
+    Save,
     /// Stop vCPUs and devices.
     Pause,
     /// Run them again.
@@ -45,12 +49,14 @@ impl Phase {
 
 impl Ask {
     /// Every ask, for exhaustive tests.
-    pub const ALL: [Ask; 9] = [
+    pub const ALL: [Ask; 11] = [
         Ask::Look,
         Ask::Tell,
         Ask::Configure,
         Ask::Reconfigure,
         Ask::Start,
+        Ask::Load,
+        Ask::Save,
         Ask::Pause,
         Ask::Resume,
         Ask::Act,
@@ -63,7 +69,7 @@ impl Ask {
     pub const fn changes_the_machine(self) -> bool {
         match self {
             Ask::Look | Ask::Tell | Ask::Act | Ask::Shutdown => false,
-            Ask::Configure | Ask::Reconfigure | Ask::Start | Ask::Pause | Ask::Resume => true,
+            Ask::Configure | Ask::Reconfigure | Ask::Start | Ask::Load | Ask::Save | Ask::Pause | Ask::Resume => true,
         }
     }
 }
@@ -75,6 +81,8 @@ pub enum Refusal {
     NotStarted,
     /// Only a machine that has not been started can do this.
     AlreadyStarted,
+    /// Only a machine that stands still can do this.
+    NotPaused,
     /// The machine has ended.
     Ended,
 }
@@ -84,9 +92,10 @@ pub const fn permit(phase: Phase, ask: Ask) -> Result<(), Refusal> {
     match (phase, ask) {
         (Phase::Ended, _) => Err(Refusal::Ended),
         (_, Ask::Look | Ask::Tell | Ask::Shutdown) => Ok(()),
-        (Phase::Configuring, Ask::Configure | Ask::Start) => Ok(()),
+        (Phase::Configuring, Ask::Configure | Ask::Start | Ask::Load) => Ok(()),
         (Phase::Configuring, _) => Err(Refusal::NotStarted),
-        (Phase::Running | Phase::Paused, Ask::Configure | Ask::Start) => Err(Refusal::AlreadyStarted),
+        (Phase::Running | Phase::Paused, Ask::Configure | Ask::Start | Ask::Load) => Err(Refusal::AlreadyStarted),
+        (Phase::Running, Ask::Save) => Err(Refusal::NotPaused),
         (Phase::Running | Phase::Paused, _) => Ok(()),
     }
 }
@@ -104,6 +113,11 @@ impl From<Refusal> for Error {
                 Subject::None,
                 "The requested operation is not supported after starting the microVM.",
             ),
+            Refusal::NotPaused => Error::new(
+                Kind::Phase,
+                Subject::SaveSnapshot,
+                "Cannot save the microVM state: save/restore unavailable while running. Pause it first (PATCH /vm).",
+            ),
             Refusal::Ended => Error::gone(),
         }
     }
@@ -116,13 +130,15 @@ mod tests {
     /// The table, written a second time in another shape: a row per ask, a column per phase.
     #[test]
     fn table_is_what_the_contract_says() {
-        use Refusal::{AlreadyStarted as A, Ended as E, NotStarted as N};
+        use Refusal::{AlreadyStarted as A, Ended as E, NotPaused as P, NotStarted as N};
         let rows = [
             (Ask::Look, [Ok(()), Ok(()), Ok(()), Err(E)]),
             (Ask::Tell, [Ok(()), Ok(()), Ok(()), Err(E)]),
             (Ask::Configure, [Ok(()), Err(A), Err(A), Err(E)]),
             (Ask::Reconfigure, [Err(N), Ok(()), Ok(()), Err(E)]),
             (Ask::Start, [Ok(()), Err(A), Err(A), Err(E)]),
+            (Ask::Load, [Ok(()), Err(A), Err(A), Err(E)]),
+            (Ask::Save, [Err(N), Err(P), Ok(()), Err(E)]),
             (Ask::Pause, [Err(N), Ok(()), Ok(()), Err(E)]),
             (Ask::Resume, [Err(N), Ok(()), Ok(()), Err(E)]),
             (Ask::Act, [Err(N), Ok(()), Ok(()), Err(E)]),

@@ -1,21 +1,40 @@
-//! `PUT /snapshot/create` and `PUT /snapshot/load`: understood, judged by the machine's phase, and refused by this version.
+use std::time::Instant;
 
 use vmm::Ask;
+use vmm::requests::{CreateSnapshot, LoadSnapshot, SnapshotKind};
+use vmm::telemetry::{LATENCIES, microseconds};
 
-use super::{Call, Reply};
+use super::{Call, DONE, Reply};
 use crate::error::Fault;
 use crate::wire::{Later, SnapshotCreate, SnapshotLoad};
 
 pub(super) async fn create(call: &Call<'_>) -> Result<Reply, Fault> {
-    let _: SnapshotCreate = call.json()?;
-    call.app.permit(Ask::Act).await?;
-    Err(Later("PUT /snapshot/create").into())
+    let create: SnapshotCreate = call.json()?;
+    let create = CreateSnapshot::from(create);
+    let diff = create.kind == SnapshotKind::Diff;
+    call.refuse_later(diff.then_some(Later("snapshot_type Diff")), Ask::Save).await?;
+    let (what, latency) = match create.kind {
+        SnapshotKind::Full => ("create full snapshot", &LATENCIES.full_create_snapshot),
+        SnapshotKind::Diff => ("create diff snapshot", &LATENCIES.diff_create_snapshot),
+    };
+    let asked = Instant::now();
+    call.app.ask(create).await?;
+    let took_us = microseconds(asked.elapsed());
+    latency.set(took_us);
+    log::info!("'{what}' API request took {took_us} us.");
+    DONE
 }
 
 pub(super) async fn load(call: &Call<'_>) -> Result<Reply, Fault> {
     let load: SnapshotLoad = call.json()?;
     call.deprecate_if(load.deprecated());
     load.check_memory().map_err(Fault::bad_request)?;
-    call.app.permit(Ask::Configure).await?;
-    Err(Later("PUT /snapshot/load").into())
+    call.refuse_later(load.later(), Ask::Load).await?;
+    let load = call.valid(LoadSnapshot::try_from(load), Ask::Load).await?;
+    let asked = Instant::now();
+    call.app.ask(load).await?;
+    let took_us = microseconds(asked.elapsed());
+    LATENCIES.load_snapshot.set(took_us);
+    log::info!("'load snapshot' API request took {took_us} us.");
+    DONE
 }

@@ -1,13 +1,16 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use vmm::config::{HugePages, ResourceId};
+use vmm::requests::{CreateSnapshot, LoadSnapshot, SnapshotKind};
+use vmm::{Error, Subject};
 
+use super::later::Later;
 use super::object::object;
 
 /// Body of `PUT /snapshot/create`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "this version reads the request only to say what is wrong with it")]
 pub(crate) struct SnapshotCreate {
     #[serde(default)]
     pub(crate) snapshot_type: SnapshotType,
@@ -26,7 +29,6 @@ pub(crate) enum SnapshotType {
 /// Body of `PUT /snapshot/load`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "this version reads the request only to say what is wrong with it")]
 pub(crate) struct SnapshotLoad {
     pub(crate) snapshot_path: PathBuf,
     pub(crate) mem_file_path: Option<PathBuf>,
@@ -52,7 +54,6 @@ pub(crate) struct SnapshotLoad {
 /// Where guest memory comes from.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "as its owner")]
 pub(crate) struct MemBackend {
     pub(crate) backend_path: PathBuf,
     pub(crate) backend_type: MemBackendType,
@@ -67,7 +68,6 @@ pub(crate) enum MemBackendType {
 
 /// Another tap for an interface.
 #[derive(Debug, Deserialize)]
-#[expect(dead_code, reason = "as its owner")]
 pub(crate) struct NetworkOverride {
     pub(crate) iface_id: String,
     pub(crate) host_dev_name: String,
@@ -75,7 +75,6 @@ pub(crate) struct NetworkOverride {
 
 /// Another host socket for the socket device.
 #[derive(Debug, Deserialize)]
-#[expect(dead_code, reason = "as its owner")]
 pub(crate) struct VsockOverride {
     pub(crate) uds_path: PathBuf,
 }
@@ -91,7 +90,60 @@ pub(crate) enum SnapshotHugePages {
     Huge2M,
 }
 
+impl From<SnapshotCreate> for CreateSnapshot {
+    fn from(create: SnapshotCreate) -> Self {
+        let SnapshotCreate { snapshot_type, snapshot_path, mem_file_path } = create;
+        let kind = match snapshot_type {
+            SnapshotType::Full => SnapshotKind::Full,
+            SnapshotType::Diff => SnapshotKind::Diff,
+        };
+        Self { kind, snapshot_path, mem_file_path }
+    }
+}
+
+impl TryFrom<SnapshotLoad> for LoadSnapshot {
+    type Error = Error;
+
+    fn try_from(load: SnapshotLoad) -> Result<Self, Error> {
+        let refuse = |what: String| Error::invalid(Subject::LoadSnapshot, what);
+        let mem_file_path = match (load.mem_backend, load.mem_file_path) {
+            (Some(backend), _) => backend.backend_path,
+            (None, Some(path)) => path,
+            (None, None) => return Err(refuse("there is no memory".to_owned())),
+        };
+        let tap = |net: NetworkOverride| {
+            let id = ResourceId::try_from(net.iface_id.as_str());
+            Ok((
+                id.map_err(|e| refuse(format!("network_overrides: iface_id {:?}: {e}", net.iface_id)))?,
+                net.host_dev_name,
+            ))
+        };
+        Ok(Self {
+            snapshot_path: load.snapshot_path,
+            mem_file_path,
+            track_dirty_pages: load.track_dirty_pages || load.enable_diff_snapshots,
+            resume: load.resume_vm,
+            clock_realtime: load.clock_realtime,
+            taps: load.network_overrides.into_iter().map(tap).collect::<Result<_, Error>>()?,
+            uds_path: load.vsock_override.map(|vsock| vsock.uds_path),
+            huge_pages: match load.huge_pages {
+                SnapshotHugePages::Snapshot => None,
+                SnapshotHugePages::None => Some(HugePages::None),
+                SnapshotHugePages::Transparent => Some(HugePages::Transparent),
+                SnapshotHugePages::Huge2M => Some(HugePages::Hugetlbfs2M),
+            },
+        })
+    }
+}
+
 impl SnapshotLoad {
+    /// What of it this version does not do.
+    pub(crate) fn later(&self) -> Option<Later> {
+        let uffd =
+            self.mem_backend.as_ref().is_some_and(|backend| matches!(backend.backend_type, MemBackendType::Uffd));
+        uffd.then_some(Later("backend_type Uffd"))
+    }
+
     /// Whether a deprecated field was sent.
     pub(crate) fn deprecated(&self) -> bool {
         self.mem_file_path.is_some() || self.enable_diff_snapshots

@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::power::{PowerEvent, PowerSink};
 use crate::bus::BusDevice;
 use crate::irq::IrqLine;
@@ -86,7 +88,7 @@ crate::metric_group! {
 }
 
 /// Where the next byte written to the data port goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Expecting {
     Keyboard,
     /// The argument of a keyboard command.
@@ -97,7 +99,11 @@ enum Expecting {
     Nobody,
 }
 
-#[derive(Debug)]
+/// A controller and its keyboard, as they outlive the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct I8042State(Chip);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Chip {
     config: u8,
     expecting: Expecting,
@@ -249,6 +255,18 @@ impl I8042 {
     /// A controller whose keyboard raises `line` and whose reset line ends at `power`.
     pub fn new(line: impl IrqLine + 'static, power: Arc<dyn PowerSink>) -> Self {
         Self { chip: Mutex::new(Chip::new()), power, line: Box::new(line), metrics: Arc::default() }
+    }
+
+    /// What outlives the process.
+    pub fn save(&self) -> I8042State {
+        I8042State(self.lock().clone())
+    }
+
+    /// Takes up what was saved. A keyboard that has more to say than it can loses the rest.
+    pub fn restore(&self, state: &I8042State) {
+        let mut chip = self.lock();
+        chip.clone_from(&state.0);
+        chip.keyboard.truncate(KEYBOARD_BUFFER);
     }
 
     /// Counters.

@@ -9,6 +9,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::BusDevice;
 
 /// Number of pins, which are GSIs 0 to 23.
@@ -53,10 +55,17 @@ pub trait IrqRouter: Send + Sync {
     /// Edges on `gsi` become `msi` from now on; `None` drops them. Called with the I/O APIC's lock held, so that the last write of
     /// several vCPUs wins; must not call back into the I/O APIC.
     fn set(&self, gsi: u32, msi: Option<Msi>);
+
+    /// The same for all pins at once.
+    fn set_all(&self, routes: &[Option<Msi>; PINS]) {
+        for (gsi, msi) in (0..).zip(routes) {
+            self.set(gsi, *msi);
+        }
+    }
 }
 
 /// What a snapshot needs of an I/O APIC.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoApicState {
     /// APIC id, 4 bits.
     pub id: u8,
@@ -132,8 +141,10 @@ impl IoApic {
             select: state.select,
             entries: state.entries.map(|entry| entry & WRITABLE),
         };
-        for pin in 0..PINS {
-            self.route(&mut inner, pin);
+        let routes = inner.state.entries.map(message);
+        if routes != inner.routes {
+            inner.routes = routes;
+            self.router.set_all(&routes);
         }
     }
 
@@ -268,6 +279,11 @@ mod tests {
         fn set(&self, gsi: u32, msi: Option<Msi>) {
             self.0.lock().unwrap().push((gsi, msi));
         }
+
+        fn set_all(&self, routes: &[Option<Msi>; PINS]) {
+            let open = (0..).zip(routes).filter(|(_, msi)| msi.is_some()).map(|(gsi, msi)| (gsi, *msi));
+            *self.0.lock().unwrap() = open.collect();
+        }
     }
 
     fn new() -> (Arc<Routes>, IoApic) {
@@ -365,7 +381,7 @@ mod tests {
         assert_eq!(restored.save(), apic.save());
         restored.restore(&IoApicState { id: 0xff, select: 0xff, entries: [u64::MAX; PINS] });
         assert_eq!(restored.save().id, 0xf);
-        assert_eq!(*restored_routes.0.lock().unwrap().last().unwrap(), (1, None));
+        assert!(restored_routes.0.lock().unwrap().is_empty());
     }
 
     #[test]

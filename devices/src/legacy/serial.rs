@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vm_superio::serial::NoEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use super::serial_sink::SerialSink;
@@ -75,6 +76,23 @@ impl SerialInput {
     }
 }
 
+/// The chip's registers and what waits in its receive FIFO.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Com1State {
+    /// Divisor latch, low and high byte.
+    pub divisor: [u8; 2],
+    /// Interrupt enable and interrupt identification.
+    pub interrupts: [u8; 2],
+    /// Line control and line status.
+    pub line: [u8; 2],
+    /// Modem control and modem status.
+    pub modem: [u8; 2],
+    /// Scratch register.
+    pub scratch: u8,
+    /// Received and not yet read, at most 64 bytes.
+    pub received: Vec<u8>,
+}
+
 struct Line(Box<dyn IrqLine>);
 
 impl Trigger for Line {
@@ -118,12 +136,46 @@ impl Com1 {
     pub const IRQ: u32 = 4;
 
     /// A UART on `line` between `input` and `output`.
-    pub fn new(line: impl IrqLine + 'static, mut output: SerialSink, input: Option<SerialInput>) -> io::Result<Self> {
+    pub fn new(line: impl IrqLine + 'static, output: SerialSink, input: Option<SerialInput>) -> io::Result<Self> {
+        Self::with_chip(SerialState::default(), line, output, input)
+    }
+
+    /// The same, as it was when its state was saved.
+    pub fn restored(
+        state: &Com1State,
+        line: impl IrqLine + 'static,
+        output: SerialSink,
+        input: Option<SerialInput>,
+    ) -> io::Result<Self> {
+        let Com1State { divisor, interrupts, line: lines, modem, scratch, received } = state;
+        let chip = SerialState {
+            baud_divisor_low: divisor[0],
+            baud_divisor_high: divisor[1],
+            interrupt_enable: interrupts[0],
+            interrupt_identification: interrupts[1],
+            line_control: lines[0],
+            line_status: lines[1],
+            modem_control: modem[0],
+            modem_status: modem[1],
+            scratch: *scratch,
+            in_buffer: received.clone(),
+        };
+        Self::with_chip(chip, line, output, input)
+    }
+
+    fn with_chip(
+        state: SerialState,
+        line: impl IrqLine + 'static,
+        mut output: SerialSink,
+        input: Option<SerialInput>,
+    ) -> io::Result<Self> {
         let metrics = Arc::<UartMetrics>::default();
         output.count_into(metrics.clone());
-        let chip = Serial::new(Line(Box::new(line)), output);
+        let chip = Serial::from_state(&state, Line(Box::new(line)), NoEvents, output)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{e:?}")))?;
+        let loopback = state.modem_control & LOOPBACK != 0;
         Ok(Self {
-            uart: Mutex::new(Uart { chip, loopback: false, input_waits: false }),
+            uart: Mutex::new(Uart { chip, loopback, input_waits: false }),
             input,
             room: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             metrics,
@@ -133,6 +185,19 @@ impl Com1 {
     /// Counters.
     pub fn metrics(&self) -> Arc<UartMetrics> {
         self.metrics.clone()
+    }
+
+    /// What outlives the process. Call it while no vCPU runs.
+    pub fn save(&self) -> Com1State {
+        let chip = self.lock().chip.state();
+        Com1State {
+            divisor: [chip.baud_divisor_low, chip.baud_divisor_high],
+            interrupts: [chip.interrupt_enable, chip.interrupt_identification],
+            line: [chip.line_control, chip.line_status],
+            modem: [chip.modem_control, chip.modem_status],
+            scratch: chip.scratch,
+            received: chip.in_buffer,
+        }
     }
 
     /// Raises the line again if an interrupt is pending. For the moment the line is unmasked.

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// A bucket as configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketSpec {
     /// Tokens in a full bucket, at least 1.
     pub size: u64,
@@ -11,6 +13,15 @@ pub struct BucketSpec {
     pub one_time_burst: u64,
     /// Time in which an empty bucket becomes full, at least 1 ms.
     pub refill_ms: u64,
+}
+
+/// What is left in a bucket in use, in whole tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketState {
+    /// Of the one-time burst.
+    pub burst: u64,
+    /// In the bucket; negative is a debt.
+    pub level: i64,
 }
 
 /// A bucket in use.
@@ -32,6 +43,23 @@ impl Bucket {
         let mut bucket = Self { spec, burst: spec.one_time_burst, level: 0, refilled: now };
         bucket.level = bucket.full();
         bucket
+    }
+
+    /// What is left now.
+    pub fn save(&self, now: Instant) -> BucketState {
+        let mut bucket = self.clone();
+        bucket.refill(now);
+        let tokens = bucket.level.div_euclid(bucket.refill_ns().max(1));
+        let bound = i128::from(i64::MAX);
+        BucketState { burst: bucket.burst, level: i64::try_from(tokens.clamp(-bound, bound)).unwrap_or(0) }
+    }
+
+    /// Goes on with what was left. No more than fits is taken for true, and no debt larger than one that a full bucket pays off.
+    pub fn restore(&mut self, state: BucketState, now: Instant) {
+        self.burst = state.burst.min(self.spec.one_time_burst);
+        self.level =
+            i128::from(state.level).saturating_mul(self.refill_ns()).clamp(self.full().saturating_neg(), self.full());
+        self.refilled = now;
     }
 
     /// As configured.

@@ -1,7 +1,9 @@
+use serde::{Deserialize, Serialize};
+
 use super::BucketSpec;
 
 /// What a limiter limits; `None` does not limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimits {
     /// Bytes.
     pub bandwidth: Option<BucketSpec>,

@@ -18,9 +18,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::timerfd::TimerFd;
 
-pub use bucket::{Bucket, BucketSpec};
+pub use bucket::{Bucket, BucketSpec, BucketState};
 pub use limits::{BucketChange, RateLimitChange, RateLimits};
 
 use crate::event::{Interest, Source};
@@ -42,6 +43,15 @@ pub struct RateLimiter {
     /// The timer reports though nothing was refused: see [`Self::come_back`].
     coming_back: bool,
     shared: Arc<Shared>,
+}
+
+/// What is left of a limiter's tokens. The limits themselves are configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimiterState {
+    /// Bytes.
+    pub bandwidth: Option<BucketState>,
+    /// Operations.
+    pub ops: Option<BucketState>,
 }
 
 /// Changes the limits of a running device from any thread, without waiting for it.
@@ -99,6 +109,26 @@ impl RateLimiter {
                 desk: Mutex::new(Desk { timer, change: RateLimitChange::default() }),
             }),
         })
+    }
+
+    /// What is left now. A change by the dial that was not adopted yet starts with full buckets.
+    pub fn save(&self) -> LimiterState {
+        let now = Instant::now();
+        let save = |bucket: &Option<Bucket>| bucket.as_ref().map(|bucket| bucket.save(now));
+        if self.shared.is_turned() {
+            return LimiterState::default();
+        }
+        LimiterState { bandwidth: save(&self.bandwidth), ops: save(&self.ops) }
+    }
+
+    /// Goes on with what was left. A limit of which nothing is known stays full.
+    pub fn restore(&mut self, state: LimiterState) {
+        let now = Instant::now();
+        for (bucket, state) in [(&mut self.bandwidth, state.bandwidth), (&mut self.ops, state.ops)] {
+            if let (Some(bucket), Some(state)) = (bucket, state) {
+                bucket.restore(state, now);
+            }
+        }
     }
 
     /// The timer as a source for the device's [`crate::virtio::device::VirtioDevice::sources`].

@@ -14,6 +14,7 @@ use super::any::AnyDevice;
 use super::device::{Kind, Rings, VirtioDevice};
 use super::queue::{VirtQueue, Visit};
 use super::registers::{Action, F_EVENT_IDX, F_INDIRECT_DESC, Registers};
+use super::state::{BadState, CellState, Progress};
 use crate::event::{Interest, Source, Subscriber};
 use crate::irq::VirtioIrq;
 use crate::metrics::MetricGroup;
@@ -50,6 +51,8 @@ struct Inner {
     doorbells_bound: bool,
     /// The machine is paused: events are ignored, and everything is looked at again on resume.
     paused: bool,
+    /// Interrupts of the time before the process, raised again on resume.
+    renewed: Option<u32>,
 }
 
 /// A virtio device, its registers and its rings.
@@ -91,6 +94,7 @@ impl VirtioCell {
                 state: State::Idle,
                 doorbells_bound: false,
                 paused: false,
+                renewed: None,
             }),
         })
     }
@@ -214,16 +218,21 @@ impl VirtioCell {
             return self.refuse_activation(inner, &why);
         }
         inner.state = State::Live(rings);
-        if !inner.doorbells_bound {
-            for (index, bell) in (0u16..).zip(&self.doorbells) {
-                if let Err(error) = self.binder.bind(index, bell) {
-                    // Doorbells still arrive, each by a vCPU exit.
-                    log::warn!("{}: doorbell {index} stays slow: {error}", self.name);
-                }
-            }
-            inner.doorbells_bound = true;
-        }
+        self.bind_doorbells(inner);
         self.visit_all(inner);
+    }
+
+    fn bind_doorbells(&self, inner: &mut Inner) {
+        if inner.doorbells_bound {
+            return;
+        }
+        for (index, bell) in (0u16..).zip(&self.doorbells) {
+            if let Err(error) = self.binder.bind(index, bell) {
+                // Doorbells still arrive, each by a vCPU exit.
+                log::warn!("{}: doorbell {index} stays slow: {error}", self.name);
+            }
+        }
+        inner.doorbells_bound = true;
     }
 
     fn visit_all(&self, inner: &mut Inner) {
@@ -278,7 +287,70 @@ impl VirtioCell {
         let mut inner = self.lock();
         inner.paused = false;
         self.activate(&mut inner);
+        if matches!(inner.state, State::Live(_)) {
+            // Of a driver that was set up before the process.
+            self.bind_doorbells(&mut inner);
+        }
+        if let Some(pending) = inner.renewed.take() {
+            self.irq.renew(pending);
+        }
         self.visit_all(&mut inner);
+    }
+
+    /// What outlives the process. `None` unless the device stands still, see [`Self::pause`].
+    pub fn save(&self) -> Option<CellState> {
+        let inner = self.lock();
+        let (progress, positions) = match &inner.state {
+            State::Idle => (Progress::Idle, Vec::new()),
+            State::Activating(_) => (Progress::Activating, Vec::new()),
+            State::Live(rings) => (Progress::Live, rings.queues.iter().map(VirtQueue::position).collect()),
+            State::NeedsReset => (Progress::NeedsReset, Vec::new()),
+        };
+        inner.paused.then(|| CellState {
+            registers: inner.registers.save(),
+            progress,
+            positions,
+            interrupts: inner.renewed.unwrap_or(0) | self.irq.pending(),
+            device: inner.device.get().save(),
+        })
+    }
+
+    /// Takes up what was saved, in a cell that was just made. The device stands still until [`Self::resume`]; its driver is then
+    /// interrupted again for what it had not acknowledged.
+    pub fn restore(&self, state: &CellState) -> Result<(), BadState> {
+        let mut inner = self.lock();
+        inner.registers.restore(&state.registers)?;
+        let works = matches!(state.progress, Progress::Activating | Progress::Live);
+        if (works && !inner.registers.is_set_up())
+            || (state.progress == Progress::NeedsReset) != inner.registers.is_broken()
+        {
+            let status = state.registers.status;
+            let what = format!("a driver that is {:?} with a device status of {status:#x}", state.progress);
+            return Err(BadState::Impossible(what));
+        }
+        let impossible = |what: String| BadState::Impossible(what);
+        match state.progress {
+            Progress::Idle | Progress::NeedsReset => {}
+            Progress::Activating => {
+                inner.state = State::Activating(self.make_rings(&inner.registers).map_err(impossible)?);
+            }
+            Progress::Live => {
+                let mut rings = self.make_rings(&inner.registers).map_err(impossible)?;
+                if state.positions.len() != rings.queues.len() {
+                    return Err(impossible("not every queue has a position".to_owned()));
+                }
+                for (queue, position) in rings.queues.iter_mut().zip(&state.positions) {
+                    queue.go_to(*position);
+                }
+                let accepted = inner.registers.accepted();
+                inner.device.get_mut().activate(accepted, &mut rings).map_err(impossible)?;
+                inner.state = State::Live(rings);
+            }
+        }
+        inner.device.get_mut().restore(&state.device)?;
+        inner.paused = true;
+        inner.renewed = Some(state.interrupts);
+        Ok(())
     }
 
     /// Ends the device's work: completes what is in flight and makes it durable.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::queue::{RingError, VirtQueue, Visit};
+use super::state::{BadState, DeviceState};
 use crate::event::Source;
 use crate::irq::VirtioIrq;
 use crate::metrics::{Counter, MetricGroup};
@@ -113,6 +114,12 @@ pub trait VirtioDevice: Send {
         let _ = rings;
         Ok(())
     }
+
+    /// What of it outlives the process, apart from registers and rings. Called while the device stands still.
+    fn save(&self) -> DeviceState;
+
+    /// Takes up what was saved: of a device that was just made alike, and was activated again if it was at work.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), BadState>;
 
     /// Back to the state before activation; everything in flight is finished or cancelled when it returns, and guest memory is no longer
     /// touched. Called from vCPU threads.

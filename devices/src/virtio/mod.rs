@@ -16,6 +16,7 @@ pub mod pmem;
 pub mod queue;
 pub mod registers;
 pub mod rng;
+pub mod state;
 pub mod status;
 pub mod transport;
 pub mod vsock;

@@ -6,6 +6,7 @@
 use std::num::Wrapping;
 use std::sync::atomic::Ordering;
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -20,7 +21,7 @@ pub const MAX_SIZE: u16 = 256;
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 
 /// Size, addresses and readiness of a queue as a driver set them, not yet checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Geometry {
     /// Number of entries.
     pub size: u16,
@@ -32,6 +33,15 @@ pub struct Geometry {
     pub available: u64,
     /// Used ring ("device area").
     pub used: u64,
+}
+
+/// Where the device is on the rings of a queue with nothing in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// Index of the next chain to take from the available ring.
+    pub next_avail: u16,
+    /// Index of the next entry of the used ring.
+    pub next_used: u16,
 }
 
 /// Why a queue cannot be used.
@@ -147,6 +157,18 @@ impl VirtQueue {
             ring.set_ready(true);
         }
         Ok(Self { ring, index, indirect, chain: Chain::new(), bad_chains: 0, unannounced: false, announced: 0 })
+    }
+
+    /// Where the device is. Means something only while nothing is in flight.
+    pub fn position(&self) -> Position {
+        Position { next_avail: self.ring.next_avail(), next_used: self.ring.next_used() }
+    }
+
+    /// Goes on from a position that was saved. One that the driver's ring contradicts shows at the next [`Self::pop`].
+    pub fn go_to(&mut self, position: Position) {
+        self.ring.set_next_avail(position.next_avail);
+        self.ring.set_next_used(position.next_used);
+        self.announced = position.next_used;
     }
 
     /// Which queue of the device this is.

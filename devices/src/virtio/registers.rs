@@ -4,6 +4,7 @@
 //! until the device is reset.
 
 use super::queue::Geometry;
+use super::state::{BadState, RegistersState};
 use super::status::{self, Change, Status};
 
 /// VIRTIO_F_VERSION_1 (virtio 1.3 §6).
@@ -201,6 +202,16 @@ impl Registers {
         self.status
     }
 
+    /// A driver is set up, and the device works for it.
+    pub fn is_set_up(&self) -> bool {
+        self.status.contains(Status::DRIVER_OK) && !self.is_broken()
+    }
+
+    /// Nothing goes on until the driver resets the device.
+    pub fn is_broken(&self) -> bool {
+        self.status.contains(Status::NEEDS_RESET)
+    }
+
     /// A driver's write to the status field.
     pub fn write_status(&mut self, value: u32) -> Action {
         match status::judge(self.status, value) {
@@ -239,6 +250,54 @@ impl Registers {
         let generation = self.generation;
         *self = Self::new(self.offered, self.max_sizes).requiring(self.required);
         self.generation = generation;
+    }
+
+    /// What outlives the process.
+    pub fn save(&self) -> RegistersState {
+        RegistersState {
+            accepted: self.accepted,
+            device_features_page: self.device_features_page,
+            driver_features_page: self.driver_features_page,
+            queue_select: self.queue_select,
+            queues: self.queues.clone(),
+            status: self.status.bits(),
+            generation: self.generation,
+        }
+    }
+
+    /// Takes up what was saved, if a driver could have brought it about. The geometry of queues is judged when they are made.
+    pub fn restore(&mut self, state: &RegistersState) -> Result<(), BadState> {
+        let impossible = |what: String| BadState::Impossible(what);
+        let status = Status::from_bits(state.status)
+            .filter(|status| {
+                let steps = status.difference(Status::NEEDS_RESET);
+                steps.is_empty() || matches!(status::judge(Status::empty(), steps.bits()), Change::Step(_))
+            })
+            .ok_or_else(|| impossible(format!("a device status of {:#x} is none", state.status)))?;
+        if state.queues.len() != self.queues.len() {
+            let (saved, here) = (state.queues.len(), self.queues.len());
+            return Err(impossible(format!("it has {saved} queues, and the device has {here}")));
+        }
+        let set_up = status.contains(Status::FEATURES_OK);
+        if set_up {
+            let missing = state.accepted & !self.offered;
+            if missing != 0 {
+                return Err(BadState::Features { accepted: state.accepted, offered: self.offered, missing });
+            }
+            if self.required & !state.accepted != 0 {
+                return Err(impossible(format!("features {:#x} are too few for the device", state.accepted)));
+            }
+        } else if state.queues.iter().any(|queue| queue.ready) {
+            return Err(impossible("queues are ready before features were agreed on".to_owned()));
+        }
+        self.accepted = state.accepted;
+        self.device_features_page = state.device_features_page;
+        self.driver_features_page = state.driver_features_page;
+        self.queue_select = state.queue_select;
+        self.queues.clone_from(&state.queues);
+        self.status = status;
+        self.generation = state.generation;
+        Ok(())
     }
 
     /// Changes whenever the configuration space does (§4.2.2 ConfigGeneration).

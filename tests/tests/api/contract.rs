@@ -105,10 +105,12 @@ fn at_home(value: &Value, dir: &Path, tap: &str) -> Value {
     }
 }
 
-/// Paths whose examples are refused, and why: the bare-metal guest has no driver for its balloon, and snapshots are not there yet.
+/// Paths whose examples are refused, and why: the bare-metal guest has no driver for its balloon, and this machine runs and has been
+/// configured, so it can neither be saved nor be another one.
 const REFUSED: &[(&str, &str)] = &[
     ("/balloon/hinting/", "Balloon update error: Device not activated yet"),
-    ("/snapshot/", "is not supported yet by this version of Mayfly."),
+    ("/snapshot/create", "save/restore unavailable while running"),
+    ("/snapshot/load", "not allowed after configuring boot-specific resources"),
 ];
 
 /// Everything that was sent is in the echo, which may say more.

@@ -18,6 +18,7 @@ mod network;
 mod pass_bar;
 mod pmem;
 mod slow_drive;
+mod snapshots;
 mod vsock;
 
 use std::path::PathBuf;

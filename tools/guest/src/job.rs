@@ -136,6 +136,14 @@ pub enum Mode {
         /// Reads of the drive.
         ops: u64,
     },
+    /// Keep drive, network interface, entropy device and `mayfly.pool_mib=` (4) MiB of memory at work for ever, checking all of it.
+    /// `life=started` with `generation` (id) and `pages`; every `mayfly.pace_ms=` (10) a line with `tick`, `answers`, `frames`, `draws`,
+    /// `rounds`, and what was wrong: `doubled`, `failed`, `changed`, `memory`, `random`. When the generation id changes: `restored` with
+    /// the new one. So many ticks later `life=over`. `life=stuck` if the drive does not answer any more.
+    Life {
+        /// Ticks after the restore.
+        after: u64,
+    },
     /// Malicious behaviour: a case name of [`crate::hostile::CASES`], `all`, or a
     /// prefix that ends in a dash (`g9-`). One line per case: `case`, `outcome`,
     /// `status`, `recovered`, and facts.
@@ -419,6 +427,7 @@ impl fmt::Display for Mode {
                 write!(f, "mayfly.mode=mmds mayfly.requests={requests} mayfly.path={path}")
             }
             Self::Busy { ops } => write!(f, "mayfly.mode=busy mayfly.ops={ops}"),
+            Self::Life { after } => write!(f, "mayfly.mode=life mayfly.after={after}"),
             Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),
         }
     }

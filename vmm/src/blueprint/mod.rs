@@ -18,8 +18,8 @@ pub use serial::SerialOutput;
 pub use vsock::Vsock;
 
 use crate::config::{
-    BadMmds, BalloonConfig, DriveConfig, EntropyConfig, FullConfig, MachineConfig, MemoryHotplugConfig, MmdsConfig,
-    NetConfig, PmemConfig, ResourceId, VsockConfig, check_balloon,
+    BadMmds, BalloonConfig, BootSourceConfig, DriveConfig, EntropyConfig, FullConfig, MachineConfig,
+    MemoryHotplugConfig, MmdsConfig, NetConfig, PmemConfig, ResourceId, VsockConfig, check_balloon,
 };
 use crate::error::{Error, Subject};
 
@@ -44,13 +44,17 @@ pub struct Plan {
     drives: Vec<Drive>,
     nets: Vec<Net>,
     pmems: Vec<PmemConfig>,
+    /// What a restored machine was booted from, once.
+    booted_from: Option<BootSourceConfig>,
+    /// vCPUs and memory were chosen.
+    machine_chosen: bool,
 }
 
 impl Plan {
     /// The configuration behind the plan, as `GET /vm/config` shows it.
     pub fn config(&self) -> FullConfig {
         FullConfig {
-            boot_source: self.boot_source.as_ref().map(|b| b.config.clone()),
+            boot_source: self.boot_source.as_ref().map(|b| b.config.clone()).or_else(|| self.booted_from.clone()),
             drives: self.drives.iter().map(|d| d.config.clone()).collect(),
             machine: self.machine.clone(),
             nets: self.nets.iter().map(|n| n.config.clone()).collect(),
@@ -61,6 +65,58 @@ impl Plan {
             memory_hotplug: self.memory_hotplug,
             mmds: self.mmds.clone(),
         }
+    }
+
+    /// Whether nothing was chosen that a snapshot brings along. Serial console, CPU template and what the metadata service says do not count.
+    pub fn is_pristine(&self) -> bool {
+        let Self { machine: _, serial: _, boot_source, balloon, vsock, entropy, memory_hotplug, mmds, .. } = self;
+        let Self { drives, nets, pmems, machine_chosen, booted_from: _, .. } = self;
+        !machine_chosen
+            && boot_source.is_none()
+            && balloon.is_none()
+            && vsock.is_none()
+            && entropy.is_none()
+            && memory_hotplug.is_none()
+            && mmds.is_none()
+            && drives.is_empty()
+            && nets.is_empty()
+            && pmems.is_empty()
+    }
+
+    /// The plan of a machine that was saved with this configuration: its files and taps are opened as if they were named now. The console
+    /// comes back with a refusal.
+    pub fn revived(config: FullConfig, serial: SerialOutput) -> Result<Self, (SerialOutput, Error)> {
+        let mut plan = Self::default();
+        match plan.revive(config) {
+            Ok(()) => Ok(Self { serial, ..plan }),
+            Err(refusal) => Err((serial, refusal)),
+        }
+    }
+
+    fn revive(&mut self, config: FullConfig) -> Result<(), Error> {
+        let FullConfig { boot_source, drives, machine, nets, balloon, vsock, entropy, pmems, memory_hotplug, mmds } =
+            config;
+        (self.entropy, self.memory_hotplug, self.booted_from) = (entropy, memory_hotplug, boot_source);
+        self.put_machine(machine)?;
+        if let Some(balloon) = balloon {
+            self.put_balloon(balloon)?;
+        }
+        for drive in drives {
+            self.put_drive(drive)?;
+        }
+        for net in nets {
+            self.put_net(net)?;
+        }
+        for pmem in pmems {
+            self.put_pmem(pmem)?;
+        }
+        if let Some(vsock) = vsock {
+            self.put_vsock(vsock)?;
+        }
+        if let Some(mmds) = mmds {
+            self.put_mmds(mmds)?;
+        }
+        Ok(())
     }
 
     /// The drives, root first.
@@ -103,6 +159,7 @@ impl Plan {
             return Err(Error::invalid(Subject::Machine, what));
         }
         self.machine = machine;
+        self.machine_chosen = true;
         Ok(())
     }
 

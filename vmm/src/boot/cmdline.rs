@@ -51,7 +51,7 @@ pub enum Root {
 }
 
 /// A kernel command line that fits and holds printable ASCII only.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {
     /// What the kernel parses, trimmed.
     kernel: String,

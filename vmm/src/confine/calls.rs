@@ -60,6 +60,25 @@ pub const VMM: &[Call] = &[
     Call::any(SYS_fstat, "the same on old kernels"),
 ];
 
+/// The VMM thread takes the state of a machine that stands still: questions to KVM only.
+pub const SAVE: &[Call] = &[
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x8004_ae98)], "KVM_GET_MP_STATE"),
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_GET_REGS)], "KVM_GET_REGS"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x8138_ae83)], "KVM_GET_SREGS"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x9000_aecf)], "KVM_GET_XSAVE2"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x9000_aea4)], "KVM_GET_XSAVE, before Linux 5.17"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x8188_aea6)], "KVM_GET_XCRS"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x8080_aea1)], "KVM_GET_DEBUGREGS"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x8400_ae8e)], "KVM_GET_LAPIC"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0xc008_ae88)], "KVM_GET_MSRS"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x8040_ae9f)], "KVM_GET_VCPU_EVENTS"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0xc008_ae91)], "KVM_GET_CPUID2"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0xaea3)], "KVM_GET_TSC_KHZ"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0xc004_ae02)], "KVM_GET_MSR_INDEX_LIST"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x8030_ae7c)], "KVM_GET_CLOCK"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0xae03)], "KVM_CHECK_EXTENSION"),
+];
+
 /// vCPU threads.
 pub const VCPU: &[Call] = &[
     Call::with(SYS_ioctl, &[Arg::is(1, KVM_RUN)], "the guest"),
@@ -83,6 +102,15 @@ pub const FILES: &[Call] = &[
     Call::with(SYS_fcntl, &[Arg::is(1, bits(F_GETFL))], "whether reading waits"),
     Call::with(SYS_fcntl, &[Arg::is(1, bits(F_SETFL))], "that it does"),
     Call::with(SYS_fcntl, &[Arg::is(1, bits(F_DUPFD_CLOEXEC))], "a second descriptor, for the device"),
+    Call::any(SYS_readlink, "a snapshot's file that is a link"),
+    Call::any(SYS_flock, "nobody else writes the same snapshot"),
+    Call::any(SYS_ftruncate, "a snapshot's file has holes"),
+    Call::any(SYS_pwrite64, "memory, for a snapshot"),
+    Call::any(SYS_mincore, "which of it was touched"),
+    Call::any(SYS_sysinfo, "whether some of it may be swapped out"),
+    Call::any(SYS_fsync, "a snapshot is on the disk"),
+    Call::any(SYS_rename, "and then gets its name"),
+    Call::any(SYS_unlink, "or nothing is left of it"),
 ];
 
 /// The signal that makes a vCPU leave the guest: the first real-time signal that the C library leaves to programs.

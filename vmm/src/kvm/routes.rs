@@ -28,6 +28,20 @@ impl Routes {
     }
 }
 
+impl Routes {
+    /// Tells KVM all of the table.
+    fn tell(&self, table: &[Option<Msi>], what: &dyn std::fmt::Display) {
+        let entries: Vec<kvm_irq_routing_entry> =
+            (0u32..).zip(table).filter_map(|(gsi, msi)| msi.map(|msi| entry(gsi, msi))).collect();
+        // At most 24 entries, far below the wrapper's limit.
+        let Ok(routing) = KvmIrqRouting::from_entries(&entries) else { return };
+        INTERRUPTS.config_updates.inc();
+        if let Err(error) = self.vm.set_gsi_routing(&routing) {
+            devices::guest_warn!("interrupt route of {what} not set: {error}");
+        }
+    }
+}
+
 impl IrqRouter for Routes {
     fn set(&self, gsi: u32, msi: Option<Msi>) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,14 +49,13 @@ impl IrqRouter for Routes {
             Some(route) => *route = msi,
             None => return,
         }
-        let entries: Vec<kvm_irq_routing_entry> =
-            (0u32..).zip(table.iter()).filter_map(|(gsi, msi)| msi.map(|msi| entry(gsi, msi))).collect();
-        // At most 24 entries, far below the wrapper's limit.
-        let Ok(routing) = KvmIrqRouting::from_entries(&entries) else { return };
-        INTERRUPTS.config_updates.inc();
-        if let Err(error) = self.vm.set_gsi_routing(&routing) {
-            devices::guest_warn!("interrupt route of GSI {gsi} not set: {error}");
-        }
+        self.tell(&*table, &format_args!("GSI {gsi}"));
+    }
+
+    fn set_all(&self, routes: &[Option<Msi>; IOAPIC_PINS as usize]) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        *table = *routes;
+        self.tell(&*table, &"all GSIs");
     }
 }
 

@@ -25,10 +25,11 @@ use super::attach::Board;
 use super::fences::Fences;
 use super::identity::{Identity, Notice};
 use super::roster::{DeviceName, Home, Seat};
+use super::saved::{self, Saved, State};
 use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
 use crate::arch::{acpi, cpuid, mptable, msr, regs, template};
 use crate::blueprint::Plan;
-use crate::boot::{self, Entry};
+use crate::boot::{self, CommandLine, Entry};
 use crate::config::{CpuTemplate, IoEngine, MachineConfig, Template};
 use crate::confine::Seccomp;
 use crate::error::{Error, Kind, Subject};
@@ -85,20 +86,39 @@ impl PowerSink for Power {
     }
 }
 
-/// Builds a machine as planned, up to but not including its first instruction. Subscribers are added to `events`; on an error the caller
-/// clears them, everything else undoes itself.
-pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> Result<Assembled, Error> {
+/// Where a machine comes from.
+#[derive(Clone, Copy)]
+pub enum Origin<'a> {
+    /// It boots what its plan says.
+    Boot,
+    /// It was saved, and goes on.
+    Saved(&'a Saved),
+}
+
+/// Builds a machine as planned, up to but not including its first, or its next, instruction. Subscribers are added to `events`; on an error
+/// the caller clears them, everything else undoes itself.
+pub fn assemble(
+    plan: &Plan,
+    origin: Origin<'_>,
+    around: &Surroundings,
+    events: &mut EventLoop,
+) -> Result<Assembled, Error> {
     let started = Instant::now();
-    let source = plan
-        .boot_source
-        .as_ref()
-        .ok_or_else(|| Error::invalid(Subject::Start, "Cannot start microvm without kernel configuration."))?;
-    let mut line = source.command_line.clone();
+    let no_kernel = || Error::invalid(Subject::Start, "Cannot start microvm without kernel configuration.");
+    let saved = match origin {
+        Origin::Boot => None,
+        Origin::Saved(saved) => Some(saved),
+    };
+    // A machine that goes on was told its command line before.
+    let mut line = match saved {
+        None => plan.boot_source.as_ref().ok_or_else(no_kernel)?.command_line.clone(),
+        Some(_) => CommandLine::default(),
+    };
 
     // 1. The VM and its memory slots, before any interrupt chip exists (see `memory`).
     let kvm = kvm::open(plan.machine.cpu_template().capabilities()).map_err(start_error)?;
     let vm = Arc::new(kvm::create_vm(&kvm).map_err(start_error)?);
-    let memory = Memory::new(&kvm, &vm, plan).map_err(start_error)?;
+    let memory = Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory)).map_err(start_error)?;
     let ram = &memory.ram;
     // Only Intel processors without unrestricted guest use it; there it becomes a slot, so it belongs here too.
     vm.set_tss_address(layout::KVM_TSS.0 as usize)
@@ -113,9 +133,13 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     let mut pio = BusBuilder::new();
     let mut mmio = BusBuilder::new();
     let power: Arc<dyn PowerSink> = Arc::new(Power(around.exit.clone()));
-    let serial =
-        Arc::new(console(plan, irq_line(&vm, COM1_GSI)?).map_err(|e| start_error(format!("serial console: {e}")))?);
+    let serial = Arc::new(
+        console(plan, saved, irq_line(&vm, COM1_GSI)?).map_err(|e| start_error(format!("serial console: {e}")))?,
+    );
     let keyboard = Arc::new(I8042::new(irq_line(&vm, I8042_GSI)?, power.clone()));
+    if let Some(saved) = saved {
+        keyboard.restore(&saved.state.platform.i8042);
+    }
     let (serial_again, keyboard_again) = (serial.clone(), keyboard.clone());
     ioapic.connect(COM1_GSI, move || serial_again.repeat());
     ioapic.connect(I8042_GSI, move || keyboard_again.repeat());
@@ -136,57 +160,118 @@ pub fn assemble(plan: &Plan, around: &Surroundings, events: &mut EventLoop) -> R
     board.attach_all(plan, hub.as_ref(), &around.mmds)?;
     let (seats, nodes) = board.done();
 
-    // 4. What the guest finds in memory: kernel, initrd, command line, tables.
-    let loaded = boot::load(ram, &source.kernel, source.initrd.as_ref(), &line).map_err(start_error)?;
-    let vcpus = plan.machine.vcpu_count();
-    let input = acpi::AcpiInput {
-        vcpus,
-        virtio: &nodes,
-        com1: Some(acpi::PortNode::COM1),
-        i8042: Some(acpi::PortNode::I8042),
-        identity: Some(acpi::IdentityNode::HERE),
-        pvpanic: Some(layout::PVPANIC_PORT),
-    };
-    let identity = identity(&vm, ram, &ioapic)?;
-    let rsdp = acpi::write_tables(ram, &input).map_err(start_error)?;
-    mptable::write(ram, vcpus).map_err(start_error)?;
-    let entry = boot::write_handoff(ram, &loaded, Some(rsdp)).map_err(start_error)?;
-
-    // 5. vCPUs: tables and registers, then threads that stand still.
+    // 4. What the guest finds in memory, and its vCPUs: tables and registers, then threads that stand still.
     let buses = Buses { pio: Arc::new(pio.freeze()), mmio: Arc::new(mmio.freeze()) };
-    let end_of_interrupt: EndOfInterrupt = Arc::new(move |vector| ioapic.end_of_interrupt(vector));
-    let vcpus = make_vcpus(&kvm, &vm, ram, &plan.machine, entry, |index, fd| {
-        Vcpu::new(index, fd, buses.clone(), end_of_interrupt.clone(), around.exit.clone())
-    })?;
+    let chip = ioapic.clone();
+    let end_of_interrupt: EndOfInterrupt = Arc::new(move |vector| chip.end_of_interrupt(vector));
+    let finish = |index, fd| Vcpu::new(index, fd, buses.clone(), end_of_interrupt.clone(), around.exit.clone());
+    let (identity, vcpus) = match saved {
+        None => {
+            let source = plan.boot_source.as_ref().ok_or_else(no_kernel)?;
+            let loaded = boot::load(ram, &source.kernel, source.initrd.as_ref(), &line).map_err(start_error)?;
+            let vcpus = plan.machine.vcpu_count();
+            let input = acpi::AcpiInput {
+                vcpus,
+                virtio: &nodes,
+                com1: Some(acpi::PortNode::COM1),
+                i8042: Some(acpi::PortNode::I8042),
+                identity: Some(acpi::IdentityNode::HERE),
+                pvpanic: Some(layout::PVPANIC_PORT),
+            };
+            let [generation_id, clock] = identity_notices(&vm, &ioapic)?;
+            let identity = Identity::boot(ram.clone(), generation_id, clock).map_err(start_error)?;
+            let rsdp = acpi::write_tables(ram, &input).map_err(start_error)?;
+            mptable::write(ram, vcpus).map_err(start_error)?;
+            let entry = boot::write_handoff(ram, &loaded, Some(rsdp)).map_err(start_error)?;
+            (identity, make_vcpus(&kvm, &vm, ram, &plan.machine, entry, finish)?)
+        }
+        Some(saved) => {
+            let [generation_id, clock] = identity_notices(&vm, &ioapic)?;
+            let vcpus = revive_vcpus(&kvm, &vm, saved, finish)?;
+            revive_devices(&seats, &saved.state)?;
+            ioapic.restore(&saved.state.platform.ioapic);
+            (Identity::saved(ram.clone(), generation_id, clock), vcpus)
+        }
+    };
     let fences = Fences::new(around.seccomp.clone());
     let vcpu_fence = fences.of_vcpus(&seats).map_err(start_error)?;
-    let crew = Crew::muster(vcpus, &vcpu_fence, &fences.gate)
+    let crew = Crew::muster(&vm, vcpus, &vcpu_fence, &fences.gate)
         .map_err(|e| start_error(format!("cannot start a vCPU thread: {e}")))?;
 
-    // 6. Events. Doorbells are bound later, when a driver is ready.
+    // 5. Events. Doorbells are bound later, when a driver is ready.
     events.add(serial.clone()).map_err(start_error)?;
     for seat in seats.iter().filter(|seat| seat.home == Home::Vmm) {
         events.add(seat.cell.clone()).map_err(start_error)?;
     }
     let io_threads = io_threads(&seats, hub, &fences, &around.exit)?;
-    let files = files_thread(&seats, &fences, &around.exit)?;
+    let files = files_thread(&fences, &around.exit)?;
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
     let _terminal = RawTerminal::enter();
-    let machine =
-        Machine { crew, seats, io_threads, files, keyboard, serial, pvpanic, identity, _terminal, _vm: vm, memory };
+    let machine = Machine {
+        crew,
+        seats,
+        io_threads,
+        files,
+        keyboard,
+        serial,
+        pvpanic,
+        ioapic,
+        identity,
+        _terminal,
+        kvm,
+        vm,
+        memory,
+    };
     Ok(Assembled { machine, fences })
 }
 
-/// The pages by which the guest learns that it was restored, filled for a boot.
-fn identity(vm: &VmFd, ram: &GuestRam, ioapic: &IoApic) -> Result<Identity<EventFd>, Error> {
+/// The interrupts by which the guest learns that its generation id and its clock changed.
+fn identity_notices(vm: &VmFd, ioapic: &IoApic) -> Result<[Arc<Notice<EventFd>>; 2], Error> {
     let notice = |gsi| -> Result<_, Error> {
         let notice = Notice::new(irq_line(vm, gsi)?);
         let again = notice.clone();
         ioapic.connect(gsi, move || again.repeat());
         Ok(notice)
     };
-    let (generation_id, clock) = (notice(layout::GENERATION_ID_GSI)?, notice(layout::VM_CLOCK_GSI)?);
-    Identity::boot(ram.clone(), generation_id, clock).map_err(start_error)
+    Ok([notice(layout::GENERATION_ID_GSI)?, notice(layout::VM_CLOCK_GSI)?])
+}
+
+/// The vCPUs of a saved machine, and its clock.
+fn revive_vcpus(
+    kvm: &Kvm,
+    vm: &VmFd,
+    saved: &Saved,
+    finish: impl Fn(u8, kvm_ioctls::VcpuFd) -> Vcpu,
+) -> Result<Vec<Vcpu>, Error> {
+    let xsave_len = saved::xsave_len(vm);
+    let fds = (0u8..).zip(&saved.state.vcpus.0).map(|(index, state)| {
+        let fd = vm.create_vcpu(index.into()).map_err(kvm::KvmError::call("KVM_CREATE_VCPU")).map_err(start_error)?;
+        Ok((index, state, fd))
+    });
+    let fds = fds.collect::<Result<Vec<_>, Error>>()?;
+    // Before the vCPUs: registers of theirs refer to it.
+    saved::restore_clock(kvm, vm, &saved.state.platform.clock, saved.clock_realtime).map_err(start_error)?;
+    let vcpus = fds.into_iter().map(|(index, state, fd)| {
+        saved::restore_vcpu(&fd, index, state, xsave_len).map_err(start_error)?;
+        Ok(finish(index, fd))
+    });
+    vcpus.collect()
+}
+
+/// The devices of a saved machine, which were just attached again.
+fn revive_devices(seats: &[Seat], state: &State) -> Result<(), Error> {
+    let found = &state.devices.0;
+    if found.len() != seats.len() {
+        let (saved, here) = (found.len(), seats.len());
+        return Err(start_error(format!("it has the state of {saved} devices, and the machine has {here}")));
+    }
+    for (seat, (name, cell)) in seats.iter().zip(found) {
+        if seat.name.to_string() != *name {
+            return Err(start_error(format!("it has the state of {name}, where the machine has {}", seat.name)));
+        }
+        seat.cell.restore(cell).map_err(|e| start_error(format!("{name}: {e}")))?;
+    }
+    Ok(())
 }
 
 /// An eventfd that raises `gsi`.
@@ -196,12 +281,16 @@ pub(super) fn irq_line(vm: &VmFd, gsi: u32) -> Result<EventFd, Error> {
     Ok(line)
 }
 
-fn console(plan: &Plan, line: EventFd) -> std::io::Result<Com1> {
+fn console(plan: &Plan, saved: Option<&Saved>, line: EventFd) -> std::io::Result<Com1> {
     let output = match &plan.serial.file {
         Some(file) => SerialSink::file(file)?,
         None => SerialSink::stdout()?,
     };
-    Com1::new(line, output.limited(plan.serial.config.rate_limiter), SerialInput::stdin()?)
+    let (output, input) = (output.limited(plan.serial.config.rate_limiter), SerialInput::stdin()?);
+    match saved {
+        None => Com1::new(line, output, input),
+        Some(saved) => Com1::restored(&saved.state.platform.com1, line, output, input),
+    }
 }
 
 /// A thread for each device that may block, and one for the drives on the io_uring together.
@@ -231,14 +320,11 @@ fn io_threads(
     Ok(threads)
 }
 
-/// A thread that may open files when no other may, if there is a drive, whose file can be swapped.
-fn files_thread(seats: &[Seat], fences: &Fences, exit: &Arc<ExitLatch>) -> Result<Option<IoThread>, Error> {
-    if !seats.iter().any(|seat| matches!(seat.name, DeviceName::Drive(_))) {
-        return Ok(None);
-    }
+/// A thread that may open files when no other may: another one for a drive, or those of a snapshot.
+fn files_thread(fences: &Fences, exit: &Arc<ExitLatch>) -> Result<IoThread, Error> {
     let fence = fences.of_files().map_err(start_error)?;
-    let thread = IoThread::start(fence, &fences.gate, Vec::new(), exit.clone());
-    thread.map(Some).map_err(|e| start_error(format!("cannot start the thread that opens files: {e}")))
+    IoThread::start(fence, &fences.gate, Vec::new(), exit.clone())
+        .map_err(|e| start_error(format!("cannot start the thread that opens files: {e}")))
 }
 
 /// Logs how long the guest took from the start request to the moment it says it is up.

@@ -56,6 +56,7 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
         (LOOPS, calls::DEVICES),
         (LOOPS, calls::MEMORY_SLOTS),
         (&["vmm"], calls::VMM),
+        (&["vmm"], calls::SAVE),
         (&["vcpu"], calls::VCPU),
         (&["files"], calls::FILES),
     ];
@@ -91,8 +92,15 @@ impl Fences {
 
     /// For the VMM thread of a machine with these devices.
     pub(super) fn of_vmm(&self, seats: &[Seat]) -> Result<Fence, FilterError> {
-        let mut lists =
-            vec![calls::EVERY, calls::EVENT_LOOP, calls::DEVICES, calls::VMM, CONSOLE.event_loop, CONSOLE.end];
+        let mut lists = vec![
+            calls::EVERY,
+            calls::EVENT_LOOP,
+            calls::DEVICES,
+            calls::VMM,
+            calls::SAVE,
+            CONSOLE.event_loop,
+            CONSOLE.end,
+        ];
         let own = seats.iter().filter(|seat| seat.home == Home::Vmm);
         lists.extend(own.flat_map(|seat| [needs(seat).event_loop, slots(seat)]));
         lists.extend(seats.iter().map(|seat| needs(seat).end));

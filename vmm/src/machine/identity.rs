@@ -148,6 +148,11 @@ impl<L: IrqLine> Identity<L> {
         Ok(identity)
     }
 
+    /// The pages of a machine that was saved, as they were.
+    pub fn saved(ram: GuestRam, generation_id: Arc<Notice<L>>, clock: Arc<Notice<L>>) -> Self {
+        Self { ram, generation_id, clock }
+    }
+
     /// Tells the guest that it was restored from a snapshot, and so may exist more than once. Call it with the guest's memory in place
     /// and before its vCPUs run.
     pub fn renew(&self) -> Result<(), IdentityError> {

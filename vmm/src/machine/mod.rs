@@ -8,11 +8,13 @@ mod fences;
 mod identity;
 mod placement;
 mod roster;
+mod saved;
 
-pub use assemble::{Assembled, Surroundings, assemble};
+pub use assemble::{Assembled, Origin, Surroundings, assemble};
 pub use fences::rules;
 pub use identity::IdentityError;
 pub use roster::DeviceName;
+pub use saved::{Devices, Platform, Saved, State, Vcpus};
 
 use identity::Identity;
 use roster::Seat;
@@ -20,12 +22,13 @@ use roster::Seat;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::legacy::i8042::I8042;
+use devices::legacy::ioapic::IoApic;
 use devices::legacy::pvpanic::{PvPanic, PvPanicMetrics};
 use devices::legacy::serial::Com1;
 use devices::sys::terminal::RawTerminal;
 use devices::virtio::cell::VirtioCell;
 use devices::virtio::mem::Levels;
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::ResourceId;
@@ -42,15 +45,17 @@ pub struct Machine {
     seats: Vec<Seat>,
     /// Threads of devices that may block, by the devices' names.
     io_threads: Vec<(Vec<DeviceName>, IoThread)>,
-    /// Opens files, where there is a device that may get another one.
-    files: Option<IoThread>,
+    /// Opens files, and writes snapshots.
+    files: IoThread,
     keyboard: Arc<I8042>,
     serial: Arc<Com1>,
     pvpanic: Arc<PvPanic>,
+    ioapic: Arc<IoApic>,
     identity: Identity<EventFd>,
     /// The terminal on standard input is raw while the machine exists.
     _terminal: Option<RawTerminal>,
-    _vm: Arc<VmFd>,
+    kvm: Kvm,
+    vm: Arc<VmFd>,
     memory: Memory,
 }
 
@@ -100,6 +105,11 @@ impl Machine {
         self.pvpanic.metrics()
     }
 
+    /// Its memory.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Tells the guest that it was restored from a snapshot and so may exist more than once. Call it before [`Self::resume`].
     pub fn renew_identity(&self) -> Result<(), IdentityError> {
         self.identity.renew()
@@ -126,10 +136,7 @@ impl Machine {
 
     /// Runs `work` where files may still be opened. Whoever wants to know the outcome has `work` send it.
     pub fn run_with_files(&self, work: impl FnOnce() + Send + 'static) {
-        match &self.files {
-            Some(thread) => thread.run(work),
-            None => work(),
-        }
+        self.files.run(work);
     }
 
     /// Ends the guest: vCPU threads end, devices finish what is in flight and make it durable.

@@ -4,10 +4,12 @@
 //! because it then waits for an SRCU grace period that the registration of an in-kernel chip queued (kernel commit 7d9a0273c459).
 
 mod hotplug;
+mod origin;
 mod pmem;
 mod slots;
 
 pub use hotplug::{HotplugMemory, HotplugRegion};
+pub use origin::{Layout, Mark, MemoryFile, Part};
 pub use pmem::PmemRegion;
 pub use slots::{Access, Slot, SlotError, Slots};
 
@@ -66,6 +68,9 @@ pub enum MemoryError {
         /// First address beyond them.
         limit: u64,
     },
+    /// The file with a saved machine's memory cannot be used. The text is the v1 contract's.
+    #[error("Error creating guest memory from file: Failed to load guest memory: {0}")]
+    Saved(String),
     /// KVM does not say what it can do.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -86,12 +91,14 @@ pub struct Memory {
     pub pmems: Vec<PmemRegion>,
     /// Hot-pluggable memory, none of it plugged.
     pub hotplug: Option<HotplugRegion>,
+    /// Pages that nobody has touched are zeroes: there is no file behind them.
+    pub anonymous: bool,
 }
 
 impl Memory {
     /// Maps the memory that the plan asks for and makes it known to KVM. Nothing is touched, so nothing is paid for until the guest uses
-    /// it.
-    pub fn new(kvm: &Kvm, vm: &Arc<VmFd>, plan: &Plan) -> Result<Self, MemoryError> {
+    /// it. What `saved` holds is there from the beginning.
+    pub fn new(kvm: &Kvm, vm: &Arc<VmFd>, plan: &Plan, saved: Option<&MemoryFile>) -> Result<Self, MemoryError> {
         let size = plan.machine.mem_size_bytes();
         let size = usize::try_from(size).map_err(|e| MemoryError::Regions(format!("{size} bytes: {e}")))?;
         let ram = allocate(&layout::ram_regions(size), plan.machine.huge_pages())?;
@@ -106,6 +113,9 @@ impl Memory {
         if let Some((described, region)) = hotplug::map(plan)? {
             everything = with(&everything, region)?;
             hotplug = Some(described);
+        }
+        if let Some(saved) = saved {
+            saved.put_behind(&everything, hotplug.as_ref().map(|region| GuestAddress(region.shape.start)))?;
         }
         check_reach(kvm, &everything)?;
         let limit = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
@@ -123,7 +133,21 @@ impl Memory {
                 return Err(MemoryError::HotplugSlots(shape.len >> 20, shape.slot_len >> 20, wanted, room));
             }
         }
-        Ok(Self { ram, everything, slots, pmems, hotplug })
+        Ok(Self { ram, everything, slots, pmems, hotplug, anonymous: saved.is_none() })
+    }
+}
+
+impl Memory {
+    /// The parts, by their guest addresses, where what nobody has touched is zeroes: those without a file behind them.
+    pub fn anonymous_parts(&self) -> Vec<u64> {
+        let ram = self.ram.iter().map(|region| region.start_addr().0).filter(|_| self.anonymous);
+        ram.chain(self.hotplug.as_ref().map(|region| region.shape.start)).collect()
+    }
+
+    /// Where in a file each part of the guest's own memory goes.
+    pub fn layout(&self) -> Layout {
+        let hotplug = self.hotplug.as_ref().map(|region| (GuestAddress(region.shape.start), region.shape.len));
+        Layout::new(self.ram.iter().map(|region| (region.start_addr(), region.len())).chain(hotplug))
     }
 }
 

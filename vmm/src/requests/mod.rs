@@ -16,6 +16,7 @@ mod mmds;
 mod nets;
 mod pmem;
 mod serial;
+mod snapshots;
 mod vsock;
 
 pub use balloon::{
@@ -34,6 +35,7 @@ pub use mmds::{GetMmds, PatchMmds, PutMmds, PutMmdsConfig};
 pub use nets::{PatchNet, PutNet};
 pub use pmem::{PatchPmem, PutPmem};
 pub use serial::PutSerial;
+pub use snapshots::{CreateSnapshot, LoadSnapshot, SnapshotKind};
 pub use vsock::PutVsock;
 
 use crate::actor::Vmm;

@@ -1,5 +1,6 @@
 //! Mapping files as guest memory.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -32,6 +33,17 @@ pub fn file_with_zeroes_behind(
         return Err(MmapRegionError::Mmap(io::Error::last_os_error()));
     }
     Ok(region)
+}
+
+/// Puts a file's bytes from `offset` on, private to this process, where `region` has zeroes: all of it, until it is written. `region` is
+/// anonymous, and the file at least that long.
+pub fn file_behind(region: &MmapRegion, file: &File, offset: u64) -> io::Result<()> {
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    let offset = i64::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: replaces the pages of exactly this mapping, which nobody else knows of yet.
+    let at = unsafe { libc::mmap(region.as_ptr().cast(), region.size(), prot, flags, file.as_raw_fd(), offset) };
+    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

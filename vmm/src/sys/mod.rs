@@ -8,6 +8,7 @@ pub mod landlock;
 pub mod lifeline;
 pub mod map;
 pub mod open;
+pub mod pages;
 pub mod poll;
 pub mod process;
 pub mod signal_stack;

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use kvm_ioctls::{VcpuFd, VmFd};
+
 use super::metrics::VcpuMetrics;
 use super::run::Vcpu;
 use super::sys;
@@ -64,16 +66,19 @@ pub struct Crew {
     board: Arc<Board>,
     threads: Vec<JoinHandle<()>>,
     metrics: Vec<Arc<VcpuMetrics>>,
+    /// The vCPUs once more, for looking at them while they stand still.
+    seen: Vec<VcpuFd>,
 }
 
 impl Crew {
     /// Starts a thread for each vCPU, behind a fence like this one. They stand still until [`Self::run`].
-    pub fn muster(vcpus: Vec<Vcpu>, fence: &Fence, gate: &Arc<Gate>) -> io::Result<Self> {
+    pub fn muster(vm: &VmFd, vcpus: Vec<Vcpu>, fence: &Fence, gate: &Arc<Gate>) -> io::Result<Self> {
         sys::install_kick_handler()?;
         let board =
             Arc::new(Board { shared: Mutex::new(Shared { wanted: Wanted::Pause, still: 0 }), changed: Condvar::new() });
         let metrics = vcpus.iter().map(Vcpu::metrics).collect();
-        let mut crew = Self { board: board.clone(), threads: Vec::with_capacity(vcpus.len()), metrics };
+        let seen = vcpus.iter().map(|vcpu| vcpu.look_at(vm)).collect::<io::Result<_>>()?;
+        let mut crew = Self { board: board.clone(), threads: Vec::with_capacity(vcpus.len()), metrics, seen };
         for vcpu in vcpus {
             let board = board.clone();
             let fence = fence.for_role(Role::Vcpu(vcpu.index()));
@@ -86,6 +91,11 @@ impl Crew {
     /// What each vCPU counts, by index.
     pub fn metrics(&self) -> &[Arc<VcpuMetrics>] {
         &self.metrics
+    }
+
+    /// The vCPUs, by index, to be looked at while they stand still.
+    pub fn seen(&self) -> &[VcpuFd] {
+        &self.seen
     }
 
     /// Lets the guest run.

@@ -1,13 +1,14 @@
 //! The life of one vCPU thread.
 
+use std::io;
 use std::sync::Arc;
 
 use devices::bus::Bus;
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
 use super::control::{Board, Wanted};
 use super::metrics::{VcpuMetrics, measured};
-use super::sys::KickGuard;
+use super::sys::{self, KickGuard};
 use crate::arch::ticks::Scale;
 use crate::exit::{ExitLatch, ExitReason};
 
@@ -54,6 +55,11 @@ impl Vcpu {
     /// Which vCPU this is.
     pub fn index(&self) -> u8 {
         self.index
+    }
+
+    /// The same vCPU for looking at it from outside.
+    pub(super) fn look_at(&self, vm: &VmFd) -> io::Result<VcpuFd> {
+        sys::look_at(vm, &self.fd)
     }
 
     /// What it counts.

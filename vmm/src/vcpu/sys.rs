@@ -5,17 +5,26 @@
 
 use std::cell::Cell;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::thread::JoinHandle;
 
 use kvm_bindings::kvm_run;
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 
 thread_local! {
     /// The run page of this thread's vCPU while it may run; null otherwise.
     static RUN_PAGE: Cell<*mut kvm_run> = const { Cell::new(null_mut()) };
+}
+
+/// The same vCPU by another descriptor, for whoever wants to look at it while its thread stands still.
+pub(super) fn look_at(vm: &VmFd, vcpu: &VcpuFd) -> io::Result<VcpuFd> {
+    // SAFETY: the descriptor is open as long as `vcpu` lives.
+    let again = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) }.try_clone_to_owned()?;
+    // SAFETY: a vCPU's descriptor, and nobody else's.
+    unsafe { vm.create_vcpu_from_rawfd(again.into_raw_fd()) }.map_err(io::Error::from)
 }
 
 /// The signal that kicks a vCPU.

@@ -22,6 +22,7 @@ use crate::virtio::chain;
 use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{RingError, Served, VirtQueue, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use crate::virtio::state::{BadState, BalloonState, DeviceState};
 
 /// VIRTIO_BALLOON_F_* (virtio 1.3 §5.5.3). MUST_TELL_HOST is not needed, since pages come back by themselves; without PAGE_POISON, a Linux
 /// that relies on what is in free pages does not report them.
@@ -400,6 +401,26 @@ impl VirtioDevice for Balloon {
             Some(queue) => self.polling.put_back(queue, ram, &**irq),
             None => Ok(()),
         }
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Balloon(BalloonState {
+            target_pages: self.config.num_pages.get(),
+            actual_pages: self.config.actual.get(),
+            hinting: self.hinting.save(),
+            counted: self.polling.has_counted(),
+        })
+    }
+
+    /// What the guest said of its memory is forgotten: it says it again at once.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
+        let DeviceState::Balloon(state) = state else { return Err(BadState::Kind) };
+        self.config.num_pages = U32::new(state.target_pages);
+        self.config.actual = U32::new(state.actual_pages);
+        self.hinting.restore(state.hinting);
+        self.show_command();
+        self.polling.restore(state.counted);
+        Ok(())
     }
 
     fn reset(&mut self) {

@@ -1,5 +1,7 @@
 //! Whose turn it is in free-page hinting (virtio 1.3 §5.5.6.6): command ids the device shows and those the driver answers with.
 
+use crate::virtio::state::HintingState;
+
 /// VIRTIO_BALLOON_CMD_ID_STOP: the driver has no more pages to name.
 pub(super) const STOP: u32 = 0;
 /// VIRTIO_BALLOON_CMD_ID_DONE: the driver may use the pages again.
@@ -68,6 +70,18 @@ impl Hinting {
     /// Whether pages named now belong to a run that the host has ended. They are late, not wrong.
     pub(super) fn is_over(&self) -> bool {
         self.host < FIRST
+    }
+
+    /// What outlives the process.
+    pub(super) fn save(&self) -> HintingState {
+        let Self { host, guest, run, last, acknowledge } = *self;
+        HintingState { host, guest, run, last, acknowledge }
+    }
+
+    /// Takes up what was saved. Any numbers will do: at worst hints are dropped.
+    pub(super) fn restore(&mut self, state: HintingState) {
+        let HintingState { host, guest, run, last, acknowledge } = state;
+        *self = Self { host, guest, run, last, acknowledge };
     }
 
     /// The driver is gone.

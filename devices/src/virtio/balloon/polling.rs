@@ -82,6 +82,16 @@ impl Polling {
         self.clock.as_ref().map(source)
     }
 
+    /// The buffer that waits on the ring, if there is one, has been counted.
+    pub(super) fn has_counted(&self) -> bool {
+        self.again
+    }
+
+    /// Takes that up from a saved state.
+    pub(super) fn restore(&mut self, counted: bool) {
+        self.again = counted;
+    }
+
     /// From now on this interval; the next [`Self::ask`] asks.
     pub(super) fn set_interval(&mut self, interval: Duration) {
         if let Some(clock) = &mut self.clock {

@@ -19,6 +19,7 @@ use crate::virtio::chain::{self, Chain};
 use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{MAX_SIZE, RingError, Served, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use crate::virtio::state::{BadState, DeviceState};
 
 /// VIRTIO_BLK_F_* (virtio 1.3 §5.2.3).
 pub(super) const F_SEG_MAX: u64 = 1 << 2;
@@ -454,6 +455,16 @@ impl VirtioDevice for Block {
     fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {
         self.disk.drain(&mut self.finished);
         self.answer_finished(rings)
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Block(self.limiter.save())
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
+        let DeviceState::Block(limiter) = state else { return Err(BadState::Kind) };
+        self.limiter.restore(*limiter);
+        Ok(())
     }
 
     /// The limiter stays as it is: a reset is no way around it.

@@ -41,6 +41,30 @@ impl Blocks {
         self.count
     }
 
+    /// A bit for each block that is plugged, the first one lowest.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// The runs of plugged blocks in such words; `None` if there are more or fewer words than blocks need, or bits behind the last block.
+    pub(super) fn runs(&self, words: &[u64]) -> Option<Vec<Range<u64>>> {
+        if words.len() != self.words.len() {
+            return None;
+        }
+        let all = (0u64..).zip(words).flat_map(|(at, word)| {
+            let first = at.saturating_mul(WORD_BITS);
+            (0..WORD_BITS).filter(move |bit| word & (1 << bit) != 0).map(move |bit| first.saturating_add(bit))
+        });
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for block in all {
+            match runs.last_mut() {
+                Some(run) if run.end == block => run.end = block.saturating_add(1),
+                _ => runs.push(block..block.saturating_add(1)),
+            }
+        }
+        runs.last().is_none_or(|run| run.end <= self.count).then_some(runs)
+    }
+
     /// How many of them are plugged.
     pub(super) fn plugged(&self) -> u64 {
         self.plugged

@@ -22,6 +22,7 @@ use crate::virtio::config_space;
 use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{MAX_SIZE, RingError, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use crate::virtio::state::{BadState, DeviceState};
 
 /// VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE (virtio 1.3 §5.15.3): the driver knows that what is not plugged is not there.
 const F_UNPLUGGED_INACCESSIBLE: u64 = 1 << 1;
@@ -310,6 +311,19 @@ impl VirtioDevice for Mem {
         let Some(queue) = queues.first_mut() else { return Ok(()) };
         queue.complete(ram, head, written)?;
         queue.notify(ram, &**irq)
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Mem { requested: self.levels.requested(), plugged: self.region.blocks.words().to_vec() }
+    }
+
+    /// Slots that hold plugged blocks are opened.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
+        let DeviceState::Mem { requested, plugged } = state else { return Err(BadState::Kind) };
+        self.request(*requested).map_err(|e| BadState::Impossible(e.to_string()))?;
+        self.region.restore(plugged, &self.metrics)?;
+        self.levels.plugged.store(self.region.bytes(self.region.blocks.plugged()), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Plugged blocks stay plugged, and keep what they hold (§5.15.5.2). A request at work is finished first: half of it would be a state

@@ -8,6 +8,7 @@ use super::blocks::Blocks;
 use super::metrics::MemMetrics;
 use super::request::{Kind, Reply};
 use super::{Backing, Shape};
+use crate::virtio::state::BadState;
 
 /// Most memory given back to the host at a time: ten milliseconds' work or so if all of it is in use.
 const BITE_BYTES: u64 = 128 << 20;
@@ -82,6 +83,20 @@ impl Region {
                 Progress::Failed
             }
         }
+    }
+
+    /// Plugs the blocks of a saved state in a region without any.
+    pub(super) fn restore(&mut self, words: &[u64], metrics: &MemMetrics) -> Result<(), BadState> {
+        let wrong = || BadState::Impossible(format!("the plugged blocks are not {} blocks", self.blocks.count()));
+        for mut run in self.blocks.runs(words).ok_or_else(wrong)? {
+            while !run.is_empty() {
+                let (slot, part) = self.blocks.first_slot(&run);
+                run.start = part.end;
+                self.plug(slot, part, metrics)
+                    .map_err(|e| BadState::Impossible(format!("slot {slot} cannot be plugged here: {e}")))?;
+            }
+        }
+        Ok(())
     }
 
     fn plug(&mut self, slot: usize, part: Range<u64>, metrics: &MemMetrics) -> io::Result<u64> {

@@ -27,6 +27,7 @@ use self::rx::{Place, Rx};
 use self::tx::Tx;
 use super::device::{Faults, Kind, Rings, VirtioDevice};
 use super::queue::{self, RingError, Visit};
+use super::state::{BadState, DeviceState};
 use crate::event::{Interest, Source};
 use crate::metrics::MetricGroup;
 use crate::mmds::Stack;
@@ -316,6 +317,18 @@ impl VirtioDevice for Net {
             Some(mut place) => self.rx.release(&mut place),
             None => Ok(()),
         }
+    }
+
+    /// Connections to the metadata service end with the process: the guest's side is answered by a reset.
+    fn save(&self) -> DeviceState {
+        DeviceState::Net { rx: self.rx_limiter.save(), tx: self.tx_limiter.save() }
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
+        let DeviceState::Net { rx, tx } = state else { return Err(BadState::Kind) };
+        self.rx_limiter.restore(*rx);
+        self.tx_limiter.restore(*tx);
+        Ok(())
     }
 
     /// The limiters stay as they are: a reset is no way around them.

@@ -19,6 +19,7 @@ use crate::virtio::config_space;
 use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{MAX_SIZE, RingError, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use crate::virtio::state::{BadState, DeviceState};
 
 /// VIRTIO_PMEM_REQ_TYPE_FLUSH (virtio 1.3 §5.19.6).
 const T_FLUSH: u32 = 0;
@@ -254,6 +255,16 @@ impl VirtioDevice for Pmem {
                 Err(error)
             }
         }
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Pmem(self.limiter.save())
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
+        let DeviceState::Pmem(limiter) = state else { return Err(BadState::Kind) };
+        self.limiter.restore(*limiter);
+        Ok(())
     }
 
     fn reset(&mut self) {

@@ -11,6 +11,7 @@ use crate::virtio::chain::Chain;
 use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{MAX_SIZE, RingError, Served, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use crate::virtio::state::{BadState, DeviceState};
 
 /// Most bytes that one request gets, however large its buffers are. The device may leave a buffer partly filled (virtio 1.3 §5.4.6.2).
 pub const MAX_REQUEST_LEN: u32 = 64 << 10;
@@ -174,6 +175,16 @@ impl VirtioDevice for Rng {
             LIMITER => self.go_on(rings).inspect_err(|_| self.metrics.entropy_event_fails.inc()),
             _ => Ok(()),
         }
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Rng(self.limiter.save())
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
+        let DeviceState::Rng(limiter) = state else { return Err(BadState::Kind) };
+        self.limiter.restore(*limiter);
+        Ok(())
     }
 
     /// The limiter stays as it is: a reset is no way around it.

@@ -56,6 +56,17 @@ impl VirtioIrq for MmioIrq {
     fn config(&self) {
         self.raise(INTERRUPT_CONFIG);
     }
+
+    fn pending(&self) -> u32 {
+        self.status.load(Ordering::SeqCst)
+    }
+
+    fn renew(&self, pending: u32) {
+        let known = pending & (INTERRUPT_USED | INTERRUPT_CONFIG);
+        if self.status.fetch_or(known, Ordering::SeqCst) | known != 0 {
+            self.line.raise();
+        }
+    }
 }
 
 /// The register window of one device.

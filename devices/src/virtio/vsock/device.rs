@@ -16,6 +16,7 @@ use crate::virtio::chain::{self, Chain};
 use crate::virtio::device::{Faults, Kind, Rings, VirtioDevice};
 use crate::virtio::queue::{self, RingError, Visit};
 use crate::virtio::registers::{F_EVENT_IDX, F_IN_ORDER, F_VERSION_1};
+use crate::virtio::state::{BadState, DeviceState};
 
 const RX: u16 = 0;
 const TX: u16 = 1;
@@ -232,6 +233,17 @@ impl VirtioDevice for Vsock {
     /// Nothing is ever in flight between visits. Time limits stand still until the next one.
     fn quiesce(&mut self, _rings: &mut Rings) -> Result<(), RingError> {
         self.muxer.deadlines().pause();
+        Ok(())
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Vsock
+    }
+
+    /// The host's ends of all connections are gone, and the guest is told so.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
+        let DeviceState::Vsock = state else { return Err(BadState::Kind) };
+        self.reset_transport();
         Ok(())
     }
 

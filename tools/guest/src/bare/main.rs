@@ -27,6 +27,7 @@ mod dma;
 mod entry;
 mod hello;
 mod hostile;
+mod life;
 mod mem;
 mod memory_intrinsics;
 mod mmds_mode;
@@ -102,6 +103,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "vsock" => vsock_mode::run(&mut machine),
         "mmds" => mmds_mode::run(&mut machine),
         "busy" => busy::run(&mut machine),
+        "life" => life::run(&mut machine),
         "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }

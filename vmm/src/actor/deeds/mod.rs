@@ -7,6 +7,7 @@ mod memory_hotplug;
 mod nets;
 mod pmem;
 mod reports;
+mod snapshots;
 
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use devices::virtio::cell::VirtioCell;
 use super::vmm::Vmm;
 use crate::error::{Error, Subject};
 use crate::lifecycle::Phase;
-use crate::machine::{self, Assembled, DeviceName, Machine, Surroundings};
+use crate::machine::{self, Assembled, DeviceName, Machine, Origin, Surroundings};
 use crate::requests::Answer;
 use crate::telemetry::{Group, LATENCIES, REGISTRY, microseconds};
 
@@ -23,24 +24,30 @@ impl Vmm {
     /// Builds the machine and runs it. If that fails nothing is left of it, and the plan can be changed and tried again.
     pub(crate) fn start(&mut self) -> Result<(), Error> {
         log::debug!("event_start: build microvm for boot");
+        self.set_up(Origin::Boot)?;
+        log::debug!("event_end: build microvm for boot");
+        log::debug!("event_start: boot microvm");
+        self.live_machine()?.resume();
+        log::debug!("event_end: boot microvm");
+        self.phase = Phase::Running;
+        self.begin_reports();
+        Ok(())
+    }
+
+    /// Builds the machine as planned, with all fences, and enters what it counts. It stands still.
+    fn set_up(&mut self, origin: Origin<'_>) -> Result<(), Error> {
         let surroundings = Surroundings {
             exit: self.exit().clone(),
             boot_timer: self.settings().boot_timer,
             mmds: self.mmds().clone(),
             seccomp: self.settings().seccomp.clone(),
         };
-        let machine = machine::assemble(&self.plan, &surroundings, &mut self.events)
+        let machine = machine::assemble(&self.plan, origin, &surroundings, &mut self.events)
             .and_then(Assembled::seal)
             .inspect_err(|_| self.events.clear())?;
-        log::debug!("event_end: build microvm for boot");
-        log::debug!("event_start: boot microvm");
         machine.enter_metrics(&REGISTRY);
         REGISTRY.add("mmds", None, Group::Shared(self.mmds().metrics()));
-        machine.resume();
-        log::debug!("event_end: boot microvm");
         self.machine = Some(machine);
-        self.phase = Phase::Running;
-        self.begin_reports();
         Ok(())
     }
 

@@ -15,5 +15,6 @@ pub mod layout;
 pub mod mptable;
 pub mod msr;
 pub mod regs;
+pub mod state;
 pub mod template;
 pub mod ticks;

@@ -7,11 +7,13 @@ use std::fmt;
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
 
+use serde::{Deserialize, Serialize};
+
 use super::Register::{Eax, Ebx, Ecx, Edx};
 use super::{Bitmap, CpuidModifier, Misfit, MsrModifier, Register, Template};
 
 /// A named template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Named {
     /// An Ivy Bridge, as in EC2's C3.
     C3,

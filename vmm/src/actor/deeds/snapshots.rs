@@ -1,0 +1,126 @@
+use std::time::Instant;
+
+use crate::actor::Vmm;
+use crate::blueprint::Plan;
+use crate::config::{FullConfig, HugePages, MachinePatch, VsockConfig};
+use crate::error::{Error, Subject};
+use crate::lifecycle::Phase;
+use crate::machine::{Origin, Saved};
+use crate::requests::{Answer, CreateSnapshot, LoadSnapshot, SnapshotKind};
+use crate::snapshot;
+use crate::telemetry::{LATENCIES, microseconds};
+
+fn refuse(what: impl std::fmt::Display) -> Error {
+    Error::invalid(Subject::LoadSnapshot, what)
+}
+
+fn failed(what: impl std::fmt::Display) -> Error {
+    refuse(format!("Failed to restore from snapshot: {what}"))
+}
+
+impl Vmm {
+    /// Takes the machine's state here and has it written, with its memory, where files may be made. Meanwhile nothing changes.
+    pub(crate) fn create_snapshot(&mut self, ask: CreateSnapshot, answer: Answer<()>) {
+        let asked = Instant::now();
+        let CreateSnapshot { kind, snapshot_path, mem_file_path } = ask;
+        let Some(machine) = &self.machine else { return answer(Err(Error::gone())) };
+        let state = match machine.save() {
+            Ok(state) => state,
+            Err(refusal) => return answer(Err(refusal)),
+        };
+        let memory = machine.memory();
+        let job = snapshot::Job {
+            config: self.plan.config(),
+            state,
+            ram: memory.everything.clone(),
+            layout: memory.layout(),
+            anonymous: memory.anonymous_parts(),
+            snapshot_path,
+            mem_file_path,
+        };
+        let handle = self.handle();
+        machine.run_with_files(move || {
+            let outcome = snapshot::save(job);
+            handle.send(move |vmm| {
+                let latency = match kind {
+                    SnapshotKind::Full => &LATENCIES.vmm_full_create_snapshot,
+                    SnapshotKind::Diff => &LATENCIES.vmm_diff_create_snapshot,
+                };
+                latency.set(microseconds(asked.elapsed()));
+                answer(outcome);
+                vmm.serve_postponed();
+            });
+        });
+        self.postpone();
+    }
+
+    /// Builds the machine that was saved. If that fails nothing is left of it, and everything is as it was before.
+    pub(crate) fn load_snapshot(&mut self, ask: LoadSnapshot) -> Result<(), Error> {
+        let asked = Instant::now();
+        if !self.plan.is_pristine() {
+            return Err(refuse("Loading a microVM snapshot not allowed after configuring boot-specific resources."));
+        }
+        log::debug!("event_start: build microvm from snapshot");
+        let bytes = snapshot::read_file(&ask.snapshot_path).map_err(failed)?;
+        let mut loaded = snapshot::load(&bytes).map_err(failed)?;
+        drop(bytes);
+        override_config(&mut loaded.config, &ask)?;
+        let config = loaded.config.clone();
+        let (state, memory) = loaded.with_memory(&ask.mem_file_path).map_err(failed)?;
+        let saved = Saved { state, memory, clock_realtime: ask.clock_realtime };
+        let serial = std::mem::take(&mut self.plan.serial);
+        let mut plan = match Plan::revived(config, serial) {
+            Ok(plan) => plan,
+            Err((serial, refusal)) => {
+                self.plan.serial = serial;
+                return Err(failed(refusal));
+            }
+        };
+        std::mem::swap(&mut self.plan, &mut plan);
+        let before = plan;
+        if let Err(refusal) = self.set_up(Origin::Saved(&saved)) {
+            let serial = std::mem::take(&mut self.plan.serial);
+            self.plan = before;
+            self.plan.serial = serial;
+            return Err(failed(refusal.what()));
+        }
+        log::debug!("event_end: build microvm from snapshot");
+        let machine = self.live_machine()?;
+        machine.renew_identity().map_err(failed)?;
+        if ask.resume {
+            machine.resume();
+            self.phase = Phase::Running;
+        } else {
+            self.phase = Phase::Paused;
+        }
+        self.begin_reports();
+        LATENCIES.vmm_load_snapshot.set(microseconds(asked.elapsed()));
+        Ok(())
+    }
+}
+
+/// What the caller wants to be otherwise than it was.
+fn override_config(config: &mut FullConfig, ask: &LoadSnapshot) -> Result<(), Error> {
+    for (id, tap) in &ask.taps {
+        let net = config.nets.iter_mut().find(|net| net.id == *id);
+        net.ok_or_else(|| failed(format!("Unknown Network Device: network_overrides names {id}")))?.host_dev_name =
+            tap.clone();
+    }
+    if let Some(path) = &ask.uds_path {
+        let vsock = config.vsock.as_mut();
+        let vsock = vsock.ok_or_else(|| failed("Unknown Vsock Device: vsock_override, and the machine has none"))?;
+        *vsock = VsockConfig::new(vsock.guest_cid(), path.clone()).map_err(failed)?;
+    }
+    let patch = MachinePatch {
+        track_dirty_pages: Some(ask.track_dirty_pages),
+        huge_pages: ask.huge_pages,
+        ..MachinePatch::default()
+    };
+    config.machine = config.machine.patched(&patch).map_err(failed)?;
+    if config.machine.huge_pages() == HugePages::Hugetlbfs2M {
+        return Err(failed(
+            "a memory file cannot be behind pages of hugetlbfs: use huge_pages None or Transparent, or a backend of type Uffd",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! A file that has its name only when it is whole.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Links that are followed to where the file is to be.
+const MAX_LINKS: usize = 8;
+
+/// A file on its way. Dropped before [`Self::publish`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct Draft {
+    file: File,
+    path: PathBuf,
+    target: PathBuf,
+    published: bool,
+}
+
+impl Draft {
+    /// Begins what is to be the file at `target`, beside it. What a process that was killed left there is used again; what another one is
+    /// writing is an error.
+    pub fn create(target: &Path) -> io::Result<Self> {
+        let target = follow(target)?;
+        let name = target.file_name().ok_or_else(|| io::Error::other("it is not the name of a file"))?;
+        let mut partial = std::ffi::OsString::from(".");
+        partial.push(name);
+        partial.push(".partial");
+        let path = target.with_file_name(partial);
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(&path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other(format!("{} is in the way and no file", path.display())));
+        }
+        // SAFETY: a call without pointers on a descriptor of ours.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            return Err(io::Error::other(format!("another process is writing {}", path.display())));
+        }
+        let draft = Self { file, path, target, published: false };
+        draft.file.set_len(0)?;
+        Ok(draft)
+    }
+
+    /// To write to.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Writes all there is.
+    pub fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        (&self.file).write_all(bytes)
+    }
+
+    /// Brings it to the disk. After an error nobody knows what is there: there is no second try.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    /// Gives it its name, for good.
+    pub fn publish(mut self) -> io::Result<()> {
+        fs::rename(&self.path, &self.target)?;
+        self.published = true;
+        let dir = self.target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir)?.sync_all()
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published {
+            // What cannot be removed is used again by the next one.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Where a file of this name really is. Only files, and nothing at all, can be replaced.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error),
+            Ok(metadata) if metadata.is_file() => return Ok(path),
+            Ok(metadata) if metadata.is_symlink() => {
+                let to = fs::read_link(&path)?;
+                path = path.parent().unwrap_or(Path::new("")).join(to);
+            }
+            Ok(_) => return Err(io::Error::other("it exists and is no file")),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn it_has_its_name_only_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("file");
+        fs::write(&target, "old").unwrap();
+        let names = || fs::read_dir(dir.path()).unwrap().count();
+        let draft = Draft::create(&target).unwrap();
+        draft.write_all(b"half").unwrap();
+        assert_eq!((fs::read(&target).unwrap().as_slice(), names()), (&b"old"[..], 2));
+        assert!(Draft::create(&target).unwrap_err().to_string().contains("another process is writing"));
+        drop(draft);
+        assert_eq!((fs::read(&target).unwrap().as_slice(), names()), (&b"old"[..], 1));
+        let draft = Draft::create(&target).unwrap();
+        draft.write_all(b"new").unwrap();
+        draft.sync().unwrap();
+        draft.publish().unwrap();
+        assert_eq!((fs::read(&target).unwrap().as_slice(), names()), (&b"new"[..], 1));
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(".file.partial"), "much more than there will be").unwrap();
+        let draft = Draft::create(&dir.path().join("file")).unwrap();
+        draft.write_all(b"new").unwrap();
+        draft.publish().unwrap();
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn links_are_followed_and_other_things_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        symlink("sub/real", dir.path().join("link")).unwrap();
+        let draft = Draft::create(&dir.path().join("link")).unwrap();
+        draft.write_all(b"new").unwrap();
+        draft.publish().unwrap();
+        assert_eq!(fs::read(dir.path().join("sub/real")).unwrap(), b"new");
+        assert!(dir.path().join("link").is_symlink());
+        symlink("loop", dir.path().join("loop")).unwrap();
+        assert!(Draft::create(&dir.path().join("loop")).is_err());
+        assert!(Draft::create(&dir.path().join("sub")).unwrap_err().to_string().contains("no file"));
+        assert!(Draft::create(Path::new("/nowhere/at/all")).is_err());
+        assert!(Draft::create(Path::new("/")).is_err());
+        // A link where the draft would be is not followed.
+        symlink("sub/real", dir.path().join(".x.partial")).unwrap();
+        assert!(Draft::create(&dir.path().join("x")).is_err());
+    }
+}

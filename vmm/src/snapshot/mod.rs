@@ -1,0 +1,160 @@
+//! Snapshots: a machine's state in one file, its memory in another.
+//!
+//! [`container`] is the form of the state file, [`configuration`] and [`crate::machine::State`] what is in it. [`save`] writes both files,
+//! on the one thread that opens files; [`load()`] reads the state and finds the memory. What is read is believed no more than a guest or a
+//! client: see where each part is taken up.
+
+mod configuration;
+pub mod container;
+mod draft;
+mod memory;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use devices::ram::GuestRam;
+use serde::{Deserialize, Serialize};
+
+pub use configuration::{BadConfiguration, Configuration};
+pub use container::{BadFile, Reader, Section, VERSION, Version, Writer};
+
+use crate::config::FullConfig;
+use crate::error::{Error, Subject};
+use crate::machine::{Devices, Platform, State, Vcpus};
+use crate::memory::{Layout, Mark, MemoryFile};
+use draft::Draft;
+
+/// Where a machine's memory is in its file, and what some of it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct MemorySection {
+    layout: Layout,
+    marks: Vec<Mark>,
+}
+
+impl Section for MemorySection {
+    const NAME: &'static str = "memory";
+    const VERSION: u16 = 1;
+}
+
+/// Most marks that are looked at.
+const MAX_MARKS: usize = 64;
+
+/// What is to be written where.
+pub struct Job {
+    /// The configuration.
+    pub config: FullConfig,
+    /// The state.
+    pub state: State,
+    /// The memory.
+    pub ram: GuestRam,
+    /// Where in the file its parts go.
+    pub layout: Layout,
+    /// Which parts are zeroes where nobody has touched them, by their guest addresses.
+    pub anonymous: Vec<u64>,
+    /// The state file.
+    pub snapshot_path: PathBuf,
+    /// The memory file.
+    pub mem_file_path: PathBuf,
+}
+
+fn cannot(what: impl std::fmt::Display) -> Error {
+    Error::host(Subject::SaveSnapshot, what)
+}
+
+/// Writes both files. Neither has its name before both are whole and on the disk; after an error none of ours is left.
+pub fn save(job: Job) -> Result<(), Error> {
+    let Job { config, state, ram, layout, anonymous, snapshot_path, mem_file_path } = job;
+    let memory_error =
+        |e: &dyn std::fmt::Display| cannot(format!("Cannot write memory file: {}: {e}", mem_file_path.display()));
+    let state_error =
+        |e: &dyn std::fmt::Display| cannot(format!("Cannot write snapshot file: {}: {e}", snapshot_path.display()));
+    let memory = Draft::create(&mem_file_path).map_err(|e| memory_error(&e))?;
+    let marks = memory::write_full(memory.file(), &ram, &layout, &anonymous).map_err(|e| memory_error(&e))?;
+    let mut writer = Writer::default();
+    let parts = || -> Result<Vec<u8>, BadFile> {
+        writer.add(&Configuration::from(&config))?;
+        writer.add(&MemorySection { layout, marks })?;
+        writer.add(&state.platform)?;
+        writer.add(&state.vcpus)?;
+        writer.add(&state.devices)?;
+        Ok(writer.finish())
+    };
+    let bytes = parts().map_err(|e| state_error(&e))?;
+    let draft = Draft::create(&snapshot_path).map_err(|e| state_error(&e))?;
+    draft.write_all(&bytes).map_err(|e| state_error(&e))?;
+    // Both are on the disk before either gets its name; the state is last, because it is what is asked for first.
+    memory.sync().map_err(|e| memory_error(&e))?;
+    draft.sync().map_err(|e| state_error(&e))?;
+    memory.publish().map_err(|e| memory_error(&e))?;
+    draft.publish().map_err(|e| state_error(&e))
+}
+
+/// What a state file holds.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The machine's configuration.
+    pub config: FullConfig,
+    /// Its state.
+    pub state: State,
+    memory: MemorySection,
+}
+
+/// Why a snapshot cannot be loaded. The texts are the v1 contract's.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The state file cannot be opened.
+    #[error("Failed to get snapshot state from file: Failed to open snapshot file: {0}")]
+    Open(std::io::Error),
+    /// It cannot be read, or makes no sense.
+    #[error("Failed to get snapshot state from file: Failed to load snapshot state from file: {0}")]
+    State(String),
+    /// The memory file cannot be used.
+    #[error("Failed to load guest memory: {0}")]
+    Memory(#[from] crate::memory::MemoryError),
+}
+
+/// Reads a state file: once, and no more of it than a machine can have.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, LoadError> {
+    let file = crate::blueprint::open_image(path).map_err(|e| match e {
+        crate::blueprint::FileError::Io(error) => LoadError::Open(error),
+        other => LoadError::Open(std::io::Error::other(other.to_string())),
+    })?;
+    let bad = |e: std::io::Error| LoadError::State(e.to_string());
+    let len = file.metadata().map_err(bad)?.len();
+    if len > container::MAX_LEN {
+        return Err(LoadError::State(BadFile::TooLong(len).to_string()));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0).saturating_add(1));
+    file.take(container::MAX_LEN).read_to_end(&mut bytes).map_err(bad)?;
+    Ok(bytes)
+}
+
+/// Reads what is in a state file, and judges what can be judged without a machine.
+pub fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
+    let bad = |e: BadFile| LoadError::State(e.to_string());
+    let mut reader = Reader::new(bytes).map_err(bad)?;
+    let config: Configuration = reader.take().map_err(bad)?;
+    let memory: MemorySection = reader.take().map_err(bad)?;
+    let platform: Platform = reader.take().map_err(bad)?;
+    let vcpus: Vcpus = reader.take().map_err(bad)?;
+    let devices: Devices = reader.take().map_err(bad)?;
+    reader.finish().map_err(bad)?;
+    let config = config.check().map_err(|e| LoadError::State(e.to_string()))?;
+    let state = State { platform, vcpus, devices };
+    state.check(config.machine.vcpu_count()).map_err(LoadError::State)?;
+    if memory.marks.len() > MAX_MARKS {
+        return Err(LoadError::State(format!("it has {} marks, and {MAX_MARKS} are the most", memory.marks.len())));
+    }
+    Ok(Loaded { config, state, memory })
+}
+
+impl Loaded {
+    /// Its state, and its memory in the file at `path`.
+    pub fn with_memory(self, path: &Path) -> Result<(State, MemoryFile), LoadError> {
+        let refuse = |e: &dyn std::fmt::Display| crate::memory::MemoryError::Saved(e.to_string());
+        let file: File = crate::blueprint::open_image(path).map_err(|e| refuse(&e))?;
+        let memory = MemoryFile::new(file, self.memory.layout, &self.memory.marks)?;
+        Ok((self.state, memory))
+    }
+}
