@@ -81,7 +81,10 @@ pub enum DeviceState {
     /// A balloon.
     Balloon(BalloonState),
     /// A socket device: its connections end with the process.
-    Vsock,
+    Vsock {
+        /// Where the next host program's port is looked for. The guest may remember those before it.
+        next_host_port: u32,
+    },
 }
 
 /// Of a balloon.

@@ -288,3 +288,25 @@ fn without_it_there_is_nothing_to_ask() {
     vmm.instance_start();
     vmm.wait_for_line("error=no-balloon", PATIENCE);
 }
+
+#[test]
+fn a_balloon_survives_a_snapshot() {
+    let shape = json!({"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1});
+    let mut vmm = inflatable(&Job::new(Mode::Balloon { steps: 4 }), &shape);
+    start(&vmm);
+    for (number, mib) in (1u64..).zip([8, 24, 4, 12]) {
+        want(&vmm, mib);
+        let report = parsed(&vmm.wait_for_line(&format!("step={number} "), PATIENCE));
+        // A page that comes back may hold again what it held when the machine was saved: it is the guest's own.
+        let facts = ["actual", "answered", "odd", "lost"].map(|key| super::number(&report, key));
+        assert_eq!(facts, [mib * PAGES_PER_MIB, 1, 0, 0], "{report:?}");
+        if number < 4 {
+            vmm = super::snapshots::moved(vmm);
+            let now = vmm.get("/balloon").expect_200();
+            assert_eq!(now["amount_mib"], mib);
+            let now = statistics(&vmm, |now| now["actual_mib"] == mib && now.get("free_memory").is_some());
+            assert_eq!(now["target_mib"], mib);
+        }
+    }
+    super::snapshots::finish(&vmm);
+}

@@ -166,3 +166,22 @@ fn g22_plugging_against_the_rules() {
     cases.for_each(|case| acceptable(&report, case));
     assert_eq!(status(&vmm)["plugged_size_mib"], 0);
 }
+
+#[test]
+fn plugged_memory_survives_a_snapshot() {
+    let mut vmm = configured(&Job::new(Mode::Mem { steps: 5 }));
+    put(&vmm, &json!({"total_size_mib": 512}));
+    vmm.instance_start();
+    vmm.wait_for_line("mem=started", PATIENCE);
+    for (number, mib) in (1..).zip([192, 6, 320, 0, 130]) {
+        want(&vmm, mib);
+        let report = step(&vmm, number);
+        good(&report, mib);
+        if number < 5 {
+            vmm = super::snapshots::moved(vmm);
+            let now = status(&vmm);
+            assert_eq!((&now["plugged_size_mib"], &now["requested_size_mib"]), (&json!(mib), &json!(mib)));
+        }
+    }
+    super::snapshots::finish(&vmm);
+}

@@ -187,3 +187,17 @@ fn other_frames_go_to_the_tap() {
     }
     assert_eq!(seen, 200);
 }
+
+/// What the service says is not saved, and its connections end; a guest that asks again is answered by what it was told since.
+#[test]
+fn the_service_is_there_after_a_snapshot() {
+    let tap = network();
+    let job = job(60, "/latest/meta-data/ami-id").with("fresh", 1).with("idle_ms", 20);
+    let vmm = machine(&tap, &job, "V1", false);
+    vmm.instance_start();
+    vmm.wait_for_line("ami-12345", PATIENCE);
+    let tell = |vmm: &Vmm| vmm.put("/mmds", &json!({"latest": {"meta-data": {"ami-id": "ami-67890"}}})).expect_204();
+    let vmm = super::snapshots::moved_with(vmm, tell, |_| {});
+    vmm.wait_for_line("ami-67890", PATIENCE);
+    super::snapshots::finish(&vmm);
+}

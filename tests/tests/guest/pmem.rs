@@ -277,3 +277,21 @@ fn g24_persistent_memory_abused() {
     assert!(fixed.read(0, MIB as usize).unwrap() == before, "the read-only file changed");
     assert_eq!(text(&report, "recovered"), "yes");
 }
+
+#[test]
+fn persistent_memory_survives_a_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::sparse(dir.path(), "pmem", 4 * MIB).unwrap();
+    operate(disk.path(), Pmem { len: 2 * MIB, seed: 9, ..Pmem::new(PmemOp::Write) }, json!({}));
+    let read = Pmem { len: 2 * MIB, seed: 9, flushes: 3, ..Pmem::new(PmemOp::Read) };
+    for read_only in [false, true] {
+        let vmm = configured(&Job::new(Mode::Pmem(read.clone())).with("rounds", 300));
+        put(&vmm, "p", disk.path(), json!({"read_only": read_only}));
+        vmm.instance_start();
+        vmm.wait_for_line("start=", PATIENCE);
+        let vmm = super::snapshots::moved(super::snapshots::moved(vmm));
+        super::snapshots::finish(&vmm);
+        let text = vmm.console().text();
+        assert!(text.contains("errors=0") && text.contains("mismatches=0"), "{text}");
+    }
+}

@@ -97,6 +97,25 @@ fn save(vmm: &Vmm) -> Saved {
     saved
 }
 
+/// The machine in another process. `change` sees the request to load it.
+#[track_caller]
+pub(super) fn moved_with(vmm: Vmm, before: impl FnOnce(&Vmm), change: impl FnOnce(&mut Value)) -> Vmm {
+    let saved = save(&vmm);
+    drop(vmm);
+    let vmm = VmmBuilder::new().start();
+    before(&vmm);
+    let mut load = saved.load();
+    change(&mut load);
+    vmm.put("/snapshot/load", &load).expect_204();
+    vmm
+}
+
+/// The machine in another process.
+#[track_caller]
+pub(super) fn moved(vmm: Vmm) -> Vmm {
+    moved_with(vmm, |_| {}, |_| {})
+}
+
 /// Another process that goes on with it.
 #[track_caller]
 fn restored(saved: &Saved) -> Vmm {
@@ -112,7 +131,7 @@ fn restored_by(builder: VmmBuilder, saved: &Saved) -> Vmm {
 
 /// Waits for the end of a restored machine, which has not told how it began.
 #[track_caller]
-fn finish(vmm: &Vmm) {
+pub(super) fn finish(vmm: &Vmm) {
     assert_eq!(vmm.wait_exit(PATIENCE), 0, "{}", vmm.said());
     let text = vmm.console().text();
     assert!(text.contains("mayfly-guest done") && !text.contains("panic="), "{}", vmm.said());

@@ -321,3 +321,38 @@ fn the_socket_goes_with_the_machine_and_the_metrics_count() {
     assert_eq!((total("conns_added"), total("conns_removed"), total("conns_killed")), (3, 3, 0));
     assert!(total("rx_packets_count") > 5 && total("tx_packets_count") > 16);
 }
+
+/// Another process has another path, because that of the one that was killed is still there.
+#[track_caller]
+fn moved(vmm: Vmm) -> Vmm {
+    let dir = std::cell::OnceCell::new();
+    let remember = |vmm: &Vmm| dir.set(path(vmm)).unwrap();
+    super::snapshots::moved_with(vmm, remember, |load| {
+        load["vsock_override"] = json!({"uds_path": dir.get().unwrap()});
+    })
+}
+
+/// Connections end, at both ends; who listens goes on, and is reached again at once.
+#[test]
+fn a_snapshot_ends_connections_and_nothing_else() {
+    let mut vmm = running(0);
+    for round in 0..50 {
+        let mut streams: Vec<UnixStream> = (0..3).map(|_| connect(&vmm, ECHO)).collect();
+        echoes(&mut streams[0], format!("round {round}").as_bytes());
+        // Half said, half closed, and nobody knows what it wants.
+        streams[1].write_all(&[7; 3000]).unwrap();
+        streams[2].shutdown(Shutdown::Write).unwrap();
+        let silent = knock(&vmm, "CONN");
+        vmm = moved(vmm);
+        for stream in streams {
+            rest(stream);
+        }
+        rest(silent);
+        let mut stream = connect(&vmm, ECHO);
+        echoes(&mut stream, b"again");
+        let told = vmm.wait_for_line("vsock=reset", PATIENCE);
+        assert!(told.contains("cid=7"), "{told}");
+    }
+    assert_eq!(rest(knock(&vmm, &format!("CONNECT {STOP}\n"))), b"");
+    super::snapshots::finish(&vmm);
+}

@@ -237,12 +237,13 @@ impl VirtioDevice for Vsock {
     }
 
     fn save(&self) -> DeviceState {
-        DeviceState::Vsock
+        DeviceState::Vsock { next_host_port: self.muxer.next_host_port() }
     }
 
     /// The host's ends of all connections are gone, and the guest is told so.
     fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
-        let DeviceState::Vsock = state else { return Err(BadState::Kind) };
+        let DeviceState::Vsock { next_host_port } = state else { return Err(BadState::Kind) };
+        self.muxer.go_on_at_host_port(*next_host_port);
         self.reset_transport();
         Ok(())
     }

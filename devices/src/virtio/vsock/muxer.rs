@@ -129,6 +129,16 @@ impl Muxer {
         self.seats.taken()
     }
 
+    /// Where the next host program's port is looked for.
+    pub fn next_host_port(&self) -> u32 {
+        self.seats.next_host_port()
+    }
+
+    /// Goes on with host ports where another process left off.
+    pub fn go_on_at_host_port(&mut self, next: u32) {
+        self.seats.go_on_at_host_port(next);
+    }
+
     /// Ends all connections without a word to the guest.
     pub fn clear(&mut self) {
         self.metrics.conns_removed.add(self.seats.clear());

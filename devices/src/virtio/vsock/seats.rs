@@ -75,6 +75,16 @@ impl Seats {
         Self { seats: Vec::new(), free: Vec::new(), by_ports: HashMap::new(), next_host_port: FIRST_HOST_PORT }
     }
 
+    /// Where the next host program's port is looked for.
+    pub fn next_host_port(&self) -> u32 {
+        self.next_host_port
+    }
+
+    /// Looks there from now on; at the first port, if it is none for a host program.
+    pub fn go_on_at_host_port(&mut self, next: u32) {
+        self.next_host_port = next.max(FIRST_HOST_PORT);
+    }
+
     /// How many are taken.
     pub fn taken(&self) -> usize {
         self.seats.len().saturating_sub(self.free.len())

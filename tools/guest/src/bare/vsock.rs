@@ -105,6 +105,8 @@ pub struct Vsock {
     pub cid: u64,
     pub rx: Queue,
     pub tx: Queue,
+    event: Queue,
+    event_area: Dma,
     rx_area: Dma,
     tx_area: Dma,
     /// Transmit slots that are free, one bit each.
@@ -130,19 +132,39 @@ impl Vsock {
             queue
         };
         let (rx, tx) = (queue(RX, 256), queue(TX, 256));
-        queue(EVENT, 16);
+        let event = queue(EVENT, 16);
         bring_up::start(window)?;
+        let event_area = machine.arena.take(8, 8);
         let rx_area = machine.arena.take(u64::from(rx.size) * Self::RX_STRIDE, 4096);
         let tx_area = machine.arena.take(u64::from(TX_SLOTS) * Self::TX_STRIDE, 4096);
         let cid = window.config64(0);
-        let mut vsock = Self { window, cid, rx, tx, rx_area, tx_area, free: u64::MAX, received: 0 };
+        let mut vsock = Self { window, cid, rx, tx, event, event_area, rx_area, tx_area, free: u64::MAX, received: 0 };
         if posts {
             for slot in 0..vsock.rx.size {
                 vsock.post(slot);
             }
             vsock.rx.kick();
+            vsock.post_event();
         }
         Ok(vsock)
+    }
+
+    fn post_event(&mut self) {
+        self.event.chain(0, &[Piece::writable(self.event_area.part(0, 4))]);
+        self.event.offer(0);
+        self.event.kick();
+    }
+
+    /// Whether the device says that all connections are gone (§5.10.6.7).
+    pub fn was_reset(&mut self) -> bool {
+        if self.event.poll().is_none() {
+            return false;
+        }
+        let event = self.event_area.read32(0);
+        assert!(event == 0, "an unknown event {event}");
+        self.cid = self.window.config64(0);
+        self.post_event();
+        true
     }
 
     /// A multiple of 8 with room for header and data.

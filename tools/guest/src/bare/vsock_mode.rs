@@ -150,6 +150,9 @@ pub fn run(machine: &mut Machine) {
     let mut withhold_ms = line.number("withhold_ms", 0);
     let deadline = machine.clock.deadline_ms(line.number("ms", 60_000));
     while !services.counts.stopped && !deadline.passed() {
+        if services.vsock.was_reset() {
+            services.forget();
+        }
         if !services.step() {
             cpu::pause();
         }
@@ -176,6 +179,14 @@ pub fn run(machine: &mut Machine) {
 }
 
 impl Services {
+    /// All connections are gone; those that listen go on listening.
+    fn forget(&mut self) {
+        let open = self.counts.open;
+        self.talks[..self.used].fill(FREE);
+        self.counts.open = 0;
+        say!("vsock=reset open={open} cid={}", self.vsock.cid);
+    }
+
     fn connect(&mut self, port: u32) {
         let talk = Talk { host_port: port, guest_port: OWN, service: SOURCE, left: self.bytes, ..FREE };
         self.talks[0] = talk;
