@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 19] = [
+pub(crate) const CASES: [(&str, &[&str]); 20] = [
     (
         "05-readme",
         &[
@@ -217,6 +217,22 @@ pub(crate) const CASES: [(&str, &[&str]); 19] = [
             "mmds-mac",
             "mmds-other-traffic",
             "mmds-end",
+        ],
+    ),
+    (
+        "90-snapshot",
+        &[
+            "snapshot-boot",
+            "snapshot-ping-before",
+            "snapshot-1",
+            "snapshot-2",
+            "snapshot-3",
+            "snapshot-4",
+            "snapshot-ping",
+            "snapshot-identities",
+            "snapshot-config",
+            "snapshot-nothing-wrong",
+            "snapshot-end",
         ],
     ),
 ];

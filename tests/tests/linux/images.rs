@@ -130,6 +130,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "83-memory-hotplug",
     "84-vsock",
     "85-mmds",
+    "90-snapshot",
 ];
 
 /// The README's block behind the first comment with this text.

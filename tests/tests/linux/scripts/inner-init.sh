@@ -94,14 +94,15 @@ do_root() {
     say root failed
 }
 
+# The first 16 bytes of a page below 1 MiB, which any kernel lets root read.
+page() { dd if=/dev/mem bs=16 skip=$(($1 / 16)) count=1 2>/dev/null | od -An -tx1 | tr -d ' \n'; }
+
 # What ACPI tells of the pages by which a guest learns that it was restored, and what is on them.
 do_identity() {
     for hid in VMGENCTR AMZNC10C ACPI0013 QEMU0001; do
         say "acpi-$hid" "$(cat /sys/bus/acpi/devices/$hid:00/path)"
     done
     say ged-interrupts "$(grep -c 'ACPI:Ged' /proc/interrupts)"
-    # Below 1 MiB, so any kernel lets root read it.
-    page() { dd if=/dev/mem bs=16 skip=$(($1 / 16)) count=1 2>/dev/null | od -An -tx1 | tr -d ' \n'; }
     say generation-id "$(page 0xd0000)"
     say clock-page "$(page 0xd1000)"
 }
@@ -214,6 +215,24 @@ do_mmds() {
     say mmds-mac "$(ip neigh show 169.254.169.254 | sed -n 's/.*lladdr \([^ ]*\).*/\1/p')"
     ping -c 2 -W 5 172.16.0.1 >/dev/null
     say mmds-other-traffic $?
+}
+
+# For ever: writes to the disk and reads back what it wrote, past the page cache.
+do_alive() {
+    load virtio-rng
+    ip addr add 172.16.0.2/24 dev eth0
+    ip link set eth0 up
+    n=0
+    while :; do
+        n=$((n + 1))
+        at=$((n % 1000))
+        printf '%08d' $n | dd of=/dev/vda bs=512 seek=$at conv=notrunc,fsync 2>/dev/null
+        echo 1 >/proc/sys/vm/drop_caches
+        back=$(dd if=/dev/vda bs=512 skip=$at count=1 2>/dev/null | head -c 8)
+        [ "$back" = "$(printf '%08d' $n)" ] || say alive-wrong "$n $back"
+        say alive $n
+        say generation "$(page 0xd0000)"
+    done
 }
 
 do_reboot() { reboot -f; }
