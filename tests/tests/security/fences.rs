@@ -56,7 +56,10 @@ const GOLDEN: [(&str, &str); 6] = [
     ("vcpu 0", "timerfd_settime io_uring_enter"),
     ("io 0", "epoll_wait epoll_ctl timerfd_settime preadv pwritev fallocate fdatasync"),
     ("io 1", "epoll_wait epoll_ctl timerfd_settime io_uring_enter fdatasync"),
-    ("files", "epoll_wait epoll_ctl openat2 openat statx fstat fstatfs"),
+    (
+        "files",
+        "epoll_wait epoll_ctl openat2 openat statx fstat fstatfs readlink flock ftruncate pwrite64 mincore sysinfo fsync rename unlink",
+    ),
 ];
 
 macro_rules! numbered {
@@ -70,7 +73,8 @@ numbered! {
     SYS_read SYS_write SYS_close SYS_poll SYS_brk SYS_munmap SYS_mremap SYS_sched_yield SYS_getpid SYS_gettid SYS_futex SYS_clock_gettime
     SYS_clock_nanosleep SYS_sigaltstack SYS_rt_sigprocmask SYS_getrandom SYS_epoll_wait SYS_epoll_ctl SYS_timerfd_settime
     SYS_timerfd_gettime SYS_unlink SYS_statx SYS_fstat SYS_fdatasync SYS_io_uring_enter SYS_accept4 SYS_recvfrom SYS_writev
-    SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs
+    SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs SYS_readlink SYS_flock SYS_ftruncate
+    SYS_pwrite64 SYS_mincore SYS_sysinfo SYS_fsync SYS_rename
 }
 
 fn number(name: &str) -> i64 {

@@ -1,6 +1,6 @@
 //! Snapshots: a machine's state in one file, its memory in another.
 //!
-//! [`container`] is the form of the state file, [`configuration`] and [`crate::machine::State`] what is in it. [`save`] writes both files,
+//! [`container`] is the form of the state file, [`Configuration`] and [`crate::machine::State`] what is in it. [`save`] writes both files,
 //! on the one thread that opens files; [`load()`] reads the state and finds the memory. What is read is believed no more than a guest or a
 //! client: see where each part is taken up.
 

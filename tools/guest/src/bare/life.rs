@@ -146,7 +146,9 @@ pub fn run(machine: &mut Machine) {
             next = machine.clock.deadline_ms(pace_ms);
             ticks += 1;
             let Wrong { doubled, failed, changed, memory, random } = wrong;
-            say!("tick={ticks} answers={answers} frames={frames} draws={draws} rounds={round} doubled={doubled} failed={failed} changed={changed} memory={memory} random={random}");
+            say!(
+                "tick={ticks} answers={answers} frames={frames} draws={draws} rounds={round} doubled={doubled} failed={failed} changed={changed} memory={memory} random={random}"
+            );
             let now = generation_id();
             if now != generation {
                 generation = now;
