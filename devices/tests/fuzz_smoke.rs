@@ -182,3 +182,10 @@ fn the_input_reaches_the_requests() {
     }
     assert!(connections > 500 && bytes > 10_000, "{connections} connections, {bytes} bytes");
 }
+
+#[test]
+fn saved() {
+    smoke("saved", |bytes| {
+        devices::virtio::fuzz::saved(bytes);
+    });
+}

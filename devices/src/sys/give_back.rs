@@ -5,7 +5,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
-use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::GuestMemoryRegion;
+use vm_memory::bitmap::Bitmap;
+
+use crate::ram::GuestRegion;
 
 /// `HUGETLBFS_MAGIC` (include/uapi/linux/magic.h).
 const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
@@ -17,7 +20,7 @@ const USUAL_HUGE_PAGE: u64 = 2 << 20;
 
 /// Size in bytes of the pages of which the region is made; `None` if it is not ours to give back: memory that may only be read, and files
 /// that have a name (persistent memory), where other people would miss what is taken out.
-pub fn page_len(region: &GuestRegionMmap) -> Option<u64> {
+pub fn page_len(region: &GuestRegion) -> Option<u64> {
     if region.prot() & libc::PROT_WRITE == 0 {
         return None;
     }
@@ -43,7 +46,7 @@ pub fn page_len(region: &GuestRegionMmap) -> Option<u64> {
 /// guest or device, finds zeroes; in a private mapping of a file, what is in the file.
 ///
 /// Nothing is mapped anew, so that a guest cannot make a mapping of thousands of pieces.
-pub fn give_back(region: &GuestRegionMmap, offset: u64, len: u64) -> io::Result<()> {
+pub fn give_back(region: &GuestRegion, offset: u64, len: u64) -> io::Result<()> {
     let inside = offset.checked_add(len).is_some_and(|end| end <= region.len());
     let (Ok(at), Ok(count), true) = (usize::try_from(offset), usize::try_from(len), inside) else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -53,12 +56,16 @@ pub fn give_back(region: &GuestRegionMmap, offset: u64, len: u64) -> io::Result<
     // SAFETY: the range was just found to lie in a live mapping. It is guest memory: nobody but the guest relies on its contents, and the
     // range stays mapped. Devices at work on these pages, or the kernel on their behalf, find zeroes or keep the old pages to themselves.
     match unsafe { libc::madvise(region.as_ptr().add(at).cast(), count, advice) } {
-        0 => Ok(()),
+        0 => {
+            // Zeroes now, or what is in the file.
+            region.bitmap().mark_dirty(at, count);
+            Ok(())
+        }
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-fn is_shared(region: &GuestRegionMmap) -> bool {
+fn is_shared(region: &GuestRegion) -> bool {
     region.flags() & libc::MAP_SHARED != 0
 }
 
@@ -96,12 +103,12 @@ mod tests {
     const LEN: u64 = 4 * PAGE;
     const WRITABLE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-    fn region(prot: i32, flags: i32, file: Option<File>) -> GuestRegionMmap {
+    fn region(prot: i32, flags: i32, file: Option<File>) -> GuestRegion {
         let mut builder = MmapRegionBuilder::new(LEN as usize).with_mmap_prot(prot).with_mmap_flags(flags);
         if let Some(file) = file {
             builder = builder.with_file_offset(FileOffset::new(file, 0));
         }
-        GuestRegionMmap::new(builder.build().unwrap(), GuestAddress(0x10_0000)).unwrap()
+        GuestRegion::new(builder.build().unwrap(), GuestAddress(0x10_0000)).unwrap()
     }
 
     fn memfd() -> File {
@@ -112,14 +119,14 @@ mod tests {
     }
 
     /// Bytes of the region that are in memory.
-    fn resident(region: &GuestRegionMmap) -> u64 {
+    fn resident(region: &GuestRegion) -> u64 {
         let mut pages = [0u8; (LEN / PAGE) as usize];
         // SAFETY: the region is mapped, and the array has a byte for each of its pages.
         assert_eq!(unsafe { libc::mincore(region.as_ptr().cast(), LEN as usize, pages.as_mut_ptr()) }, 0);
         pages.iter().filter(|page| **page & 1 != 0).count() as u64 * PAGE
     }
 
-    fn bytes(region: &GuestRegionMmap) -> [u8; 4] {
+    fn bytes(region: &GuestRegion) -> [u8; 4] {
         [0xfff, 0x1000, 0x2fff, 0x3000].map(|at| region.read_obj(MemoryRegionAddress(at)).unwrap())
     }
 
@@ -175,7 +182,7 @@ mod tests {
         let builder = MmapRegionBuilder::new(4 << 20).with_mmap_prot(WRITABLE).with_mmap_flags(huge | 21 << HUGE_SHIFT);
         match builder.build() {
             Ok(mapping) => {
-                let region = GuestRegionMmap::new(mapping, GuestAddress(0)).unwrap();
+                let region = GuestRegion::new(mapping, GuestAddress(0)).unwrap();
                 assert_eq!(page_len(&region), Some(2 << 20));
                 assert!(give_back(&region, 0x1000, 0x1000).is_err(), "a part of a huge page");
                 give_back(&region, 2 << 20, 2 << 20).unwrap();

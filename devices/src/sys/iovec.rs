@@ -4,6 +4,7 @@ use std::fmt;
 
 use libc::iovec;
 use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
 
 /// A piece of guest memory by host address. The bytes behind it may change at any time: only the kernel, or volatile accesses,
 /// may touch them.
@@ -21,7 +22,7 @@ unsafe impl Sync for GuestIoVec {}
 
 impl GuestIoVec {
     /// The host address and length of a slice of guest memory.
-    pub fn new(slice: &VolatileSlice<'_>) -> Self {
+    pub fn new<B: BitmapSlice>(slice: &VolatileSlice<'_, B>) -> Self {
         Self(iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() })
     }
 

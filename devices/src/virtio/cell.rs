@@ -330,7 +330,8 @@ impl VirtioCell {
         }
         let impossible = |what: String| BadState::Impossible(what);
         match state.progress {
-            Progress::Idle | Progress::NeedsReset => {}
+            Progress::Idle => {}
+            Progress::NeedsReset => inner.state = State::NeedsReset,
             Progress::Activating => {
                 inner.state = State::Activating(self.make_rings(&inner.registers).map_err(impossible)?);
             }

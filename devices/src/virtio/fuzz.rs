@@ -11,6 +11,7 @@ mod queue;
 mod queues;
 mod registers;
 mod rng;
+mod saved;
 mod vsock;
 
 pub use balloon::balloon;
@@ -20,6 +21,7 @@ pub use pmem::pmem;
 pub use queue::queue;
 pub use registers::registers;
 pub use rng::entropy;
+pub use saved::saved;
 pub use vsock::vsock;
 
 use std::fs::File;

@@ -36,7 +36,7 @@ pub(super) struct Step {
 impl Regions {
     /// The regions of `ram`.
     pub(super) fn of(ram: &GuestRam) -> Self {
-        let region = |region: &vm_memory::GuestRegionMmap| Region {
+        let region = |region: &crate::ram::GuestRegion| Region {
             span: Span { start: region.start_addr().0, len: region.len() },
             host: region.as_ptr() as u64,
             page_len: give_back::page_len(region),

@@ -3,8 +3,10 @@
 //! The guest's memory has a file in it, which may be written, and one that may only be read: a device that stores to the latter dies
 //! of it, and one that keeps its rings in either has broken a promise.
 
+use vm_memory::FileOffset;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestRegionMmap};
+
+use crate::ram::GuestRegion;
 
 use super::*;
 use crate::rate_limit::{BucketChange, BucketSpec, RateLimitChange, RateLimits};
@@ -20,12 +22,12 @@ fn file() -> File {
     file
 }
 
-fn mapped(file: &File, base: u64, prot: i32) -> Arc<GuestRegionMmap> {
+fn mapped(file: &File, base: u64, prot: i32) -> Arc<GuestRegion> {
     let region = MmapRegionBuilder::new(FILE_LEN as usize)
         .with_mmap_prot(prot)
         .with_mmap_flags(libc::MAP_SHARED)
         .with_file_offset(FileOffset::new(file.try_clone().expect("a spare descriptor"), 0));
-    let region = GuestRegionMmap::new(region.build().expect("a mapping"), GuestAddress(base));
+    let region = GuestRegion::new(region.build().expect("a mapping"), GuestAddress(base));
     Arc::new(region.expect("addresses"))
 }
 
