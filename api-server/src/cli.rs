@@ -1,12 +1,13 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use vmm::config::InstanceId;
 
 use crate::identity::Identity;
+use crate::process::FAILED;
 use crate::wire::{self, later};
 
 /// Exit code for wrong arguments (v1 contract).
@@ -92,14 +93,17 @@ struct Arguments {
     #[arg(long, value_name = "US", help_heading = "Metrics")]
     parent_cpu_time_us: Option<u64>,
 
+    /// Print the version of the snapshots that this program writes, and exit
+    #[arg(long, help_heading = "Snapshots")]
+    snapshot_version: bool,
+    /// Print the version of a snapshot's state file, and exit
+    #[arg(long, value_name = "FILE", help_heading = "Snapshots")]
+    describe_snapshot: Option<PathBuf>,
+
     // Known to the v1 command line, but without a meaning yet.
     #[arg(long, hide = true)]
     #[arg(long, hide = true)]
     enable_pci: bool,
-    #[arg(long, hide = true)]
-    snapshot_version: bool,
-    #[arg(long, hide = true)]
-    describe_snapshot: Option<OsString>,
 
     // What comes after `--` was meant for others.
     #[arg(last = true, hide = true)]
@@ -169,7 +173,7 @@ Exit codes:
   157      SIGILL
 
 Known from the v1 command line, but not supported yet by this version:
-  --enable-pci --snapshot-version --describe-snapshot";
+  --enable-pci";
 
 /// What to do.
 #[derive(Debug)]
@@ -264,6 +268,12 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
     if let Some(flag) = unsupported(&arguments) {
         return Task::Refuse(format!("error: {}\n", later(flag)), BAD_ARGUMENTS);
     }
+    if arguments.snapshot_version {
+        return Task::Print(format!("{}\n", vmm::snapshot::VERSION));
+    }
+    if let Some(path) = &arguments.describe_snapshot {
+        return describe(path);
+    }
     match arguments.command {
         Some(Command::Demo(options)) => return Task::Demo(options),
         Some(Command::CheckHost(options)) => return Task::CheckHost(options),
@@ -307,15 +317,20 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
     }))
 }
 
+/// The version of a state file, whether or not it can be loaded.
+fn describe(path: &Path) -> Task {
+    let version = vmm::snapshot::read_file(path)
+        .map_err(|e| e.to_string())
+        .and_then(|bytes| vmm::snapshot::container::version_of(&bytes).map_err(|e| e.to_string()));
+    match version {
+        Ok(version) => Task::Print(format!("{version}\n")),
+        Err(why) => Task::Refuse(format!("error: {}: {why}\n", path.display()), FAILED),
+    }
+}
+
 /// The first argument that has no meaning yet.
 fn unsupported(arguments: &Arguments) -> Option<&'static str> {
-    [
-        (arguments.enable_pci, "--enable-pci"),
-        (arguments.snapshot_version, "--snapshot-version"),
-        (arguments.describe_snapshot.is_some(), "--describe-snapshot"),
-    ]
-    .into_iter()
-    .find_map(|(given, flag)| given.then_some(flag))
+    [(arguments.enable_pci, "--enable-pci")].into_iter().find_map(|(given, flag)| given.then_some(flag))
 }
 
 #[cfg(test)]
@@ -382,7 +397,7 @@ mod tests {
 
     #[test]
     fn flags_without_a_meaning_are_refused_by_name() {
-        for line in ["--enable-pci", "--snapshot-version", "--describe-snapshot f"] {
+        for line in ["--enable-pci"] {
             let (text, code) = refused(line);
             let flag = line.split(' ').next().unwrap();
             assert_eq!((text, code), (format!("error: {flag} is not supported yet by this version of Mayfly.\n"), 153));

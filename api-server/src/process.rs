@@ -30,7 +30,7 @@ use crate::server::{Limits, Listener};
 use crate::{check_host, demo, last_words, logger, porch, server, wire};
 
 /// Exit code when the machine could not be started.
-const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// Time from a request's first byte to its last; generous, as clients type by hand too.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Stack of the thread that serves the API; of it only what is touched costs memory.

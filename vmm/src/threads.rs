@@ -31,8 +31,10 @@ pub enum Role {
     Vcpu(u8),
     /// Serves a device that may block.
     Io(usize),
-    /// Opens files for devices that get another one.
+    /// Opens files for devices that get another one, and writes snapshots.
     Files,
+    /// Waits for the end of another process on which the machine depends.
+    Watch,
 }
 
 static NAMES: OnceLock<Names> = OnceLock::new();
@@ -59,6 +61,7 @@ impl Role {
             (Role::Vcpu(index), Names::Firecracker) => format!("fc_vcpu {index}"),
             (Role::Io(index), _) => format!("io {index}"),
             (Role::Files, _) => "files".to_owned(),
+            (Role::Watch, _) => "watch".to_owned(),
         }
     }
 
@@ -75,6 +78,7 @@ impl Role {
             Role::Vcpu(_) => "vcpu",
             Role::Io(_) => "io",
             Role::Files => "files",
+            Role::Watch => "watch",
         }
     }
 }
@@ -116,7 +120,7 @@ mod tests {
         let firecracker = |role: Role| role.name(Names::Firecracker);
         assert_eq!(firecracker(Role::Api), "fc_api");
         assert_eq!(firecracker(Role::Vcpu(3)), "fc_vcpu 3");
-        for role in [Role::Api, Role::Vmm, Role::Vcpu(u8::MAX), Role::Io(9999), Role::Files] {
+        for role in [Role::Api, Role::Vmm, Role::Vcpu(u8::MAX), Role::Io(9999), Role::Files, Role::Watch] {
             for names in [Names::Mayfly, Names::Firecracker] {
                 assert!(role.name(names).len() <= 15, "{role:?}");
             }

@@ -6,13 +6,12 @@ use vmm::telemetry::{LATENCIES, microseconds};
 
 use super::{Call, DONE, Reply};
 use crate::error::Fault;
-use crate::wire::{Later, SnapshotCreate, SnapshotLoad};
+use crate::identity::Identity;
+use crate::wire::{SnapshotCreate, SnapshotLoad};
 
 pub(super) async fn create(call: &Call<'_>) -> Result<Reply, Fault> {
     let create: SnapshotCreate = call.json()?;
     let create = CreateSnapshot::from(create);
-    let diff = create.kind == SnapshotKind::Diff;
-    call.refuse_later(diff.then_some(Later("snapshot_type Diff")), Ask::Save).await?;
     let (what, latency) = match create.kind {
         SnapshotKind::Full => ("create full snapshot", &LATENCIES.full_create_snapshot),
         SnapshotKind::Diff => ("create diff snapshot", &LATENCIES.diff_create_snapshot),
@@ -29,8 +28,9 @@ pub(super) async fn load(call: &Call<'_>) -> Result<Reply, Fault> {
     let load: SnapshotLoad = call.json()?;
     call.deprecate_if(load.deprecated());
     load.check_memory().map_err(Fault::bad_request)?;
-    call.refuse_later(load.later(), Ask::Load).await?;
-    let load = call.valid(LoadSnapshot::try_from(load), Ask::Load).await?;
+    let mut load = call.valid(LoadSnapshot::try_from(load), Ask::Load).await?;
+    // Whoever expects v1's monitor waits for the end of the process.
+    load.or_end = call.app.identity() == Identity::Firecracker;
     let asked = Instant::now();
     call.app.ask(load).await?;
     let took_us = microseconds(asked.elapsed());

@@ -2,10 +2,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use vmm::config::{HugePages, ResourceId};
-use vmm::requests::{CreateSnapshot, LoadSnapshot, SnapshotKind};
+use vmm::requests::{CreateSnapshot, LoadSnapshot, MemoryBackend, SnapshotKind};
 use vmm::{Error, Subject};
 
-use super::later::Later;
 use super::object::object;
 
 /// Body of `PUT /snapshot/create`.
@@ -106,9 +105,14 @@ impl TryFrom<SnapshotLoad> for LoadSnapshot {
 
     fn try_from(load: SnapshotLoad) -> Result<Self, Error> {
         let refuse = |what: String| Error::invalid(Subject::LoadSnapshot, what);
-        let mem_file_path = match (load.mem_backend, load.mem_file_path) {
-            (Some(backend), _) => backend.backend_path,
-            (None, Some(path)) => path,
+        let memory = match (load.mem_backend, load.mem_file_path) {
+            (Some(MemBackend { backend_type: MemBackendType::File, backend_path }), _) => {
+                MemoryBackend::File(backend_path)
+            }
+            (Some(MemBackend { backend_type: MemBackendType::Uffd, backend_path }), _) => {
+                MemoryBackend::Handler(backend_path)
+            }
+            (None, Some(path)) => MemoryBackend::File(path),
             (None, None) => return Err(refuse("there is no memory".to_owned())),
         };
         let tap = |net: NetworkOverride| {
@@ -120,7 +124,7 @@ impl TryFrom<SnapshotLoad> for LoadSnapshot {
         };
         Ok(Self {
             snapshot_path: load.snapshot_path,
-            mem_file_path,
+            memory,
             track_dirty_pages: load.track_dirty_pages || load.enable_diff_snapshots,
             resume: load.resume_vm,
             clock_realtime: load.clock_realtime,
@@ -132,18 +136,12 @@ impl TryFrom<SnapshotLoad> for LoadSnapshot {
                 SnapshotHugePages::Transparent => Some(HugePages::Transparent),
                 SnapshotHugePages::Huge2M => Some(HugePages::Hugetlbfs2M),
             },
+            or_end: false,
         })
     }
 }
 
 impl SnapshotLoad {
-    /// What of it this version does not do.
-    pub(crate) fn later(&self) -> Option<Later> {
-        let uffd =
-            self.mem_backend.as_ref().is_some_and(|backend| matches!(backend.backend_type, MemBackendType::Uffd));
-        uffd.then_some(Later("backend_type Uffd"))
-    }
-
     /// Whether a deprecated field was sent.
     pub(crate) fn deprecated(&self) -> bool {
         self.mem_file_path.is_some() || self.enable_diff_snapshots

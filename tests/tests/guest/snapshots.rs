@@ -2,13 +2,15 @@
 //! another identity.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use guest::{Job, Mode};
 use mayfly_tests::{Disk, PATIENCE, Response, Vmm, VmmBuilder};
 use serde_json::{Value, json};
+use vmm_sys_util::seek_hole::SeekHole;
 
 use super::network::{attach, network};
 use super::{configured, configured_with};
@@ -370,4 +372,220 @@ fn what_cannot_be_loaded_is_refused_and_leaves_nothing() {
     let vmm = VmmBuilder::new().start();
     vmm.machine(1, 128);
     refused(&vmm, &saved.load(), "Loading a microVM snapshot not allowed after configuring boot-specific resources.");
+}
+
+/// A page-fault handler in a process of its own, which ends with this.
+struct Handler {
+    process: Child,
+    _dir: tempfile::TempDir,
+    socket: PathBuf,
+}
+
+impl Handler {
+    fn start(memory: &Path, faults: Option<u64>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("uffd.sock");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_uffd-handler"));
+        command.arg(&socket).arg(memory).args(faults.map(|faults| faults.to_string()));
+        let process = command.spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !socket.exists() {
+            assert!(Instant::now() < deadline, "the handler does not listen");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Self { process, _dir: dir, socket }
+    }
+
+    fn load(&self, saved: &Saved) -> Value {
+        let mut load = saved.load();
+        load["mem_backend"] = json!({"backend_type": "Uffd", "backend_path": self.socket});
+        load
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_page_fault_handler_brings_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::sparse(dir.path(), "disk", 1 << 20).unwrap();
+    let told = Told::new();
+    let vmm = living(&told, 20);
+    vmm.drive("d", disk.path(), "Sync");
+    vmm.put("/entropy", &json!({})).expect_204();
+    vmm.instance_start();
+    told.wait_for_ticks(&vmm, 3);
+    let saved = save(&vmm);
+    drop(vmm);
+    let handler = Handler::start(&saved.memory(), None);
+    let vmm = told.by().start();
+    vmm.put("/snapshot/load", &handler.load(&saved)).expect_204();
+    assert_eq!(vmm.wait_exit(PATIENCE), 0, "{}", vmm.said());
+    told.check();
+    assert!(told.text().contains("life=over"));
+}
+
+/// S7: the guest cannot go on, and whoever asks is told why.
+#[test]
+fn a_handler_that_dies_ends_the_machine() {
+    let vmm = configured(&life(1_000_000).with("pool_mib", 16));
+    vmm.instance_start();
+    wait_for_ticks(&vmm, 2);
+    let saved = save(&vmm);
+    drop(vmm);
+    for faults in [1, 50, 1000] {
+        let handler = Handler::start(&saved.memory(), Some(faults));
+        let vmm = VmmBuilder::new().start();
+        // Whether there is an answer depends on whose page is the last one.
+        let _ = vmm.client().request("PUT", "/snapshot/load", Some(&handler.load(&saved).to_string()));
+        assert_eq!(vmm.wait_exit(PATIENCE), 1, "{}", vmm.said());
+        assert!(vmm.log().contains("the page-fault handler has ended"), "{}", vmm.log());
+    }
+}
+
+#[test]
+fn a_handler_that_is_not_there_is_named() {
+    let vmm = configured(&life(1));
+    vmm.instance_start();
+    wait_for_ticks(&vmm, 2);
+    let saved = save(&vmm);
+    drop(vmm);
+    let vmm = VmmBuilder::new().start();
+    let mut load = saved.load();
+    load["mem_backend"] = json!({"backend_type": "Uffd", "backend_path": "/nowhere/uffd.sock"});
+    refused(
+        &vmm,
+        &load,
+        "Load snapshot error: Failed to restore from snapshot: Failed to load guest memory: Error creating guest memory from uffd: Failed to connect to UDS Unix stream: No such file or directory (os error 2)",
+    );
+    vmm.put("/snapshot/load", &saved.load()).expect_204();
+    finish(&vmm);
+}
+
+fn create_diff(vmm: &Vmm, saved: &Saved, memory: &Path) {
+    let body = json!({"snapshot_type": "Diff", "snapshot_path": saved.state(), "mem_file_path": memory});
+    vmm.put("/snapshot/create", &body).expect_204();
+}
+
+/// Whether two files hold the same, however many holes each has.
+fn same_contents(one: &Path, other: &Path) -> bool {
+    let (one, other) = (fs::File::open(one).unwrap(), fs::File::open(other).unwrap());
+    let len = one.metadata().unwrap().len();
+    assert_eq!(len, other.metadata().unwrap().len());
+    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    (0..len).step_by(1 << 20).all(|at| {
+        let count = usize::try_from((len - at).min(1 << 20)).unwrap();
+        one.read_exact_at(&mut left[..count], at).unwrap();
+        other.read_exact_at(&mut right[..count], at).unwrap();
+        left[..count] == right[..count]
+    })
+}
+
+/// Lays what is no hole in `diff` over `base`, as tools of v1 do.
+fn rebase(base: &Path, diff: &Path) {
+    let base = fs::File::options().write(true).open(base).unwrap();
+    let mut diff = fs::File::open(diff).unwrap();
+    let len = diff.metadata().unwrap().len();
+    let mut at = 0;
+    while let Some(data) = diff.seek_data(at).unwrap() {
+        at = diff.seek_hole(data).unwrap().unwrap_or(len);
+        let mut bytes = vec![0; usize::try_from(at - data).unwrap()];
+        diff.read_exact_at(&mut bytes, data).unwrap();
+        base.write_all_at(&bytes, data).unwrap();
+    }
+}
+
+/// R7: what devices wrote counts as what the guest wrote does, and a chain of differences is as good as the whole.
+#[test]
+fn differences_add_up_to_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::sparse(dir.path(), "disk", 1 << 20).unwrap();
+    let told = Told::new();
+    let tap = network("mfdiff");
+    let vmm = living(&told, 10);
+    vmm.put("/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 64, "track_dirty_pages": true})).expect_204();
+    vmm.drive("d", disk.path(), "Async");
+    attach(&vmm, &tap);
+    vmm.put("/entropy", &json!({})).expect_204();
+    vmm.instance_start();
+    told.wait_for_ticks(&vmm, 2);
+    // The first one has everything since the start.
+    let saved = Saved { dir: tempfile::tempdir().unwrap() };
+    set_state(&vmm, "Paused");
+    create_diff(&vmm, &saved, &saved.memory());
+    let merged_elsewhere = dir.path().join("merged");
+    fs::copy(saved.memory(), &merged_elsewhere).unwrap();
+    let whole = Saved { dir: tempfile::tempdir().unwrap() };
+    for round in 1..=20 {
+        set_state(&vmm, "Resumed");
+        told.wait_for_ticks(&vmm, 2 + 2 * round);
+        set_state(&vmm, "Paused");
+        if round % 2 == 0 {
+            // In the file that is there.
+            create_diff(&vmm, &saved, &saved.memory());
+            fs::copy(saved.memory(), &merged_elsewhere).unwrap();
+        } else {
+            let alone = dir.path().join(format!("diff-{round}"));
+            create_diff(&vmm, &saved, &alone);
+            assert!(fs::metadata(&alone).unwrap().blocks() < fs::metadata(saved.memory()).unwrap().blocks());
+            rebase(&merged_elsewhere, &alone);
+            fs::copy(&merged_elsewhere, saved.memory()).unwrap();
+        }
+        create(&vmm, &whole).expect_204();
+        assert!(same_contents(&whole.memory(), &saved.memory()), "round {round}");
+    }
+    drop(vmm);
+    // A machine that comes from there tracks what it writes, too.
+    let vmm = told.by().start();
+    let mut load = saved.load();
+    load["track_dirty_pages"] = json!(true);
+    vmm.put("/snapshot/load", &load).expect_204();
+    told.wait_for_ticks(&vmm, 46);
+    set_state(&vmm, "Paused");
+    let more = dir.path().join("more");
+    create_diff(&vmm, &saved, &more);
+    fs::copy(saved.memory(), &merged_elsewhere).unwrap();
+    rebase(&merged_elsewhere, &more);
+    create(&vmm, &whole).expect_204();
+    assert!(same_contents(&whole.memory(), &merged_elsewhere));
+    drop(vmm);
+    fs::rename(&merged_elsewhere, saved.memory()).unwrap();
+    let vmm = restored_by(told.by(), &saved);
+    assert_eq!(vmm.wait_exit(PATIENCE), 0, "{}", vmm.said());
+    told.check();
+}
+
+/// Nobody was asked to log: what was touched is taken for what was written.
+#[test]
+fn without_a_log_a_difference_is_what_was_touched() {
+    let vmm = configured(&life(3).with("pool_mib", 8));
+    vmm.machine(1, 512);
+    vmm.instance_start();
+    wait_for_ticks(&vmm, 2);
+    let saved = Saved { dir: tempfile::tempdir().unwrap() };
+    set_state(&vmm, "Paused");
+    create_diff(&vmm, &saved, &saved.memory());
+    let used = fs::metadata(saved.memory()).unwrap().blocks() * 512;
+    assert!((8 << 20..32 << 20).contains(&used), "{used}");
+    drop(vmm);
+    finish(&restored(&saved));
+}
+
+/// As v1's monitor, which ends after a load that failed; under its own name it stays.
+#[test]
+fn by_the_other_name_a_load_that_fails_is_the_end() {
+    let builder = VmmBuilder::new();
+    let binary = builder.dir().join("firecracker");
+    mayfly_tests::binary::copy(&mayfly_tests::binary::mayfly(), &binary);
+    let vmm = builder.binary(binary).start();
+    let load = json!({"snapshot_path": "/nowhere/s", "mem_file_path": "/nowhere/m"});
+    let reply = vmm.put("/snapshot/load", &load);
+    reply.expect_fault("Failed to open snapshot file");
+    assert_eq!(reply.header("Deprecation"), Some("true"), "`mem_file_path` is");
+    assert_eq!(vmm.wait_exit(PATIENCE), 1, "{}", vmm.said());
 }

@@ -77,6 +77,7 @@ pub const SAVE: &[Call] = &[
     Call::with(SYS_ioctl, &[Arg::is(1, 0xc004_ae02)], "KVM_GET_MSR_INDEX_LIST"),
     Call::with(SYS_ioctl, &[Arg::is(1, 0x8030_ae7c)], "KVM_GET_CLOCK"),
     Call::with(SYS_ioctl, &[Arg::is(1, 0xae03)], "KVM_CHECK_EXTENSION"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x4010_ae42)], "KVM_GET_DIRTY_LOG"),
 ];
 
 /// vCPU threads.
@@ -106,8 +107,10 @@ pub const FILES: &[Call] = &[
     Call::any(SYS_flock, "nobody else writes the same snapshot"),
     Call::any(SYS_ftruncate, "a snapshot's file has holes"),
     Call::any(SYS_pwrite64, "memory, for a snapshot"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x4004_9409)], "FICLONE: a snapshot on top of an older one"),
     Call::any(SYS_mincore, "which of it was touched"),
     Call::any(SYS_sysinfo, "whether some of it may be swapped out"),
+    Call::any(SYS_uname, "on which kernel a snapshot was taken"),
     Call::any(SYS_fsync, "a snapshot is on the disk"),
     Call::any(SYS_rename, "and then gets its name"),
     Call::any(SYS_unlink, "or nothing is left of it"),

@@ -144,7 +144,7 @@ impl Filters {
         let name = match role {
             Role::Api => "api",
             Role::Vcpu(_) => "vcpu",
-            Role::Vmm | Role::Io(_) | Role::Files => "vmm",
+            Role::Vmm | Role::Io(_) | Role::Files | Role::Watch => "vmm",
         };
         self.0.get(name).cloned()
     }

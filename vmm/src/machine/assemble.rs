@@ -37,7 +37,7 @@ use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
 use crate::io_thread::IoThread;
 use crate::kvm::{self, Routes};
-use crate::memory::Memory;
+use crate::memory::{DirtyMap, Memory, Watch};
 use crate::sys::clock::process_cpu_time;
 use crate::vcpu::{Buses, Crew, EndOfInterrupt, Vcpu};
 
@@ -118,7 +118,14 @@ pub fn assemble(
     // 1. The VM and its memory slots, before any interrupt chip exists (see `memory`).
     let kvm = kvm::open(plan.machine.cpu_template().capabilities()).map_err(start_error)?;
     let vm = Arc::new(kvm::create_vm(&kvm).map_err(start_error)?);
-    let memory = Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory)).map_err(start_error)?;
+    let mut memory = Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory)).map_err(start_error)?;
+    // From here on, whoever touches memory may wait for another process.
+    let fences = Fences::new(around.seccomp.clone());
+    let watch = memory.faults.as_mut().and_then(|faults| faults.watch(around.exit.clone()));
+    let watch = match watch {
+        Some(watch) => Some((watch_thread(watch.clone(), &fences, &around.exit)?, watch)),
+        None => None,
+    };
     let ram = &memory.ram;
     // Only Intel processors without unrestricted guest use it; there it becomes a slot, so it belongs here too.
     vm.set_tss_address(layout::KVM_TSS.0 as usize)
@@ -193,7 +200,6 @@ pub fn assemble(
             (Identity::saved(ram.clone(), generation_id, clock), vcpus)
         }
     };
-    let fences = Fences::new(around.seccomp.clone());
     let vcpu_fence = fences.of_vcpus(&seats).map_err(start_error)?;
     let crew = Crew::muster(&vm, vcpus, &vcpu_fence, &fences.gate)
         .map_err(|e| start_error(format!("cannot start a vCPU thread: {e}")))?;
@@ -207,6 +213,7 @@ pub fn assemble(
     let files = files_thread(&fences, &around.exit)?;
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
     let _terminal = RawTerminal::enter();
+    let unsaved = nothing_written(&memory);
     let machine = Machine {
         crew,
         seats,
@@ -221,8 +228,15 @@ pub fn assemble(
         kvm,
         vm,
         memory,
+        unsaved,
+        watch,
     };
     Ok(Assembled { machine, fences })
+}
+
+/// Nothing, with room for what will be written if that is to be known.
+pub(super) fn nothing_written(memory: &Memory) -> DirtyMap {
+    if memory.slots.logs() { DirtyMap::new(&memory.layout()) } else { DirtyMap::default() }
 }
 
 /// The interrupts by which the guest learns that its generation id and its clock changed.
@@ -325,6 +339,13 @@ fn files_thread(fences: &Fences, exit: &Arc<ExitLatch>) -> Result<IoThread, Erro
     let fence = fences.of_files().map_err(start_error)?;
     IoThread::start(fence, &fences.gate, Vec::new(), exit.clone())
         .map_err(|e| start_error(format!("cannot start the thread that opens files: {e}")))
+}
+
+/// A thread that waits for the end of a page-fault handler.
+fn watch_thread(watch: Arc<Watch>, fences: &Fences, exit: &Arc<ExitLatch>) -> Result<IoThread, Error> {
+    let fence = fences.of_watch().map_err(start_error)?;
+    IoThread::start(fence, &fences.gate, vec![watch], exit.clone())
+        .map_err(|e| start_error(format!("cannot start the thread that watches the page-fault handler: {e}")))
 }
 
 /// Logs how long the guest took from the start request to the moment it says it is up.

@@ -90,6 +90,11 @@ impl Fences {
         self.seccomp.fence(Role::Files, &[calls::EVERY, calls::EVENT_LOOP, calls::FILES], true)
     }
 
+    /// For the thread that waits for the end of a page-fault handler, and has nothing to do with the guest.
+    pub(super) fn of_watch(&self) -> Result<Fence, FilterError> {
+        self.seccomp.fence(Role::Watch, &[calls::EVERY, calls::EVENT_LOOP], false)
+    }
+
     /// For the VMM thread of a machine with these devices.
     pub(super) fn of_vmm(&self, seats: &[Seat]) -> Result<Fence, FilterError> {
         let mut lists = vec![

@@ -33,7 +33,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::ResourceId;
 use crate::io_thread::IoThread;
-use crate::memory::Memory;
+use crate::memory::{DirtyMap, Memory, SlotError, Watch};
 use crate::telemetry::{Group, Registry};
 use crate::vcpu::Crew;
 
@@ -47,6 +47,8 @@ pub struct Machine {
     io_threads: Vec<(Vec<DeviceName>, IoThread)>,
     /// Opens files, and writes snapshots.
     files: IoThread,
+    /// Waits for the end of the page-fault handler, if there is one.
+    watch: Option<(IoThread, Arc<Watch>)>,
     keyboard: Arc<I8042>,
     serial: Arc<Com1>,
     pvpanic: Arc<PvPanic>,
@@ -57,6 +59,8 @@ pub struct Machine {
     kvm: Kvm,
     vm: Arc<VmFd>,
     memory: Memory,
+    /// Pages that were written since the last snapshot, as far as they were asked for.
+    unsaved: DirtyMap,
 }
 
 impl Machine {
@@ -110,6 +114,22 @@ impl Machine {
         &self.memory
     }
 
+    /// Pages that were written since the last snapshot, if the machine was told to log them. The machine stands still.
+    pub fn unsaved(&mut self) -> Result<Option<&DirtyMap>, SlotError> {
+        match self.memory.take_dirty()? {
+            Some(fresh) => {
+                self.unsaved.merge(&fresh);
+                Ok(Some(&self.unsaved))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// A snapshot was written, and what comes is compared with it.
+    pub fn was_saved(&mut self) {
+        self.unsaved = assemble::nothing_written(&self.memory);
+    }
+
     /// Tells the guest that it was restored from a snapshot and so may exist more than once. Call it before [`Self::resume`].
     pub fn renew_identity(&self) -> Result<(), IdentityError> {
         self.identity.renew()
@@ -141,7 +161,7 @@ impl Machine {
 
     /// Ends the guest: vCPU threads end, devices finish what is in flight and make it durable.
     pub fn shut_down(self) {
-        let Self { crew, seats, io_threads, files, serial, .. } = self;
+        let Self { crew, seats, io_threads, files, serial, watch, .. } = self;
         drop(crew);
         drop(files);
         drop(io_threads);
@@ -151,6 +171,9 @@ impl Machine {
             }
         }
         serial.finish();
+        if let Some((_thread, watch)) = &watch {
+            watch.machine_is_gone();
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::arch::state::{self, StateError, VcpuState};
 use crate::config::MAX_VCPUS;
 use crate::error::{Error, Subject};
 use crate::kvm::KvmError;
-use crate::memory::MemoryFile;
+use crate::memory::SavedMemory;
 use crate::snapshot::Section;
 
 /// The chips that every machine has.
@@ -69,7 +69,7 @@ pub struct Saved {
     /// Its state.
     pub state: State,
     /// Its memory.
-    pub memory: MemoryFile,
+    pub memory: SavedMemory,
     /// The guest's clock goes on from the time of day rather than from where it stood.
     pub clock_realtime: bool,
 }

@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use devices::ram::GuestRam;
+use devices::ram::{GuestRam, GuestRegion};
 use devices::virtio::mem::{Backing, Levels, Shape};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::{Access, MemoryError, Slot, Slots, anonymous};
 use crate::arch::layout;
@@ -22,7 +22,7 @@ pub struct HotplugRegion {
 }
 
 /// Maps the region that the plan asks for, if it does. It costs addresses only: nothing is reserved, and nothing touched.
-pub(super) fn map(plan: &Plan) -> Result<Option<(HotplugRegion, GuestRegionMmap)>, MemoryError> {
+pub(super) fn map(plan: &Plan) -> Result<Option<(HotplugRegion, GuestRegion)>, MemoryError> {
     let Some(config) = plan.memory_hotplug else { return Ok(None) };
     let bytes = |mib: u32| u64::from(mib) << 20;
     let (len, block_len, slot_len) =
@@ -30,7 +30,7 @@ pub(super) fn map(plan: &Plan) -> Result<Option<(HotplugRegion, GuestRegionMmap)
     let start = layout::hotplug_start(plan.machine.mem_size_bytes(), block_len)
         .ok_or_else(|| MemoryError::Hotplug("its addresses would pass the end of all addresses".to_owned()))?;
     let size = usize::try_from(len).map_err(|e| MemoryError::Hotplug(format!("{len} bytes: {e}")))?;
-    let region = anonymous(start, size, plan.machine.huge_pages())?;
+    let region = anonymous(start, size, &plan.machine)?;
     // The kernel joins neighbouring mappings that are alike; this one should be seen for what it is in `/proc/PID/smaps`.
     advice::no_fork(&region);
     let shape = Shape { start: start.0, len, block_len, slot_len };

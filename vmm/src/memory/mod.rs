@@ -3,11 +3,15 @@
 //! Called by the boot recipe, first thing: on some kernels a slot costs 0.05 ms before the interrupt chip exists and 7 ms after it,
 //! because it then waits for an SRCU grace period that the registration of an in-kernel chip queued (kernel commit 7d9a0273c459).
 
+mod dirty;
+mod handler;
 mod hotplug;
 mod origin;
 mod pmem;
 mod slots;
 
+pub use dirty::DirtyMap;
+pub use handler::{Faults, Handler, Watch};
 pub use hotplug::{HotplugMemory, HotplugRegion};
 pub use origin::{Layout, Mark, MemoryFile, Part};
 pub use pmem::PmemRegion;
@@ -16,14 +20,14 @@ pub use slots::{Access, Slot, SlotError, Slots};
 use std::io;
 use std::sync::Arc;
 
-use devices::ram::GuestRam;
+use devices::ram::{self, DirtyPages, GuestRam, GuestRegion};
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::arch::{cpuid, layout};
 use crate::blueprint::Plan;
-use crate::config::HugePages;
+use crate::config::{HugePages, MachineConfig};
 use crate::kvm::KvmError;
 use crate::sys::advice;
 
@@ -71,12 +75,24 @@ pub enum MemoryError {
     /// The file with a saved machine's memory cannot be used. The text is the v1 contract's.
     #[error("Error creating guest memory from file: Failed to load guest memory: {0}")]
     Saved(String),
+    /// The page-fault handler cannot be used. The text is the v1 contract's.
+    #[error("Error creating guest memory from uffd: {0}")]
+    Handler(String),
     /// KVM does not say what it can do.
     #[error(transparent)]
     Kvm(#[from] KvmError),
     /// KVM refuses a slot.
     #[error("Cannot register guest memory with KVM: {0}")]
     Slot(#[from] SlotError),
+}
+
+/// Where a saved machine's memory is.
+#[derive(Debug)]
+pub enum SavedMemory {
+    /// In a file.
+    File(MemoryFile),
+    /// With another process, which brings it page by page.
+    Handler(Handler),
 }
 
 /// All the memory of a machine.
@@ -93,15 +109,17 @@ pub struct Memory {
     pub hotplug: Option<HotplugRegion>,
     /// Pages that nobody has touched are zeroes: there is no file behind them.
     pub anonymous: bool,
+    /// What keeps memory coming that another process brings.
+    pub faults: Option<Faults>,
 }
 
 impl Memory {
     /// Maps the memory that the plan asks for and makes it known to KVM. Nothing is touched, so nothing is paid for until the guest uses
     /// it. What `saved` holds is there from the beginning.
-    pub fn new(kvm: &Kvm, vm: &Arc<VmFd>, plan: &Plan, saved: Option<&MemoryFile>) -> Result<Self, MemoryError> {
+    pub fn new(kvm: &Kvm, vm: &Arc<VmFd>, plan: &Plan, saved: Option<&SavedMemory>) -> Result<Self, MemoryError> {
         let size = plan.machine.mem_size_bytes();
         let size = usize::try_from(size).map_err(|e| MemoryError::Regions(format!("{size} bytes: {e}")))?;
-        let ram = allocate(&layout::ram_regions(size), plan.machine.huge_pages())?;
+        let ram = allocate(&layout::ram_regions(size), &plan.machine)?;
         let mut everything = ram.clone();
         let mut pmems = Vec::with_capacity(plan.pmems().len());
         for (opened, start) in place_pmems(plan)? {
@@ -114,12 +132,17 @@ impl Memory {
             everything = with(&everything, region)?;
             hotplug = Some(described);
         }
-        if let Some(saved) = saved {
-            saved.put_behind(&everything, hotplug.as_ref().map(|region| GuestAddress(region.shape.start)))?;
-        }
+        let faults = match saved {
+            None => None,
+            Some(SavedMemory::File(file)) => {
+                file.put_behind(&everything, hotplug.as_ref().map(|region| GuestAddress(region.shape.start)))?;
+                None
+            }
+            Some(SavedMemory::Handler(handler)) => Some(handler.hand_over(&everything, plan.machine.huge_pages())?),
+        };
         check_reach(kvm, &everything)?;
         let limit = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
-        let slots = Arc::new(Slots::new(vm.clone(), everything.clone(), limit));
+        let slots = Arc::new(Slots::new(vm.clone(), everything.clone(), limit, plan.machine.track_dirty_pages()));
         for region in ram.iter() {
             slots.set(region.start_addr(), region.len(), Access::ReadWrite)?;
         }
@@ -133,7 +156,7 @@ impl Memory {
                 return Err(MemoryError::HotplugSlots(shape.len >> 20, shape.slot_len >> 20, wanted, room));
             }
         }
-        Ok(Self { ram, everything, slots, pmems, hotplug, anonymous: saved.is_none() })
+        Ok(Self { ram, everything, slots, pmems, hotplug, anonymous: saved.is_none(), faults })
     }
 }
 
@@ -142,6 +165,21 @@ impl Memory {
     pub fn anonymous_parts(&self) -> Vec<u64> {
         let ram = self.ram.iter().map(|region| region.start_addr().0).filter(|_| self.anonymous);
         ram.chain(self.hotplug.as_ref().map(|region| region.shape.start)).collect()
+    }
+
+    /// What was written since this was last asked, by vCPUs and devices. `None` if nobody wanted to know.
+    pub fn take_dirty(&self) -> Result<Option<DirtyMap>, SlotError> {
+        if !self.slots.logs() {
+            return Ok(None);
+        }
+        let mut dirty = DirtyMap::new(&self.layout());
+        for (start, words) in self.slots.take_dirty()? {
+            dirty.add(start.0, &words);
+        }
+        for region in self.everything.iter() {
+            dirty.add(region.start_addr().0, &ram::take_dirty(region));
+        }
+        Ok(Some(dirty))
     }
 
     /// Where in a file each part of the guest's own memory goes.
@@ -161,17 +199,19 @@ fn place_pmems(plan: &Plan) -> Result<impl Iterator<Item = (pmem::Opened<'_>, Gu
 }
 
 /// Maps anonymous regions.
-fn allocate(regions: &[(GuestAddress, usize)], huge_pages: HugePages) -> Result<GuestRam, MemoryError> {
-    let mapped = regions.iter().map(|(base, len)| anonymous(*base, *len, huge_pages)).collect::<Result<_, _>>()?;
+fn allocate(regions: &[(GuestAddress, usize)], machine: &MachineConfig) -> Result<GuestRam, MemoryError> {
+    let mapped = regions.iter().map(|(base, len)| anonymous(*base, *len, machine)).collect::<Result<_, _>>()?;
     GuestRam::from_regions(mapped).map_err(|e| MemoryError::Regions(e.to_string()))
 }
 
-fn anonymous(base: GuestAddress, len: usize, huge_pages: HugePages) -> Result<GuestRegionMmap, MemoryError> {
+fn anonymous(base: GuestAddress, len: usize, machine: &MachineConfig) -> Result<GuestRegion, MemoryError> {
+    let huge_pages = machine.huge_pages();
     let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     if huge_pages == HugePages::Hugetlbfs2M {
         flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
     }
-    let region = MmapRegionBuilder::new(len)
+    let dirty = if machine.track_dirty_pages() { DirtyPages::known(len) } else { DirtyPages::default() };
+    let region = MmapRegionBuilder::new_with_bitmap(len, dirty)
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
         .with_mmap_flags(flags)
         .build()
@@ -185,11 +225,11 @@ fn anonymous(base: GuestAddress, len: usize, huge_pages: HugePages) -> Result<Gu
     if huge_pages == HugePages::Transparent {
         advice::huge_pages(&region);
     }
-    GuestRegionMmap::new(region, base)
+    GuestRegion::new(region, base)
         .ok_or_else(|| MemoryError::Regions(format!("a region at {:#x} passes the end of the address space", base.0)))
 }
 
-fn with(memory: &GuestRam, region: GuestRegionMmap) -> Result<GuestRam, MemoryError> {
+fn with(memory: &GuestRam, region: GuestRegion) -> Result<GuestRam, MemoryError> {
     memory.insert_region(Arc::new(region)).map_err(|e| MemoryError::Regions(e.to_string()))
 }
 

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use devices::ram::GuestRam;
+use devices::ram::{GuestRam, GuestRegion};
 use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::MemoryError;
 use crate::sys::map;
@@ -117,7 +117,7 @@ impl MemoryFile {
     }
 
     /// Copies what there is of a part; holes stay zeroes that nobody has touched.
-    fn copy(&self, part: &Part, region: &GuestRegionMmap) -> io::Result<()> {
+    fn copy(&self, part: &Part, region: &GuestRegion) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK_LEN];
         let end = part.offset.saturating_add(part.len);
         let mut at = part.offset;

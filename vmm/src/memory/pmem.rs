@@ -2,8 +2,9 @@
 
 use std::fs::File;
 
+use devices::ram::GuestRegion;
 use devices::sys::disk;
-use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress};
 
 use super::MemoryError;
 use crate::arch::layout::PMEM_ALIGN;
@@ -53,7 +54,7 @@ impl Opened<'_> {
     /// Guests want the region to be a multiple of 2 MiB (the unit in which Linux adds `struct page`s), files are not. Behind the last page
     /// of the file the region therefore consists of private zeroes: touching a shared mapping behind the end of its file would be SIGBUS.
     /// What a guest writes there is gone with the machine.
-    pub(super) fn map(self, start: GuestAddress) -> Result<(PmemRegion, GuestRegionMmap), MemoryError> {
+    pub(super) fn map(self, start: GuestAddress) -> Result<(PmemRegion, GuestRegion), MemoryError> {
         let Self { config, file, file_len, len } = self;
         let cannot = |e: &dyn std::fmt::Display| refuse(config, format!("Cannot map the backing file: {e}"));
         let tag = FileOffset::new(file.try_clone().map_err(|e| cannot(&e))?, 0);
@@ -61,8 +62,7 @@ impl Opened<'_> {
         let file_size = usize::try_from(file_len).map_err(|e| cannot(&e))?;
         let mapping = map::file_with_zeroes_behind(tag, file_size, size, config.read_only).map_err(|e| cannot(&e))?;
         advice::no_core_dump(&mapping);
-        let region =
-            GuestRegionMmap::new(mapping, start).ok_or_else(|| cannot(&"it passes the end of all addresses"))?;
+        let region = GuestRegion::new(mapping, start).ok_or_else(|| cannot(&"it passes the end of all addresses"))?;
         Ok((PmemRegion { file, start, len }, region))
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::ram::GuestRam;
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -17,6 +17,9 @@ pub enum SlotError {
     /// There is no memory of ours at this place.
     #[error("guest addresses {0:#x}+{1:#x} are not in one region of memory")]
     NoMemory(u64, u64),
+    /// KVM does not tell what was written.
+    #[error("KVM does not tell which pages of guest memory {0:#x}+{1:#x} were written: {2}")]
+    Log(u64, u64, io::Error),
     /// KVM refuses.
     #[error("KVM refuses guest memory {0:#x}+{1:#x}: {2}")]
     Kvm(u64, u64, io::Error),
@@ -40,6 +43,8 @@ struct Numbers {
     next: u32,
     /// Used once and free again.
     returned: Vec<u32>,
+    /// Those whose pages KVM logs: number, start, length in bytes.
+    logged: Vec<(u32, GuestAddress, usize)>,
 }
 
 /// Hands out slots of one VM. It holds the memory behind them, so that no slot outlives its mapping.
@@ -49,13 +54,32 @@ pub struct Slots {
     vm: Arc<VmFd>,
     memory: GuestRam,
     limit: u32,
+    /// KVM logs which pages of slots are written.
+    log: bool,
     numbers: Mutex<Numbers>,
 }
 
 impl Slots {
-    /// No slots yet, of `limit` (`KVM_CAP_NR_MEMSLOTS`), for all the memory a guest can ever have.
-    pub fn new(vm: Arc<VmFd>, memory: GuestRam, limit: u32) -> Self {
-        Self { vm, memory, limit, numbers: Mutex::new(Numbers { next: 0, returned: Vec::new() }) }
+    /// No slots yet, of `limit` (`KVM_CAP_NR_MEMSLOTS`), for all the memory a guest can ever have. With `log`, KVM logs which pages of
+    /// them vCPUs write to.
+    pub fn new(vm: Arc<VmFd>, memory: GuestRam, limit: u32, log: bool) -> Self {
+        let numbers = Numbers { next: 0, returned: Vec::new(), logged: Vec::new() };
+        Self { vm, memory, limit, log, numbers: Mutex::new(numbers) }
+    }
+
+    /// Whether KVM logs written pages.
+    pub fn logs(&self) -> bool {
+        self.log
+    }
+
+    /// The pages that vCPUs wrote to since this was last asked: for each slot its start and a bit for each page, the first one lowest.
+    pub fn take_dirty(&self) -> Result<Vec<(GuestAddress, Vec<u64>)>, SlotError> {
+        let logged = self.numbers().logged.clone();
+        let log = |(slot, start, len): (u32, GuestAddress, usize)| {
+            let bits = self.vm.get_dirty_log(slot, len).map_err(|e| SlotError::Log(start.0, len as u64, e.into()))?;
+            Ok((start, bits))
+        };
+        logged.into_iter().map(log).collect()
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {
@@ -74,6 +98,8 @@ impl Slots {
         let no_memory = || SlotError::NoMemory(start.0, len);
         let count = usize::try_from(len).ok().filter(|count| *count > 0).ok_or_else(no_memory)?;
         let place = self.memory.get_slice(start, count).map_err(|_| no_memory())?;
+        // A file keeps what is written to it by itself.
+        let is_file = self.memory.find_region(start).is_some_and(|region| region.file_offset().is_some());
         let mut numbers = self.numbers();
         let slot = match numbers.returned.pop() {
             Some(slot) => slot,
@@ -85,14 +111,23 @@ impl Slots {
         };
         let region = kvm_userspace_memory_region {
             slot,
-            flags: if access == Access::ReadOnly { KVM_MEM_READONLY } else { 0 },
+            flags: match access {
+                Access::ReadOnly => KVM_MEM_READONLY,
+                Access::ReadWrite if self.log && !is_file => KVM_MEM_LOG_DIRTY_PAGES,
+                Access::ReadWrite => 0,
+            },
             guest_phys_addr: start.0,
             memory_size: len,
             userspace_addr: place.ptr_guard_mut().as_ptr() as u64,
         };
         // SAFETY: the range was just found in a mapping that `memory` keeps alive, and we live longer than the vCPUs (see `Slots`).
         match unsafe { self.vm.set_user_memory_region(region) } {
-            Ok(()) => Ok(Slot(slot)),
+            Ok(()) => {
+                if region.flags & KVM_MEM_LOG_DIRTY_PAGES != 0 {
+                    numbers.logged.push((slot, start, count));
+                }
+                Ok(Slot(slot))
+            }
             Err(error) => {
                 numbers.returned.push(slot);
                 Err(SlotError::Kvm(start.0, len, error.into()))
@@ -107,7 +142,9 @@ impl Slots {
         // SAFETY: a slot of length zero refers to no memory.
         match unsafe { self.vm.set_user_memory_region(none) } {
             Ok(()) => {
-                self.numbers().returned.push(slot.0);
+                let mut numbers = self.numbers();
+                numbers.returned.push(slot.0);
+                numbers.logged.retain(|(logged, ..)| *logged != slot.0);
                 Ok(())
             }
             Err(error) => Err((slot, error.into())),
@@ -123,7 +160,7 @@ mod tests {
     fn slots(limit: u32) -> Slots {
         let vm = Arc::new(kvm::create_vm(&kvm::open(&[]).expect("this test needs /dev/kvm")).unwrap());
         let ranges = [(GuestAddress(0), 0x10_0000), (GuestAddress(0x20_0000), 0x10_0000)];
-        Slots::new(vm, GuestRam::from_ranges(&ranges).unwrap(), limit)
+        Slots::new(vm, GuestRam::from_ranges(&ranges).unwrap(), limit, false)
     }
 
     #[test]

@@ -36,13 +36,22 @@ impl Submit for CreateSnapshot {
     }
 }
 
+/// Where a saved machine's memory comes from.
+#[derive(Debug)]
+pub enum MemoryBackend {
+    /// A file.
+    File(PathBuf),
+    /// A process that brings it page by page, by the path of its socket.
+    Handler(PathBuf),
+}
+
 /// Builds the machine that a snapshot holds. The VMM has not been told anything yet that the snapshot brings along.
 #[derive(Debug)]
 pub struct LoadSnapshot {
     /// The state file.
     pub snapshot_path: PathBuf,
-    /// The memory file.
-    pub mem_file_path: PathBuf,
+    /// Where the memory is.
+    pub memory: MemoryBackend,
     /// Log written pages, for differential snapshots.
     pub track_dirty_pages: bool,
     /// Let it run.
@@ -55,6 +64,8 @@ pub struct LoadSnapshot {
     pub uds_path: Option<PathBuf>,
     /// Another page size behind guest memory.
     pub huge_pages: Option<HugePages>,
+    /// End the process if it fails, as v1 does.
+    pub or_end: bool,
 }
 
 impl Request for LoadSnapshot {

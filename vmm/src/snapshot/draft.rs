@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+/// Lets a file share the blocks of another (include/uapi/linux/fs.h).
+const FICLONE: u32 = 0x4004_9409;
 /// Links that are followed to where the file is to be.
 const MAX_LINKS: usize = 8;
 
@@ -43,6 +45,27 @@ impl Draft {
         Ok(draft)
     }
 
+    /// Begins what is to become the file at `target`, on top of what that holds if it is a file of so many bytes. Where the file system
+    /// can share blocks, the old contents stay under their name until the new ones are whole; elsewhere they change in place, as in v1.
+    pub fn onto(target: &Path, len: u64) -> io::Result<Self> {
+        let target = follow(target)?;
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let old = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(&target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::create(&target),
+            other => other?,
+        };
+        if old.metadata()?.len() != len {
+            return Self::create(&target);
+        }
+        let draft = Self::create(&target)?;
+        // SAFETY: a call without pointers on two descriptors of ours.
+        if unsafe { libc::ioctl(draft.file.as_raw_fd(), FICLONE as _, old.as_raw_fd()) } == 0 {
+            return Ok(draft);
+        }
+        drop(draft);
+        Ok(Self { file: old, path: target.clone(), target, published: true })
+    }
+
     /// To write to.
     pub fn file(&self) -> &File {
         &self.file
@@ -60,6 +83,9 @@ impl Draft {
 
     /// Gives it its name, for good.
     pub fn publish(mut self) -> io::Result<()> {
+        if self.published {
+            return Ok(());
+        }
         fs::rename(&self.path, &self.target)?;
         self.published = true;
         let dir = self.target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -127,6 +153,24 @@ mod tests {
         draft.write_all(b"new").unwrap();
         draft.publish().unwrap();
         assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn what_is_there_is_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("file");
+        let write = |bytes: &[u8]| {
+            let draft = Draft::onto(&target, 4).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(draft.file(), bytes, 1).unwrap();
+            draft.sync().unwrap();
+            draft.publish().unwrap();
+            fs::read(&target).unwrap()
+        };
+        assert_eq!(write(b"abc"), b"\0abc");
+        assert_eq!(write(b"d"), b"\0dbc");
+        fs::write(&target, "longer").unwrap();
+        assert_eq!(write(b"e"), b"\0e", "of another length: not what it should be");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

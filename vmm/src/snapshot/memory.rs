@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io;
 
-use devices::ram::GuestRam;
-use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
+use devices::ram::{GuestRam, GuestSlice};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use crate::memory::{Layout, Mark, Part};
+use crate::memory::{DirtyMap, Layout, Mark, Part};
 use crate::sys::pages::{self, PAGE_LEN};
 
 /// What is looked at and written at once, in bytes.
@@ -47,10 +47,67 @@ pub fn write_full(file: &File, ram: &GuestRam, layout: &Layout, anonymous: &[u64
     Ok(marker.marks())
 }
 
+/// Writes the pages that are in `dirty`, or all that somebody has touched, zeroes too, over what is in the file; of a file that is new, the
+/// rest are holes.
+///
+/// The marks are of these pages and of others: a file that holds these pages only is not taken for all of memory.
+pub fn write_diff(file: &File, ram: &GuestRam, layout: &Layout, dirty: Option<&DirtyMap>) -> io::Result<Vec<Mark>> {
+    file.set_len(layout.file_len())?;
+    let look_at_resident = dirty.is_none() && !pages::has_swap();
+    let mut marker = Marker::default();
+    let mut resident = Vec::new();
+    for part in layout.parts() {
+        let memory = slice(ram, part)?;
+        for_chunks(&memory, |chunk, at| {
+            if look_at_resident {
+                pages::resident(chunk, &mut resident)?;
+            }
+            let belongs = |page: usize| match dirty {
+                Some(dirty) => dirty.holds(part.start, (at / PAGE_LEN + page) as u64),
+                None => !look_at_resident || resident.get(page).is_some_and(|byte| byte & 1 != 0),
+            };
+            let count = chunk.len() / PAGE_LEN;
+            for_runs(
+                count,
+                |page| Ok(belongs(page)),
+                |first, count| {
+                    let offset = part.offset + (at + first * PAGE_LEN) as u64;
+                    let run = sub(chunk, first * PAGE_LEN, count * PAGE_LEN)?;
+                    marker.saw(&run, offset)?;
+                    pages::write_all(file, &run, offset)
+                },
+            )?;
+            if dirty.is_some() {
+                mark_another(chunk, &belongs, part.offset + at as u64, &mut marker)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(marker.marks())
+}
+
+/// Marks the first page with data that is not written, if somebody has touched it: a look at others would fill memory with zeroes.
+fn mark_another(
+    chunk: &GuestSlice<'_>,
+    written: &impl Fn(usize) -> bool,
+    offset: u64,
+    marker: &mut Marker,
+) -> io::Result<()> {
+    let mut resident = Vec::new();
+    pages::resident(chunk, &mut resident)?;
+    for (page, _) in resident.iter().enumerate().filter(|(page, byte)| **byte & 1 != 0 && !written(*page)) {
+        let memory = page_of(chunk, page)?;
+        if !pages::is_zero(&memory) {
+            return marker.saw(&memory, offset + (page * PAGE_LEN) as u64);
+        }
+    }
+    Ok(())
+}
+
 /// Calls `on_chunk` with one chunk of `memory` after the other and where it begins.
 fn for_chunks(
-    memory: &VolatileSlice<'_>,
-    mut on_chunk: impl FnMut(&VolatileSlice<'_>, usize) -> io::Result<()>,
+    memory: &GuestSlice<'_>,
+    mut on_chunk: impl FnMut(&GuestSlice<'_>, usize) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut at = 0;
     while at < memory.len() {
@@ -81,16 +138,16 @@ fn for_runs(
     first.map_or(Ok(()), |start| on_run(start, count - start))
 }
 
-fn slice<'a>(ram: &'a GuestRam, part: &Part) -> io::Result<VolatileSlice<'a>> {
+fn slice<'a>(ram: &'a GuestRam, part: &Part) -> io::Result<GuestSlice<'a>> {
     let len = usize::try_from(part.len).map_err(io::Error::other)?;
     ram.get_slice(GuestAddress(part.start), len).map_err(io::Error::other)
 }
 
-fn sub<'a>(memory: &VolatileSlice<'a>, at: usize, len: usize) -> io::Result<VolatileSlice<'a>> {
+fn sub<'a>(memory: &GuestSlice<'a>, at: usize, len: usize) -> io::Result<GuestSlice<'a>> {
     memory.subslice(at, len).map_err(io::Error::other)
 }
 
-fn page_of<'a>(chunk: &VolatileSlice<'a>, page: usize) -> io::Result<VolatileSlice<'a>> {
+fn page_of<'a>(chunk: &GuestSlice<'a>, page: usize) -> io::Result<GuestSlice<'a>> {
     sub(chunk, page * PAGE_LEN, PAGE_LEN)
 }
 
@@ -111,7 +168,7 @@ impl Default for Marker {
 
 impl Marker {
     /// A run of pages with data, from `offset` in the file on.
-    fn saw(&mut self, run: &VolatileSlice<'_>, offset: u64) -> io::Result<()> {
+    fn saw(&mut self, run: &GuestSlice<'_>, offset: u64) -> io::Result<()> {
         let chosen = self.runs.is_multiple_of(self.stride);
         self.runs += 1;
         if !chosen {
@@ -182,6 +239,47 @@ mod tests {
         };
         whole(&[0, 64 * MIB]);
         whole(&[]);
+    }
+
+    /// Whole memory, then three changes, each in a file of its own and in the whole one.
+    #[test]
+    fn differences_add_up() {
+        let (ram, layout) = ram();
+        let put = |byte: u8, at: u64| ram.write_obj(byte, GuestAddress(at)).unwrap();
+        (0..200).for_each(|page| put(7, page * 0x5000));
+        let whole = tempfile::tempfile().unwrap();
+        write_full(&whole, &ram, &layout, &[]).unwrap();
+        for round in 1..4u8 {
+            let mut dirty = DirtyMap::new(&layout);
+            for page in [u64::from(round), 40, 512 + u64::from(round), 1024] {
+                let address = if page < 2048 { page << 12 } else { 0 };
+                // A page of zeroes is a change, too.
+                put(if page == 40 { 0 } else { round }, address);
+                dirty.add(0, &one(page));
+            }
+            put(round, 64 * MIB + 5);
+            dirty.add(64 * MIB, &[1]);
+            let alone = tempfile::tempfile().unwrap();
+            let marks = write_diff(&alone, &ram, &layout, Some(&dirty)).unwrap();
+            assert!(alone.metadata().unwrap().blocks() * 512 <= 16 * PAGE_LEN as u64);
+            MemoryFile::new(alone, layout.clone(), &marks).expect_err("it is not all of memory");
+            let marks = write_diff(&whole, &ram, &layout, Some(&dirty)).unwrap();
+            MemoryFile::new(whole.try_clone().unwrap(), layout.clone(), &marks).unwrap();
+            let full = tempfile::tempfile().unwrap();
+            write_full(&full, &ram, &layout, &[]).unwrap();
+            let bytes = |file: &File| {
+                let mut bytes = vec![0; 12 << 20];
+                file.read_exact_at(&mut bytes, 0).unwrap();
+                bytes
+            };
+            assert!(bytes(&full) == bytes(&whole), "round {round}");
+        }
+    }
+
+    fn one(page: u64) -> Vec<u64> {
+        let mut words = vec![0; page as usize / 64 + 1];
+        words[page as usize / 64] = 1 << (page % 64);
+        words
     }
 
     #[test]

@@ -19,10 +19,12 @@ use serde::{Deserialize, Serialize};
 pub use configuration::{BadConfiguration, Configuration};
 pub use container::{BadFile, Reader, Section, VERSION, Version, Writer};
 
+use crate::arch::host::{HostCpu, Misfit};
 use crate::config::FullConfig;
 use crate::error::{Error, Subject};
 use crate::machine::{Devices, Platform, State, Vcpus};
-use crate::memory::{Layout, Mark, MemoryFile};
+use crate::memory::{DirtyMap, Handler, Layout, Mark, MemoryFile, SavedMemory};
+use crate::sys::process::kernel_release;
 use draft::Draft;
 
 /// Where a machine's memory is in its file, and what some of it holds.
@@ -37,8 +39,37 @@ impl Section for MemorySection {
     const VERSION: u16 = 1;
 }
 
+/// Where a machine was saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct HostSection {
+    cpu: HostCpu,
+    kernel: String,
+}
+
+impl HostSection {
+    fn here() -> Self {
+        Self { cpu: HostCpu::here(), kernel: kernel_release() }
+    }
+}
+
+impl Section for HostSection {
+    const NAME: &'static str = "host";
+    const VERSION: u16 = 1;
+}
+
 /// Most marks that are looked at.
 const MAX_MARKS: usize = 64;
+
+/// How much of memory is written.
+#[derive(Debug)]
+pub enum Extent {
+    /// All of it.
+    Full,
+    /// These pages.
+    Written(DirtyMap),
+    /// All pages that somebody has touched, because nobody knows which of them were written.
+    Touched,
+}
 
 /// What is to be written where.
 pub struct Job {
@@ -48,6 +79,8 @@ pub struct Job {
     pub state: State,
     /// The memory.
     pub ram: GuestRam,
+    /// How much of it.
+    pub extent: Extent,
     /// Where in the file its parts go.
     pub layout: Layout,
     /// Which parts are zeroes where nobody has touched them, by their guest addresses.
@@ -64,15 +97,26 @@ fn cannot(what: impl std::fmt::Display) -> Error {
 
 /// Writes both files. Neither has its name before both are whole and on the disk; after an error none of ours is left.
 pub fn save(job: Job) -> Result<(), Error> {
-    let Job { config, state, ram, layout, anonymous, snapshot_path, mem_file_path } = job;
+    let Job { config, state, ram, extent, layout, anonymous, snapshot_path, mem_file_path } = job;
     let memory_error =
         |e: &dyn std::fmt::Display| cannot(format!("Cannot write memory file: {}: {e}", mem_file_path.display()));
     let state_error =
         |e: &dyn std::fmt::Display| cannot(format!("Cannot write snapshot file: {}: {e}", snapshot_path.display()));
-    let memory = Draft::create(&mem_file_path).map_err(|e| memory_error(&e))?;
-    let marks = memory::write_full(memory.file(), &ram, &layout, &anonymous).map_err(|e| memory_error(&e))?;
+    let create = || match extent {
+        Extent::Full => Draft::create(&mem_file_path),
+        // A file that holds memory already becomes what memory is now.
+        Extent::Written(_) | Extent::Touched => Draft::onto(&mem_file_path, layout.file_len()),
+    };
+    let memory = create().map_err(|e| memory_error(&e))?;
+    let marks = match &extent {
+        Extent::Full => memory::write_full(memory.file(), &ram, &layout, &anonymous),
+        Extent::Written(dirty) => memory::write_diff(memory.file(), &ram, &layout, Some(dirty)),
+        Extent::Touched => memory::write_diff(memory.file(), &ram, &layout, None),
+    };
+    let marks = marks.map_err(|e| memory_error(&e))?;
     let mut writer = Writer::default();
     let parts = || -> Result<Vec<u8>, BadFile> {
+        writer.add(&HostSection::here())?;
         writer.add(&Configuration::from(&config))?;
         writer.add(&MemorySection { layout, marks })?;
         writer.add(&state.platform)?;
@@ -109,6 +153,9 @@ pub enum LoadError {
     /// It cannot be read, or makes no sense.
     #[error("Failed to get snapshot state from file: Failed to load snapshot state from file: {0}")]
     State(String),
+    /// The host is not one that the guest can go on on.
+    #[error("The host does not fit: {0}")]
+    Host(#[from] Misfit),
     /// The memory file cannot be used.
     #[error("Failed to load guest memory: {0}")]
     Memory(#[from] crate::memory::MemoryError),
@@ -134,6 +181,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, LoadError> {
 pub fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
     let bad = |e: BadFile| LoadError::State(e.to_string());
     let mut reader = Reader::new(bytes).map_err(bad)?;
+    let host: HostSection = reader.take().map_err(bad)?;
     let config: Configuration = reader.take().map_err(bad)?;
     let memory: MemorySection = reader.take().map_err(bad)?;
     let platform: Platform = reader.take().map_err(bad)?;
@@ -143,6 +191,20 @@ pub fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
     let config = config.check().map_err(|e| LoadError::State(e.to_string()))?;
     let state = State { platform, vcpus, devices };
     state.check(config.machine.vcpu_count()).map_err(LoadError::State)?;
+    let here = HostSection::here();
+    for vcpu in &state.vcpus.0 {
+        host.cpu.fits(&vcpu.cpuid, &here.cpu)?;
+    }
+    if host != here {
+        let HostSection { cpu, kernel } = &host;
+        log::warn!(
+            "The snapshot was taken on a host with another processor or kernel: signature {:#x} and Linux {}, here {:#x} and {}.",
+            cpu.signature,
+            kernel.escape_default(),
+            here.cpu.signature,
+            here.kernel
+        );
+    }
     if memory.marks.len() > MAX_MARKS {
         return Err(LoadError::State(format!("it has {} marks, and {MAX_MARKS} are the most", memory.marks.len())));
     }
@@ -151,10 +213,25 @@ pub fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
 
 impl Loaded {
     /// Its state, and its memory in the file at `path`.
-    pub fn with_memory(self, path: &Path) -> Result<(State, MemoryFile), LoadError> {
+    pub fn with_file(self, path: &Path) -> Result<(State, SavedMemory), LoadError> {
         let refuse = |e: &dyn std::fmt::Display| crate::memory::MemoryError::Saved(e.to_string());
         let file: File = crate::blueprint::open_image(path).map_err(|e| refuse(&e))?;
         let memory = MemoryFile::new(file, self.memory.layout, &self.memory.marks)?;
-        Ok((self.state, memory))
+        Ok((self.state, SavedMemory::File(memory)))
+    }
+
+    /// Its state, and its memory with the handler that listens at `path`.
+    pub fn with_handler(self, path: &Path) -> Result<(State, SavedMemory), LoadError> {
+        Ok((self.state, SavedMemory::Handler(Handler::connect(path, self.memory.layout)?)))
     }
 }
+
+/// Reads `data` as a state file, after giving it a checksum that fits. For fuzzing.
+pub fn fuzz(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    bytes.extend_from_slice(&crc32c::crc32c(data).to_le_bytes());
+    let _ = load(&bytes);
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,24 +3,25 @@
 use std::io;
 
 use vm_memory::MmapRegion;
+use vm_memory::bitmap::Bitmap;
 
 /// Keeps a region out of core dumps: guest secrets do not belong into a dump of the VMM.
-pub fn no_core_dump(region: &MmapRegion) {
+pub fn no_core_dump(region: &MmapRegion<impl Bitmap>) {
     advise(region, libc::MADV_DONTDUMP);
 }
 
 /// Asks for transparent huge pages.
-pub fn huge_pages(region: &MmapRegion) {
+pub fn huge_pages(region: &MmapRegion<impl Bitmap>) {
     advise(region, libc::MADV_HUGEPAGE);
 }
 
 /// Leaves a region out of children, of which we have none.
-pub fn no_fork(region: &MmapRegion) {
+pub fn no_fork(region: &MmapRegion<impl Bitmap>) {
     advise(region, libc::MADV_DONTFORK);
 }
 
 /// Gives pages of private anonymous memory back to the host. Whoever looks at them next, guest or device, finds zeroes.
-pub fn discard(region: &MmapRegion, offset: usize, len: usize) -> io::Result<()> {
+pub fn discard(region: &MmapRegion<impl Bitmap>, offset: usize, len: usize) -> io::Result<()> {
     // Pages of a file would come back with what is in the file.
     let anonymous = region.flags() & libc::MAP_ANONYMOUS != 0 && region.flags() & libc::MAP_PRIVATE != 0;
     if !anonymous || offset > region.size() || len > region.size() - offset {
@@ -28,13 +29,16 @@ pub fn discard(region: &MmapRegion, offset: usize, len: usize) -> io::Result<()>
     }
     // SAFETY: the range was just found to lie in a live mapping. It is guest memory, whose contents may change at any time anyway.
     match unsafe { libc::madvise(region.as_ptr().add(offset).cast(), len, libc::MADV_DONTNEED) } {
-        0 => Ok(()),
+        0 => {
+            region.bitmap().mark_dirty(offset, len);
+            Ok(())
+        }
         _ => Err(io::Error::last_os_error()),
     }
 }
 
 /// Advice that is not taken costs nothing, so errors are ignored.
-fn advise(region: &MmapRegion, advice: libc::c_int) {
+fn advise(region: &MmapRegion<impl Bitmap>, advice: libc::c_int) {
     // SAFETY: the range is exactly one live mapping, and neither piece of advice changes its contents.
     unsafe { libc::madvise(region.as_ptr().cast(), region.size(), advice) };
 }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use devices::ram::DirtyPages;
+use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, MmapRegion};
 
@@ -14,7 +16,7 @@ pub fn file_with_zeroes_behind(
     file_len: usize,
     len: usize,
     read_only: bool,
-) -> Result<MmapRegion, MmapRegionError> {
+) -> Result<MmapRegion<DirtyPages>, MmapRegionError> {
     if file_len == 0 || file_len > len {
         return Err(MmapRegionError::InvalidOffsetLength);
     }
@@ -37,7 +39,7 @@ pub fn file_with_zeroes_behind(
 
 /// Puts a file's bytes from `offset` on, private to this process, where `region` has zeroes: all of it, until it is written. `region` is
 /// anonymous, and the file at least that long.
-pub fn file_behind(region: &MmapRegion, file: &File, offset: u64) -> io::Result<()> {
+pub fn file_behind(region: &MmapRegion<impl Bitmap>, file: &File, offset: u64) -> io::Result<()> {
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
     let offset = i64::try_from(offset).map_err(io::Error::other)?;
@@ -54,7 +56,7 @@ mod tests {
 
     use super::*;
 
-    fn mapped(file: &std::fs::File, file_len: usize, read_only: bool) -> MmapRegion {
+    fn mapped(file: &std::fs::File, file_len: usize, read_only: bool) -> MmapRegion<DirtyPages> {
         file_with_zeroes_behind(FileOffset::new(file.try_clone().unwrap(), 0), file_len, 2 << 20, read_only).unwrap()
     }
 

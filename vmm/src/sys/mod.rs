@@ -14,5 +14,6 @@ pub mod process;
 pub mod signal_stack;
 pub mod signals;
 pub mod socket;
+pub mod uffd;
 
 pub use devices::sys::terminal;

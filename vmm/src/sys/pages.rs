@@ -5,12 +5,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
 
 /// Length of a page of the host in bytes, which is a guest's, too.
 pub const PAGE_LEN: usize = 4096;
 
 /// Which pages of a mapping are in memory: a byte for each, whose lowest bit says so. Pages that are swapped out are not, see [`has_swap`].
-pub fn resident(memory: &VolatileSlice<'_>, pages: &mut Vec<u8>) -> io::Result<()> {
+pub fn resident(memory: &VolatileSlice<'_, impl BitmapSlice>, pages: &mut Vec<u8>) -> io::Result<()> {
     pages.clear();
     pages.resize(memory.len().div_ceil(PAGE_LEN), 0);
     let guard = memory.ptr_guard();
@@ -30,7 +31,7 @@ pub fn has_swap() -> bool {
 }
 
 /// Whether a page, or less, holds zeroes only.
-pub fn is_zero(page: &VolatileSlice<'_>) -> bool {
+pub fn is_zero(page: &VolatileSlice<'_, impl BitmapSlice>) -> bool {
     let guard = page.ptr_guard();
     let words = page.len() / size_of::<u64>();
     let first = guard.as_ptr().cast::<u64>();
@@ -77,7 +78,7 @@ pub fn next_data(file: &File, from: u64, end: u64) -> io::Result<Option<(u64, u6
 }
 
 /// Writes all of `memory` to `file` at `offset`; the kernel reads it where it is.
-pub fn write_all(file: &File, memory: &VolatileSlice<'_>, offset: u64) -> io::Result<()> {
+pub fn write_all(file: &File, memory: &VolatileSlice<'_, impl BitmapSlice>, offset: u64) -> io::Result<()> {
     let guard = memory.ptr_guard();
     let mut done = 0;
     while done < memory.len() {

@@ -192,6 +192,18 @@ impl ThreadName {
     }
 }
 
+/// The kernel's release, such as `6.1.0-48-amd64`; empty if it does not say.
+pub fn kernel_release() -> String {
+    // SAFETY: plain data, for which all zeroes is a value.
+    let mut about: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: a struct of the right type to write to.
+    if unsafe { libc::uname(&raw mut about) } != 0 {
+        return String::new();
+    }
+    let release = about.release.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0).collect();
+    String::from_utf8(release).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -228,9 +228,26 @@ impl Vm {
 
     /// `InstanceStart`, and the wait for the guest's first words.
     pub(crate) fn start(&mut self) -> Result<Started> {
-        let body = json!({"action_type": "InstanceStart"}).to_string();
+        let body = json!({"action_type": "InstanceStart"});
+        self.put_and_hear("/actions", &body, |console| console.seen("mayfly-guest ready"))
+    }
+
+    /// `PUT /snapshot/load` with `resume_vm`, and the wait for the guest's next byte.
+    pub(crate) fn load(&mut self, state: &Path, memory: &Path) -> Result<Started> {
+        let backend = json!({"backend_type": "File", "backend_path": memory});
+        let body = json!({"snapshot_path": state, "mem_backend": backend, "resume_vm": true});
+        self.put_and_hear("/snapshot/load", &body, Console::first)
+    }
+
+    /// A request that makes the guest speak, and the wait for what it says.
+    fn put_and_hear(
+        &mut self,
+        path: &str,
+        body: &Value,
+        heard: impl Fn(&Console) -> Option<Instant>,
+    ) -> Result<Started> {
         let start = Instant::now();
-        self.client.send("PUT", "/actions", Some(&body))?;
+        self.client.send("PUT", path, Some(&body.to_string()))?;
         let socket = self.client.stream().as_raw_fd();
         let (mut call, mut first_output) = (None, None);
         // Either may come first, and neither may be dated by the arrival of the other.
@@ -240,15 +257,14 @@ impl Vm {
             if reply {
                 let reply = self.client.read_response();
                 call = Some(start.elapsed());
-                let reply = reply.with_context(|| format!("InstanceStart{}", self.said()))?;
+                let reply = reply.with_context(|| format!("PUT {path}{}", self.said()))?;
                 if reply.status != 204 {
-                    bail!("InstanceStart: {} {}", reply.status, reply.text());
+                    bail!("PUT {path}: {} {}", reply.status, reply.text());
                 }
             }
             if output {
                 self.console.take()?;
-                let seen = self.console.seen("mayfly-guest ready");
-                first_output = seen.map(|at| at.duration_since(start));
+                first_output = heard(&self.console).map(|at| at.duration_since(start));
             }
             if !reply && !output || (self.console.descriptor().is_none() && first_output.is_none()) {
                 bail!("the guest said nothing{}", self.said());

@@ -4,10 +4,11 @@ use crate::actor::Vmm;
 use crate::blueprint::Plan;
 use crate::config::{FullConfig, HugePages, MachinePatch, VsockConfig};
 use crate::error::{Error, Subject};
+use crate::exit::ExitReason;
 use crate::lifecycle::Phase;
 use crate::machine::{Origin, Saved};
-use crate::requests::{Answer, CreateSnapshot, LoadSnapshot, SnapshotKind};
-use crate::snapshot;
+use crate::requests::{Answer, CreateSnapshot, LoadSnapshot, MemoryBackend, SnapshotKind};
+use crate::snapshot::{self, Extent};
 use crate::telemetry::{LATENCIES, microseconds};
 
 fn refuse(what: impl std::fmt::Display) -> Error {
@@ -23,22 +24,30 @@ impl Vmm {
     pub(crate) fn create_snapshot(&mut self, ask: CreateSnapshot, answer: Answer<()>) {
         let asked = Instant::now();
         let CreateSnapshot { kind, snapshot_path, mem_file_path } = ask;
-        let Some(machine) = &self.machine else { return answer(Err(Error::gone())) };
-        let state = match machine.save() {
-            Ok(state) => state,
-            Err(refusal) => return answer(Err(refusal)),
+        let handle = self.handle();
+        let Some(machine) = &mut self.machine else { return answer(Err(Error::gone())) };
+        let written = machine.unsaved().map(Option::<&_>::cloned);
+        let written = written.map_err(|e| Error::host(Subject::SaveSnapshot, format!("Cannot get dirty bitmap: {e}")));
+        let (state, written) = match (machine.save(), written) {
+            (Ok(state), Ok(written)) => (state, written),
+            (Err(refusal), _) | (_, Err(refusal)) => return answer(Err(refusal)),
+        };
+        let extent = match (kind, written) {
+            (SnapshotKind::Full, _) => Extent::Full,
+            (SnapshotKind::Diff, Some(written)) => Extent::Written(written),
+            (SnapshotKind::Diff, None) => Extent::Touched,
         };
         let memory = machine.memory();
         let job = snapshot::Job {
             config: self.plan.config(),
             state,
             ram: memory.everything.clone(),
+            extent,
             layout: memory.layout(),
             anonymous: memory.anonymous_parts(),
             snapshot_path,
             mem_file_path,
         };
-        let handle = self.handle();
         machine.run_with_files(move || {
             let outcome = snapshot::save(job);
             handle.send(move |vmm| {
@@ -47,6 +56,9 @@ impl Vmm {
                     SnapshotKind::Diff => &LATENCIES.vmm_diff_create_snapshot,
                 };
                 latency.set(microseconds(asked.elapsed()));
+                if let (Ok(()), Some(machine)) = (&outcome, &mut vmm.machine) {
+                    machine.was_saved();
+                }
                 answer(outcome);
                 vmm.serve_postponed();
             });
@@ -60,13 +72,26 @@ impl Vmm {
         if !self.plan.is_pristine() {
             return Err(refuse("Loading a microVM snapshot not allowed after configuring boot-specific resources."));
         }
+        let or_end = ask.or_end;
+        self.restore(ask, asked).inspect_err(|refusal| {
+            if or_end {
+                self.exit().report(ExitReason::Lost(format!("the snapshot could not be loaded: {refusal}")));
+            }
+        })
+    }
+
+    fn restore(&mut self, ask: LoadSnapshot, asked: Instant) -> Result<(), Error> {
         log::debug!("event_start: build microvm from snapshot");
         let bytes = snapshot::read_file(&ask.snapshot_path).map_err(failed)?;
         let mut loaded = snapshot::load(&bytes).map_err(failed)?;
         drop(bytes);
         override_config(&mut loaded.config, &ask)?;
         let config = loaded.config.clone();
-        let (state, memory) = loaded.with_memory(&ask.mem_file_path).map_err(failed)?;
+        let loaded = match &ask.memory {
+            MemoryBackend::File(path) => loaded.with_file(path),
+            MemoryBackend::Handler(path) => loaded.with_handler(path),
+        };
+        let (state, memory) = loaded.map_err(failed)?;
         let saved = Saved { state, memory, clock_realtime: ask.clock_realtime };
         let serial = std::mem::take(&mut self.plan.serial);
         let mut plan = match Plan::revived(config, serial) {
@@ -117,7 +142,7 @@ fn override_config(config: &mut FullConfig, ask: &LoadSnapshot) -> Result<(), Er
         ..MachinePatch::default()
     };
     config.machine = config.machine.patched(&patch).map_err(failed)?;
-    if config.machine.huge_pages() == HugePages::Hugetlbfs2M {
+    if config.machine.huge_pages() == HugePages::Hugetlbfs2M && matches!(ask.memory, MemoryBackend::File(_)) {
         return Err(failed(
             "a memory file cannot be behind pages of hugetlbfs: use huge_pages None or Transparent, or a backend of type Uffd",
         ));

@@ -11,6 +11,7 @@
 pub mod acpi;
 pub mod boot;
 pub mod cpuid;
+pub mod host;
 pub mod layout;
 pub mod mptable;
 pub mod msr;

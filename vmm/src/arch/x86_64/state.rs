@@ -258,3 +258,28 @@ impl VcpuState {
         Ok(())
     }
 }
+
+#[cfg(test)]
+impl VcpuState {
+    /// One that was just made.
+    pub fn blank() -> Self {
+        Self {
+            cpuid: vec![kvm_cpuid_entry2::default()],
+            tsc_khz: 0,
+            mp_state: kvm_mp_state::default(),
+            regs: kvm_regs::default(),
+            sregs: kvm_sregs::default(),
+            xsave: vec![0; XSAVE_LEN],
+            xcrs: kvm_xcrs::default(),
+            debug_regs: kvm_debugregs::default(),
+            lapic: kvm_lapic_state::default(),
+            msrs: Vec::new(),
+            events: kvm_vcpu_events::default(),
+        }
+    }
+
+    /// With another instruction pointer.
+    pub fn spoil_rip(&mut self, rip: u64) {
+        self.regs.rip = rip;
+    }
+}

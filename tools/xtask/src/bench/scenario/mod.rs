@@ -9,6 +9,7 @@ mod mmds;
 mod net;
 mod requests;
 mod slow_drive;
+mod snapshot;
 mod start;
 mod vsock;
 
@@ -39,6 +40,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         jail::JAIL,
         requests::REQUESTS,
         start::INSTANCE,
+        snapshot::SNAPSHOT,
         create_destroy::CYCLES,
         memory::MEMORY,
         idle::IDLE,

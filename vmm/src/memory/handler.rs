@@ -1,0 +1,142 @@
+//! Guest memory that a page-fault handler brings: another process, reached by a Unix socket, that has the snapshot's memory.
+//!
+//! The handshake is v1's, to the byte: one message with a JSON array that says what is where, and the userfaultfd beside it. Nothing else is
+//! ever sent. Handlers of others rely on it.
+
+use std::fmt::Write;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use devices::event::{Interest, Source, Subscriber};
+use devices::ram::GuestRam;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+use super::{Layout, MemoryError};
+use crate::config::HugePages;
+use crate::exit::{ExitLatch, ExitReason};
+use crate::sys::pages::PAGE_LEN;
+use crate::sys::uffd::{self, Uffd};
+
+/// How long the end in good order may take before the process ends without it.
+const GOOD_ORDER: Duration = Duration::from_secs(1);
+
+/// How often to look whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A handler that listens, and the layout of the memory that it is to bring.
+#[derive(Debug)]
+pub struct Handler {
+    stream: UnixStream,
+    layout: Layout,
+}
+
+/// What keeps memory coming.
+#[derive(Debug)]
+pub struct Faults {
+    /// Open as long as the machine lives: without it, missing pages would be zeroes.
+    _uffd: Uffd,
+    /// Open as long as the machine lives: by its end the handler notices that of the machine.
+    _stream: UnixStream,
+    /// Readable when the handler has ended.
+    end: Option<OwnedFd>,
+}
+
+impl Faults {
+    /// Who sees to it that the machine ends when the handler has. `None` if the handler cannot be watched.
+    pub fn watch(&mut self, exit: Arc<ExitLatch>) -> Option<Arc<Watch>> {
+        Some(Arc::new(Watch { end: self.end.take()?, exit, over: AtomicBool::new(false) }))
+    }
+}
+
+/// Waits for the end of a handler, on a thread of its own: all others may wait for a page that nobody brings.
+#[derive(Debug)]
+pub struct Watch {
+    end: OwnedFd,
+    exit: Arc<ExitLatch>,
+    /// The machine has ended in good order.
+    over: AtomicBool,
+}
+
+impl Watch {
+    /// The machine has ended, and nobody waits for memory any more.
+    pub fn machine_is_gone(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Subscriber for Watch {
+    fn sources(&self) -> Vec<Source> {
+        vec![Source { fd: self.end.as_raw_fd(), interest: Interest::Readable, token: 0 }]
+    }
+
+    fn ready(&self, _token: u32) {
+        let why = "the page-fault handler has ended, and with it all memory that it had not brought yet";
+        self.exit.report(ExitReason::Lost(why.to_owned()));
+        let until = Instant::now() + GOOD_ORDER;
+        while Instant::now() < until {
+            if self.over.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        log::error!("The machine is lost: {why}. It does not end in good order, because a thread waits for memory.");
+        log::logger().flush();
+        std::process::exit(i32::from(ExitReason::Lost(String::new()).code()));
+    }
+}
+
+impl Handler {
+    /// Connects to the handler's socket.
+    pub fn connect(path: &Path, layout: Layout) -> Result<Self, MemoryError> {
+        let stream = UnixStream::connect(path)
+            .map_err(|e| MemoryError::Handler(format!("Failed to connect to UDS Unix stream: {e}")))?;
+        Ok(Self { stream, layout })
+    }
+
+    /// Hands memory that was just mapped over to it.
+    pub(super) fn hand_over(&self, memory: &GuestRam, huge_pages: HugePages) -> Result<Faults, MemoryError> {
+        let fail = |what: &str, e: io::Error| MemoryError::Handler(format!("{what}: {e}"));
+        let uffd = Uffd::new().map_err(|e| {
+            fail("Failed to create userfaultfd (give this user access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd)", e)
+        })?;
+        let page_len = match huge_pages {
+            HugePages::None | HugePages::Transparent => PAGE_LEN,
+            HugePages::Hugetlbfs2M => 2 << 20,
+        };
+        let mut message = String::from("[");
+        for part in self.layout.parts() {
+            let region = memory.find_region(GuestAddress(part.start));
+            let region = region.filter(|region| region.start_addr().0 == part.start && region.len() == part.len);
+            let region = region.ok_or_else(|| {
+                let (start, len) = (part.start, part.len);
+                MemoryError::Handler(format!(
+                    "the snapshot has memory at {start:#x}+{len:#x}, and the machine does not"
+                ))
+            })?;
+            uffd.register(region).map_err(|e| fail("Failed to register memory with userfaultfd", e))?;
+            let comma = if message.len() > 1 { "," } else { "" };
+            // The last one is in bytes too: older handlers read it by that name.
+            let _ = write!(
+                message,
+                r#"{comma}{{"base_host_virt_addr":{},"size":{},"offset":{},"page_size":{page_len},"page_size_kib":{page_len}}}"#,
+                region.as_ptr() as u64,
+                part.len,
+                part.offset
+            );
+        }
+        message.push(']');
+        let sent = self.stream.send_with_fd(message.as_bytes(), uffd.as_raw_fd());
+        match sent.map_err(|e| fail("Failed to send file descriptor", io::Error::from_raw_os_error(e.errno())))? {
+            count if count == message.len() => {}
+            count => return Err(MemoryError::Handler(format!("{count} of {} bytes were sent", message.len()))),
+        }
+        let stream = self.stream.try_clone().map_err(|e| fail("Failed to keep the connection", e))?;
+        Ok(Faults { end: uffd::end_of_peer(&stream), _uffd: uffd, _stream: stream })
+    }
+}
