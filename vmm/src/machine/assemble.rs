@@ -115,12 +115,15 @@ pub fn assemble(
         Some(_) => CommandLine::default(),
     };
 
+    // First, because it puts up its fence while the rest is done: the thread that every machine has.
+    let fences = Fences::new(around.seccomp.clone());
+    let files = files_thread(&fences, &around.exit)?;
+
     // 1. The VM and its memory slots, before any interrupt chip exists (see `memory`).
     let kvm = kvm::open(plan.machine.cpu_template().capabilities()).map_err(start_error)?;
     let vm = Arc::new(kvm::create_vm(&kvm).map_err(start_error)?);
     let mut memory = Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory)).map_err(start_error)?;
     // From here on, whoever touches memory may wait for another process.
-    let fences = Fences::new(around.seccomp.clone());
     let watch = memory.faults.as_mut().and_then(|faults| faults.watch(around.exit.clone()));
     let watch = match watch {
         Some(watch) => Some((watch_thread(watch.clone(), &fences, &around.exit)?, watch)),
@@ -210,7 +213,6 @@ pub fn assemble(
         events.add(seat.cell.clone()).map_err(start_error)?;
     }
     let io_threads = io_threads(&seats, hub, &fences, &around.exit)?;
-    let files = files_thread(&fences, &around.exit)?;
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
     let _terminal = RawTerminal::enter();
     let unsaved = nothing_written(&memory);

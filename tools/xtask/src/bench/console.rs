@@ -45,11 +45,6 @@ impl Console {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
-    /// When the first byte arrived, if one has.
-    pub(crate) fn first(&self) -> Option<Instant> {
-        self.arrivals.first().filter(|(len, _)| *len > 0).map(|(_, at)| *at)
-    }
-
     /// When the first byte of the first `pattern` arrived, if it has.
     pub(crate) fn seen(&self, pattern: &str) -> Option<Instant> {
         let found = self.bytes.windows(pattern.len()).position(|window| window == pattern.as_bytes())?;
