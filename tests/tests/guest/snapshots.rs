@@ -192,18 +192,20 @@ fn devices_lose_and_double_nothing() {
         attach(&vmm, &tap);
         vmm.put("/entropy", &json!({})).expect_204();
         vmm.instance_start();
-        for round in 1..=20 {
-            told.wait_for_ticks(&vmm, 2 * round);
+        const TIMES: usize = 100;
+        for round in 1..=TIMES {
+            told.wait_for_ticks(&vmm, round);
             let saved = save(&vmm);
             drop(vmm);
             vmm = restored_by(told.by(), &saved);
         }
-        told.wait_for_ticks(&vmm, 50);
+        told.wait_for_ticks(&vmm, TIMES + 10);
         told.check();
         let text = told.text();
         let (_, last) = *ticks(&text).last().unwrap();
         assert!(!last.contains("answers=0 ") && !last.contains("frames=0 ") && !last.contains("draws=0 "), "{last}");
-        assert_eq!(text.matches("restored=").count(), 20);
+        // Whoever is saved before it looks at its id has seen one less.
+        assert!(text.matches("restored=").count() >= TIMES / 2, "{}", text.matches("restored=").count());
     }
 }
 
@@ -588,4 +590,174 @@ fn by_the_other_name_a_load_that_fails_is_the_end() {
     reply.expect_fault("Failed to open snapshot file");
     assert_eq!(reply.header("Deprecation"), Some("true"), "`mem_file_path` is");
     assert_eq!(vmm.wait_exit(PATIENCE), 1, "{}", vmm.said());
+}
+
+/// R6: the files that a machine came from are its own to replace.
+#[test]
+fn a_machine_may_be_saved_over_the_files_it_came_from() {
+    let told = Told::new();
+    let vmm = living(&told, 1_000_000);
+    vmm.instance_start();
+    told.wait_for_ticks(&vmm, 2);
+    let saved = save(&vmm);
+    drop(vmm);
+    let mut vmm = restored_by(told.by(), &saved);
+    for round in 1..=5 {
+        told.wait_for_ticks(&vmm, 3 * round);
+        set_state(&vmm, "Paused");
+        create(&vmm, &saved).expect_204();
+        if round % 2 == 0 {
+            drop(vmm);
+            vmm = restored_by(told.by(), &saved);
+        } else {
+            set_state(&vmm, "Resumed");
+        }
+    }
+    told.wait_for_ticks(&vmm, 20);
+    told.check();
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// R1: killed at any moment of a save, the process leaves the snapshot that was there or the one that it was writing.
+#[test]
+fn a_kill_leaves_a_whole_snapshot() {
+    let vmm = configured(&life(3).with("pool_mib", 8));
+    vmm.instance_start();
+    wait_for_ticks(&vmm, 2);
+    let saved = save(&vmm);
+    drop(vmm);
+    for turn in 0..30u64 {
+        let vmm = VmmBuilder::new().start();
+        let mut load = saved.load();
+        load["resume_vm"] = json!(false);
+        vmm.put("/snapshot/load", &load).expect_204();
+        let body = json!({"snapshot_path": saved.state(), "mem_file_path": saved.memory()}).to_string();
+        let mut client = vmm.client();
+        client.send("PUT", "/snapshot/create", Some(&body)).unwrap();
+        std::thread::sleep(Duration::from_micros(turn * 700));
+        vmm.signal(9);
+        let _ = vmm.wait_exit(PATIENCE);
+        let known = [".memory.partial", ".state.partial", "memory", "state"];
+        assert!(
+            names(saved.dir.path()).iter().all(|name| known.contains(&name.as_str())),
+            "{:?}",
+            names(saved.dir.path())
+        );
+        let vmm = VmmBuilder::new().start();
+        vmm.put("/snapshot/load", &load).expect_204();
+    }
+    // The next one takes over what was left.
+    let vmm = VmmBuilder::new().start();
+    let mut load = saved.load();
+    load["resume_vm"] = json!(false);
+    vmm.put("/snapshot/load", &load).expect_204();
+    create(&vmm, &saved).expect_204();
+    assert_eq!(names(saved.dir.path()), ["memory", "state"]);
+    drop(vmm);
+    finish(&restored(&saved));
+}
+
+/// A file system with room for so much, as long as it lives.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new(mib: u32) -> Self {
+        mayfly_tests::binary::require_root();
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={mib}m");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).status().unwrap();
+        assert!(mounted.success());
+        Self(dir)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// R2: a full disk, and a limit on files, cost the snapshot and nothing else.
+#[test]
+fn no_room_is_an_error_and_the_machine_goes_on() {
+    let told = Told::new();
+    let vmm = configured_with(told.by(), guest::ELF, &life(1_000_000).with("pool_mib", 16));
+    vmm.instance_start();
+    told.wait_for_ticks(&vmm, 2);
+    let saved = save(&vmm);
+    let (state, memory) = (fs::read(saved.state()).unwrap(), fs::read(saved.memory()).unwrap());
+    let small = Small::new(4);
+    let elsewhere = |name: &str| small.0.path().join(name);
+    let no_memory = json!({"snapshot_path": saved.state(), "mem_file_path": elsewhere("memory")});
+    vmm.put("/snapshot/create", &no_memory).expect_fault("No space left on device");
+    assert_eq!(names(small.0.path()), [""; 0]);
+    fs::write(elsewhere("filler"), vec![1; 5 << 20]).unwrap_err();
+    let no_state = json!({"snapshot_path": elsewhere("state"), "mem_file_path": saved.memory()});
+    vmm.put("/snapshot/create", &no_state).expect_fault("No space left on device");
+    let nowhere = json!({"snapshot_path": "/nowhere/state", "mem_file_path": saved.memory()});
+    vmm.put("/snapshot/create", &nowhere).expect_fault("Cannot write snapshot file");
+    let folder = json!({"snapshot_path": saved.state(), "mem_file_path": small.0.path()});
+    vmm.put("/snapshot/create", &folder).expect_fault("it exists and is no file");
+    let limit = |bytes: &str| {
+        let pid = vmm.pid().to_string();
+        assert!(Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}")]).status().unwrap().success());
+    };
+    limit("1000000:");
+    create(&vmm, &saved).expect_fault("File too large");
+    limit("unlimited:");
+    // What was there is there, and nothing else.
+    assert_eq!(names(saved.dir.path()), ["memory", "state"]);
+    assert!(fs::read(saved.state()).unwrap() == state && fs::read(saved.memory()).unwrap() == memory);
+    set_state(&vmm, "Resumed");
+    let ticks = ticks(&told.text()).len();
+    told.wait_for_ticks(&vmm, ticks + 3);
+    set_state(&vmm, "Paused");
+    create(&vmm, &saved).expect_204();
+    drop(vmm);
+    let vmm = restored_by(told.by(), &saved);
+    told.wait_for_ticks(&vmm, ticks + 8);
+    told.check();
+}
+
+/// The guest's clock may go on from the time of day. (That it does Linux guests would notice; here it is that KVM takes it.)
+#[test]
+fn the_clock_may_follow_the_time_of_day() {
+    let vmm = configured(&life(2));
+    vmm.instance_start();
+    wait_for_ticks(&vmm, 2);
+    let saved = save(&vmm);
+    drop(vmm);
+    let vmm = VmmBuilder::new().start();
+    let mut load = saved.load();
+    load["clock_realtime"] = json!(true);
+    vmm.put("/snapshot/load", &load).expect_204();
+    finish(&vmm);
+}
+
+/// S3: whoever cuts the memory file of a living machine ends it, and it says why.
+#[test]
+fn a_memory_file_that_becomes_shorter_ends_the_machine() {
+    let vmm = configured(&life(1_000_000).with("pool_mib", 8));
+    vmm.instance_start();
+    wait_for_ticks(&vmm, 2);
+    let saved = save(&vmm);
+    drop(vmm);
+    let vmm = VmmBuilder::new().start();
+    let mut load = saved.load();
+    load["resume_vm"] = json!(false);
+    vmm.put("/snapshot/load", &load).expect_204();
+    // What the guest runs with, its page tables among it, lies below.
+    fs::File::options().write(true).open(saved.memory()).unwrap().set_len(18 << 20).unwrap();
+    set_state(&vmm, "Resumed");
+    // The guest's doing: 1; ours: 149, SIGBUS.
+    let code = vmm.wait_exit(PATIENCE);
+    assert!(matches!(code, 1 | 149), "{code}\n{}", vmm.said());
+    assert!(vmm.log().contains("became shorter") || vmm.log().contains("signal 7"), "{}", vmm.log());
 }

@@ -39,6 +39,7 @@ use crate::io_thread::IoThread;
 use crate::kvm::{self, Routes};
 use crate::memory::{DirtyMap, Memory, Watch};
 use crate::sys::clock::process_cpu_time;
+use crate::sys::signals;
 use crate::vcpu::{Buses, Crew, EndOfInterrupt, Vcpu};
 
 /// What a machine needs from those around it.
@@ -339,8 +340,11 @@ fn io_threads(
 /// A thread that may open files when no other may: another one for a drive, or those of a snapshot.
 fn files_thread(fences: &Fences, exit: &Arc<ExitLatch>) -> Result<IoThread, Error> {
     let fence = fences.of_files().map_err(start_error)?;
-    IoThread::start(fence, &fences.gate, Vec::new(), exit.clone())
-        .map_err(|e| start_error(format!("cannot start the thread that opens files: {e}")))
+    let thread = IoThread::start(fence, &fences.gate, Vec::new(), exit.clone())
+        .map_err(|e| start_error(format!("cannot start the thread that opens files: {e}")))?;
+    // A snapshot that becomes too large costs the snapshot.
+    thread.run(signals::hear_of_too_large_files_by_errors);
+    Ok(thread)
 }
 
 /// A thread that waits for the end of a page-fault handler.

@@ -81,15 +81,33 @@ impl Draft {
         self.file.sync_all()
     }
 
-    /// Gives it its name, for good.
-    pub fn publish(mut self) -> io::Result<()> {
+    /// Gives it its name. What had the name before is kept until [`Named::settle`]: freeing a large file takes milliseconds, in which a
+    /// kill would leave a pair of which only one file is new.
+    pub fn publish(mut self) -> io::Result<Named> {
         if self.published {
-            return Ok(());
+            return Ok(Named { dir: None, _replaced: None });
         }
+        let replaced =
+            OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(&self.target).ok();
         fs::rename(&self.path, &self.target)?;
         self.published = true;
         let dir = self.target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir)?.sync_all()
+        Ok(Named { dir: Some(dir.to_owned()), _replaced: replaced })
+    }
+}
+
+/// A file that has its name.
+#[derive(Debug)]
+#[must_use]
+pub struct Named {
+    dir: Option<PathBuf>,
+    _replaced: Option<File>,
+}
+
+impl Named {
+    /// Brings the name to the disk.
+    pub fn settle(self) -> io::Result<()> {
+        self.dir.map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     }
 }
 
@@ -141,7 +159,7 @@ mod tests {
         let draft = Draft::create(&target).unwrap();
         draft.write_all(b"new").unwrap();
         draft.sync().unwrap();
-        draft.publish().unwrap();
+        draft.publish().unwrap().settle().unwrap();
         assert_eq!((fs::read(&target).unwrap().as_slice(), names()), (&b"new"[..], 1));
     }
 
@@ -151,7 +169,7 @@ mod tests {
         fs::write(dir.path().join(".file.partial"), "much more than there will be").unwrap();
         let draft = Draft::create(&dir.path().join("file")).unwrap();
         draft.write_all(b"new").unwrap();
-        draft.publish().unwrap();
+        draft.publish().unwrap().settle().unwrap();
         assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"new");
     }
 
@@ -163,7 +181,7 @@ mod tests {
             let draft = Draft::onto(&target, 4).unwrap();
             std::os::unix::fs::FileExt::write_all_at(draft.file(), bytes, 1).unwrap();
             draft.sync().unwrap();
-            draft.publish().unwrap();
+            draft.publish().unwrap().settle().unwrap();
             fs::read(&target).unwrap()
         };
         assert_eq!(write(b"abc"), b"\0abc");
@@ -180,7 +198,7 @@ mod tests {
         symlink("sub/real", dir.path().join("link")).unwrap();
         let draft = Draft::create(&dir.path().join("link")).unwrap();
         draft.write_all(b"new").unwrap();
-        draft.publish().unwrap();
+        draft.publish().unwrap().settle().unwrap();
         assert_eq!(fs::read(dir.path().join("sub/real")).unwrap(), b"new");
         assert!(dir.path().join("link").is_symlink());
         symlink("loop", dir.path().join("loop")).unwrap();

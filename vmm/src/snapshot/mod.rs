@@ -127,11 +127,14 @@ pub fn save(job: Job) -> Result<(), Error> {
     let bytes = parts().map_err(|e| state_error(&e))?;
     let draft = Draft::create(&snapshot_path).map_err(|e| state_error(&e))?;
     draft.write_all(&bytes).map_err(|e| state_error(&e))?;
-    // Both are on the disk before either gets its name; the state is last, because it is what is asked for first.
+    // Both are on the disk before either gets its name, and nothing is between one name and the other: a process that is killed leaves the
+    // old pair or the new one. The state is last, because it is what is asked for first.
     memory.sync().map_err(|e| memory_error(&e))?;
     draft.sync().map_err(|e| state_error(&e))?;
-    memory.publish().map_err(|e| memory_error(&e))?;
-    draft.publish().map_err(|e| state_error(&e))
+    let memory = memory.publish().map_err(|e| memory_error(&e))?;
+    let draft = draft.publish().map_err(|e| state_error(&e))?;
+    memory.settle().map_err(|e| memory_error(&e))?;
+    draft.settle().map_err(|e| state_error(&e))
 }
 
 /// What a state file holds.

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT as something an event loop can watch.
+//! Signals other than fatal ones: SIGTERM and SIGINT as something an event loop can watch, SIGXFSZ as an error.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -64,6 +64,18 @@ extern "C" fn on_signal(number: libc::c_int) {
         let errno = *libc::__errno_location();
         libc::write(bell.as_raw_fd(), one.as_ptr().cast(), one.len());
         *libc::__errno_location() = errno;
+    }
+}
+
+/// From now on the calling thread hears "File too large" (EFBIG) where a file would grow beyond RLIMIT_FSIZE, instead of SIGXFSZ, which ends
+/// the process.
+pub fn hear_of_too_large_files_by_errors() {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set before it is used. Neither fails with a valid signal.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGXFSZ);
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), null_mut());
     }
 }
 

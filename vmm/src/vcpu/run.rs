@@ -25,7 +25,7 @@ pub struct Buses {
 }
 
 /// What KVM cannot do anything about: the host has no page for an address that is guest memory.
-const NO_MEMORY: &str = "the guest touched memory that the host cannot provide: a file behind a pmem device became shorter or its disk is full, or there are no huge pages left";
+const NO_MEMORY: &str = "the guest touched memory that the host cannot provide: a snapshot's memory file or a file behind a pmem device became shorter or its disk is full, or there are no huge pages left";
 
 /// A vCPU that is set up and ready to run.
 pub struct Vcpu {
