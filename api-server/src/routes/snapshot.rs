@@ -1,3 +1,5 @@
+//! `PUT /snapshot/create`, `/snapshot/load` and `/snapshot/restore`.
+
 use std::time::Instant;
 
 use vmm::Ask;
@@ -7,7 +9,7 @@ use vmm::telemetry::{LATENCIES, microseconds};
 use super::{Call, DONE, Reply};
 use crate::error::Fault;
 use crate::identity::Identity;
-use crate::wire::{SnapshotCreate, SnapshotLoad};
+use crate::wire::{SnapshotCreate, SnapshotLoad, SnapshotRestore};
 
 pub(super) async fn create(call: &Call<'_>) -> Result<Reply, Fault> {
     let create: SnapshotCreate = call.json()?;
@@ -31,6 +33,16 @@ pub(super) async fn load(call: &Call<'_>) -> Result<Reply, Fault> {
     let mut load = call.valid(LoadSnapshot::try_from(load), Ask::Load).await?;
     // Whoever expects v1's monitor waits for the end of the process.
     load.or_end = call.app.identity() == Identity::Firecracker;
+    ask(call, load).await
+}
+
+/// Not v1's: everything that a machine finds on its host may be another one than it was.
+pub(super) async fn restore(call: &Call<'_>) -> Result<Reply, Fault> {
+    let restore: SnapshotRestore = call.json()?;
+    ask(call, call.valid(LoadSnapshot::try_from(restore), Ask::Load).await?).await
+}
+
+async fn ask(call: &Call<'_>, load: LoadSnapshot) -> Result<Reply, Fault> {
     let asked = Instant::now();
     call.app.ask(load).await?;
     let took_us = microseconds(asked.elapsed());

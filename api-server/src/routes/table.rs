@@ -82,6 +82,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     PUT "metrics" => metrics::put;
     PUT "snapshot" / "create" => snapshot::create;
     PUT "snapshot" / "load" => snapshot::load;
+    PUT "snapshot" / "restore" => snapshot::restore;
 };
 
 /// The route of a request.

@@ -161,6 +161,23 @@ fn snapshots_are_understood() {
         load(r#"{"snapshot_path":"s","mem_file_path":"m","mem_backend":{"backend_type":"File","backend_path":"m"}}"#),
         "too many fields: either `mem_backend` or `mem_file_path` exclusively is required."
     );
+    let restore = |body: &str| fault(&app, Method::PUT, "/snapshot/restore", body);
+    let whole = r#"{"snapshot_path":"/nowhere/s","mem_backend":{"backend_type":"File","backend_path":"m"},"track_dirty_pages":true,
+        "resume_vm":true,"clock_realtime":true,"huge_pages":"Snapshot","drives":[{"drive_id":"d","path_on_host":"f"}],
+        "pmem":[{"id":"p","path_on_host":"f"}],"network_interfaces":[{"iface_id":"n","host_dev_name":"t","guest_mac":"06:00:ac:10:00:02"}],
+        "vsock":{"guest_cid":4,"uds_path":"u"},"serial":{"serial_out_path":"o"},"mmds":{"a":1}}"#;
+    assert_eq!(restore(whole), nowhere);
+    for (body, said) in [
+        (r#"{"snapshot_path":"s"}"#, "missing field `mem_backend`"),
+        (r#"{"snapshot_path":"s","mem_backend":null}"#, "invalid type: null, expected an object"),
+        (r#"{"snapshot_path":"s","mem_backend":["File","m"]}"#, "invalid type: sequence, expected an object"),
+        (
+            r#"{"snapshot_path":"s","mem_backend":{"backend_type":"File","backend_path":"m"},"drives":[{"drive_id":"/","path_on_host":"f"}]}"#,
+            "drives: drive_id \"/\": ",
+        ),
+    ] {
+        assert!(restore(body).contains(said), "{}", restore(body));
+    }
     assert_eq!(fault(&app, Method::PUT, "/snapshot", "{}"), "Missing snapshot operation type.");
     assert_eq!(
         fault(&app, Method::PUT, "/snapshot/delete", "{}"),

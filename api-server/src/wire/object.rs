@@ -11,6 +11,11 @@ pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) ->
     from.deserialize_option(Object(PhantomData))
 }
 
+/// The same, of an object that has to be there.
+pub(super) fn needed<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    object(from)?.ok_or_else(|| serde::de::Error::custom("invalid type: null, expected an object"))
+}
+
 struct Object<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {

@@ -1,11 +1,13 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use vmm::config::{HugePages, ResourceId};
-use vmm::requests::{CreateSnapshot, LoadSnapshot, MemoryBackend, SnapshotKind};
+use serde_json::{Map, Value};
+use vmm::config::{HugePages, MacAddr, ResourceId};
+use vmm::requests::{CreateSnapshot, LoadSnapshot, MemoryBackend, NetOverride, Overrides, SnapshotKind, VsockOverride};
 use vmm::{Error, Subject};
 
-use super::object::object;
+use super::object::{needed, object};
+use super::serial::Serial;
 
 /// Body of `PUT /snapshot/create`.
 #[derive(Debug, Deserialize)]
@@ -41,9 +43,9 @@ pub(crate) struct SnapshotLoad {
     #[serde(default)]
     pub(crate) resume_vm: bool,
     #[serde(default)]
-    pub(crate) network_overrides: Vec<NetworkOverride>,
+    pub(crate) network_overrides: Vec<OtherTap>,
     #[serde(default, deserialize_with = "object")]
-    pub(crate) vsock_override: Option<VsockOverride>,
+    pub(crate) vsock_override: Option<OtherSocket>,
     #[serde(default)]
     pub(crate) clock_realtime: bool,
     #[serde(default)]
@@ -67,15 +69,77 @@ pub(crate) enum MemBackendType {
 
 /// Another tap for an interface.
 #[derive(Debug, Deserialize)]
-pub(crate) struct NetworkOverride {
+pub(crate) struct OtherTap {
     pub(crate) iface_id: String,
     pub(crate) host_dev_name: String,
 }
 
 /// Another host socket for the socket device.
 #[derive(Debug, Deserialize)]
-pub(crate) struct VsockOverride {
+pub(crate) struct OtherSocket {
     pub(crate) uds_path: PathBuf,
+}
+
+/// Body of `PUT /snapshot/restore`, which is not v1's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SnapshotRestore {
+    pub(crate) snapshot_path: PathBuf,
+    #[serde(deserialize_with = "needed")]
+    pub(crate) mem_backend: MemBackend,
+    #[serde(default)]
+    pub(crate) track_dirty_pages: bool,
+    #[serde(default)]
+    pub(crate) resume_vm: bool,
+    #[serde(default)]
+    pub(crate) clock_realtime: bool,
+    #[serde(default)]
+    pub(crate) huge_pages: SnapshotHugePages,
+    #[serde(default)]
+    pub(crate) drives: Vec<OtherDrive>,
+    #[serde(default)]
+    pub(crate) pmem: Vec<OtherPmem>,
+    #[serde(default)]
+    pub(crate) network_interfaces: Vec<OtherNet>,
+    #[serde(default, deserialize_with = "object")]
+    pub(crate) vsock: Option<OtherVsock>,
+    #[serde(default, deserialize_with = "object")]
+    pub(crate) serial: Option<Serial>,
+    #[serde(default, deserialize_with = "object")]
+    pub(crate) mmds: Option<Map<String, Value>>,
+}
+
+/// Another file behind a drive.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OtherDrive {
+    pub(crate) drive_id: String,
+    pub(crate) path_on_host: PathBuf,
+}
+
+/// Another file behind a pmem device.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OtherPmem {
+    pub(crate) id: String,
+    pub(crate) path_on_host: PathBuf,
+}
+
+/// Another tap and address for an interface.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OtherNet {
+    pub(crate) iface_id: String,
+    pub(crate) host_dev_name: Option<String>,
+    pub(crate) guest_mac: Option<String>,
+}
+
+/// Another address and host socket for the socket device.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OtherVsock {
+    pub(crate) guest_cid: Option<u32>,
+    pub(crate) uds_path: Option<PathBuf>,
 }
 
 /// Page size behind guest memory: as it was, or another one.
@@ -104,23 +168,14 @@ impl TryFrom<SnapshotLoad> for LoadSnapshot {
     type Error = Error;
 
     fn try_from(load: SnapshotLoad) -> Result<Self, Error> {
-        let refuse = |what: String| Error::invalid(Subject::LoadSnapshot, what);
         let memory = match (load.mem_backend, load.mem_file_path) {
-            (Some(MemBackend { backend_type: MemBackendType::File, backend_path }), _) => {
-                MemoryBackend::File(backend_path)
-            }
-            (Some(MemBackend { backend_type: MemBackendType::Uffd, backend_path }), _) => {
-                MemoryBackend::Handler(backend_path)
-            }
+            (Some(backend), _) => backend.into(),
             (None, Some(path)) => MemoryBackend::File(path),
             (None, None) => return Err(refuse("there is no memory".to_owned())),
         };
-        let tap = |net: NetworkOverride| {
-            let id = ResourceId::try_from(net.iface_id.as_str());
-            Ok((
-                id.map_err(|e| refuse(format!("network_overrides: iface_id {:?}: {e}", net.iface_id)))?,
-                net.host_dev_name,
-            ))
+        let tap = |net: OtherTap| {
+            let id = known_id("network_overrides: iface_id", &net.iface_id)?;
+            Ok(NetOverride { id, host_dev_name: Some(net.host_dev_name), guest_mac: None })
         };
         Ok(Self {
             snapshot_path: load.snapshot_path,
@@ -128,16 +183,78 @@ impl TryFrom<SnapshotLoad> for LoadSnapshot {
             track_dirty_pages: load.track_dirty_pages || load.enable_diff_snapshots,
             resume: load.resume_vm,
             clock_realtime: load.clock_realtime,
-            taps: load.network_overrides.into_iter().map(tap).collect::<Result<_, Error>>()?,
-            uds_path: load.vsock_override.map(|vsock| vsock.uds_path),
-            huge_pages: match load.huge_pages {
-                SnapshotHugePages::Snapshot => None,
-                SnapshotHugePages::None => Some(HugePages::None),
-                SnapshotHugePages::Transparent => Some(HugePages::Transparent),
-                SnapshotHugePages::Huge2M => Some(HugePages::Hugetlbfs2M),
+            overrides: Overrides {
+                nets: load.network_overrides.into_iter().map(tap).collect::<Result<_, Error>>()?,
+                vsock: VsockOverride { guest_cid: None, uds_path: load.vsock_override.map(|vsock| vsock.uds_path) },
+                huge_pages: load.huge_pages.chosen(),
+                ..Overrides::default()
             },
             or_end: false,
         })
+    }
+}
+
+impl TryFrom<SnapshotRestore> for LoadSnapshot {
+    type Error = Error;
+
+    fn try_from(restore: SnapshotRestore) -> Result<Self, Error> {
+        let drive = |drive: OtherDrive| Ok((known_id("drives: drive_id", &drive.drive_id)?, drive.path_on_host));
+        let pmem = |pmem: OtherPmem| Ok((known_id("pmem: id", &pmem.id)?, pmem.path_on_host));
+        let net = |net: OtherNet| {
+            let mac = net.guest_mac.as_deref().map(MacAddr::try_from).transpose();
+            Ok(NetOverride {
+                id: known_id("network_interfaces: iface_id", &net.iface_id)?,
+                host_dev_name: net.host_dev_name,
+                guest_mac: mac.map_err(|e| refuse(format!("network_interfaces: guest_mac: {e}")))?,
+            })
+        };
+        let vsock = restore.vsock.unwrap_or(OtherVsock { guest_cid: None, uds_path: None });
+        Ok(Self {
+            snapshot_path: restore.snapshot_path,
+            memory: restore.mem_backend.into(),
+            track_dirty_pages: restore.track_dirty_pages,
+            resume: restore.resume_vm,
+            clock_realtime: restore.clock_realtime,
+            overrides: Overrides {
+                drives: restore.drives.into_iter().map(drive).collect::<Result<_, Error>>()?,
+                pmems: restore.pmem.into_iter().map(pmem).collect::<Result<_, Error>>()?,
+                nets: restore.network_interfaces.into_iter().map(net).collect::<Result<_, Error>>()?,
+                vsock: VsockOverride { guest_cid: vsock.guest_cid, uds_path: vsock.uds_path },
+                serial: restore.serial.map(Into::into),
+                mmds: restore.mmds.map(Into::into),
+                huge_pages: restore.huge_pages.chosen(),
+            },
+            or_end: false,
+        })
+    }
+}
+
+fn refuse(what: String) -> Error {
+    Error::invalid(Subject::LoadSnapshot, what)
+}
+
+fn known_id(field: &str, id: &str) -> Result<ResourceId, Error> {
+    ResourceId::try_from(id).map_err(|e| refuse(format!("{field} {id:?}: {e}")))
+}
+
+impl From<MemBackend> for MemoryBackend {
+    fn from(wire: MemBackend) -> Self {
+        match wire.backend_type {
+            MemBackendType::File => Self::File(wire.backend_path),
+            MemBackendType::Uffd => Self::Handler(wire.backend_path),
+        }
+    }
+}
+
+impl SnapshotHugePages {
+    /// Another page size than it was.
+    fn chosen(self) -> Option<HugePages> {
+        match self {
+            Self::Snapshot => None,
+            Self::None => Some(HugePages::None),
+            Self::Transparent => Some(HugePages::Transparent),
+            Self::Huge2M => Some(HugePages::Hugetlbfs2M),
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub enum Unshown {
 }
 
 /// The store.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Store {
     /// Null until something is put.
     root: Value,

@@ -33,6 +33,9 @@ const DOORBELLS: u32 = 1 << 16;
 /// Token of the control bell.
 const CONTROL: u32 = u32::MAX;
 
+/// Bytes of the longest configuration space (a drive's).
+const CONFIG_LEN: usize = 64;
+
 enum State {
     /// No driver, or not yet set up.
     Idle,
@@ -51,8 +54,17 @@ struct Inner {
     doorbells_bound: bool,
     /// The machine is paused: events are ignored, and everything is looked at again on resume.
     paused: bool,
-    /// Interrupts of the time before the process, raised again on resume.
-    renewed: Option<u32>,
+    /// What the driver knows from the time before the process, until it is resumed.
+    renewed: Option<Renewed>,
+}
+
+/// Of a device that was taken up.
+#[derive(Debug, Clone)]
+struct Renewed {
+    /// Interrupts that were not acknowledged, raised again on resume.
+    interrupts: u32,
+    /// The configuration space as it was.
+    config: Vec<u8>,
 }
 
 /// A virtio device, its registers and its rings.
@@ -291,8 +303,14 @@ impl VirtioCell {
             // Of a driver that was set up before the process.
             self.bind_doorbells(&mut inner);
         }
-        if let Some(pending) = inner.renewed.take() {
-            self.irq.renew(pending);
+        if let Some(Renewed { interrupts, config }) = inner.renewed.take() {
+            if config_space(&inner) != config {
+                inner.registers.bump_generation();
+                if matches!(inner.state, State::Live(_)) {
+                    self.irq.config();
+                }
+            }
+            self.irq.renew(interrupts);
         }
         self.visit_all(&mut inner);
     }
@@ -306,17 +324,21 @@ impl VirtioCell {
             State::Live(rings) => (Progress::Live, rings.queues.iter().map(VirtQueue::position).collect()),
             State::NeedsReset => (Progress::NeedsReset, Vec::new()),
         };
+        // One that was not resumed since it was taken up: its driver still has to hear of what is new.
+        let Renewed { interrupts, config } =
+            inner.renewed.clone().unwrap_or_else(|| Renewed { interrupts: 0, config: config_space(&inner) });
         inner.paused.then(|| CellState {
             registers: inner.registers.save(),
             progress,
             positions,
-            interrupts: inner.renewed.unwrap_or(0) | self.irq.pending(),
+            interrupts: interrupts | self.irq.pending(),
+            config,
             device: inner.device.get().save(),
         })
     }
 
     /// Takes up what was saved, in a cell that was just made. The device stands still until [`Self::resume`]; its driver is then
-    /// interrupted again for what it had not acknowledged.
+    /// interrupted again for what it had not acknowledged, and for a configuration space that is another one than it was.
     pub fn restore(&self, state: &CellState) -> Result<(), BadState> {
         let mut inner = self.lock();
         inner.registers.restore(&state.registers)?;
@@ -350,7 +372,7 @@ impl VirtioCell {
         }
         inner.device.get_mut().restore(&state.device)?;
         inner.paused = true;
-        inner.renewed = Some(state.interrupts);
+        inner.renewed = Some(Renewed { interrupts: state.interrupts, config: state.config.clone() });
         Ok(())
     }
 
@@ -399,6 +421,13 @@ pub enum ConfigChange {
     Announce,
     /// Nothing the driver can see changed.
     Silent,
+}
+
+/// What a driver sees of the device's own configuration.
+fn config_space(inner: &Inner) -> Vec<u8> {
+    let mut config = vec![0; CONFIG_LEN];
+    inner.device.get().read_config(0, &mut config);
+    config
 }
 
 /// Lets the device work on its rings, and counts the malformed chains that it met.

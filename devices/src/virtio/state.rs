@@ -32,6 +32,8 @@ pub struct CellState {
     pub positions: Vec<Position>,
     /// Interrupts that the driver has not acknowledged, as its transport shows them.
     pub interrupts: u32,
+    /// The configuration space: a device that shows another one here tells its driver.
+    pub config: Vec<u8>,
     /// The device's own.
     pub device: DeviceState,
 }
@@ -77,7 +79,14 @@ pub enum DeviceState {
         plugged: Vec<u64>,
     },
     /// Persistent memory.
-    Pmem(LimiterState),
+    Pmem {
+        /// Guest address of the region.
+        start: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// The one for flushes.
+        limiter: LimiterState,
+    },
     /// A balloon.
     Balloon(BalloonState),
     /// A socket device: its connections end with the process.

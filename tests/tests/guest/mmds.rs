@@ -6,6 +6,7 @@ use guest::{Job, Mode, Report};
 use mayfly_tests::{PATIENCE, Tap, Vmm, metrics, tap};
 use serde_json::{Value, json};
 
+use super::snapshots::{LOAD, RESTORE, moved_with};
 use super::{configured, finish, measured, number, run, text};
 
 const MAC: &str = "06:00:00:00:00:01";
@@ -196,8 +197,16 @@ fn the_service_is_there_after_a_snapshot() {
     let vmm = machine(&tap, &job, "V1", false);
     vmm.instance_start();
     vmm.wait_for_line("ami-12345", PATIENCE);
-    let tell = |vmm: &Vmm| vmm.put("/mmds", &json!({"latest": {"meta-data": {"ami-id": "ami-67890"}}})).expect_204();
-    let vmm = super::snapshots::moved_with(vmm, tell, |_| {});
+    let contents = |id: &str| json!({"latest": {"meta-data": {"ami-id": id}}});
+    let vmm = moved_with(vmm, |vmm, _| {
+        vmm.put("/mmds", &contents("ami-67890")).expect_204();
+        LOAD
+    });
     vmm.wait_for_line("ami-67890", PATIENCE);
+    let vmm = moved_with(vmm, |_, load| {
+        load["mmds"] = contents("ami-13579");
+        RESTORE
+    });
+    vmm.wait_for_line("ami-13579", PATIENCE);
     super::snapshots::finish(&vmm);
 }

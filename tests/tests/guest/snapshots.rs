@@ -8,12 +8,16 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use guest::{Job, Mode};
-use mayfly_tests::{Disk, PATIENCE, Response, Vmm, VmmBuilder};
+use mayfly_tests::{Disk, PATIENCE, Response, Tap, Vmm, VmmBuilder};
 use serde_json::{Value, json};
 use vmm_sys_util::seek_hole::SeekHole;
 
 use super::network::{attach, network};
 use super::{configured, configured_with};
+
+/// v1's route to load a snapshot, and ours.
+pub(super) const LOAD: &str = "/snapshot/load";
+pub(super) const RESTORE: &str = "/snapshot/restore";
 
 /// What a guest tells on its console, by however many processes.
 struct Told {
@@ -99,23 +103,22 @@ fn save(vmm: &Vmm) -> Saved {
     saved
 }
 
-/// The machine in another process. `change` sees the request to load it.
+/// The machine in another process. `ask` sees the request to load it, and says by which route.
 #[track_caller]
-pub(super) fn moved_with(vmm: Vmm, before: impl FnOnce(&Vmm), change: impl FnOnce(&mut Value)) -> Vmm {
+pub(super) fn moved_with(vmm: Vmm, ask: impl FnOnce(&Vmm, &mut Value) -> &'static str) -> Vmm {
     let saved = save(&vmm);
     drop(vmm);
     let vmm = VmmBuilder::new().start();
-    before(&vmm);
     let mut load = saved.load();
-    change(&mut load);
-    vmm.put("/snapshot/load", &load).expect_204();
+    let route = ask(&vmm, &mut load);
+    vmm.put(route, &load).expect_204();
     vmm
 }
 
 /// The machine in another process.
 #[track_caller]
 pub(super) fn moved(vmm: Vmm) -> Vmm {
-    moved_with(vmm, |_| {}, |_| {})
+    moved_with(vmm, |_, _| LOAD)
 }
 
 /// Another process that goes on with it.
@@ -760,4 +763,91 @@ fn a_memory_file_that_becomes_shorter_ends_the_machine() {
     let code = vmm.wait_exit(PATIENCE);
     assert!(matches!(code, 1 | 149), "{code}\n{}", vmm.said());
     assert!(vmm.log().contains("became shorter") || vmm.log().contains("signal 7"), "{}", vmm.log());
+}
+
+/// Every clone with its own disk, tap, addresses and console, from the same files.
+#[test]
+fn what_a_machine_finds_on_its_host_may_be_another() {
+    const MAC: &str = "06:00:ac:10:00:63";
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let disk = Disk::sparse(dir.path(), "disk", 1 << 20).unwrap();
+    let pmem = Disk::sparse(dir.path(), "pmem", 2 << 20).unwrap();
+    let tap = network("mfsnap");
+    let other_tap = Tap::create("mfother").unwrap();
+    other_tap.up().unwrap();
+    let told = Told::new();
+    let vmm = living(&told, 10);
+    vmm.drive("d", disk.path(), "Async");
+    attach(&vmm, &tap);
+    vmm.put("/pmem/p", &json!({"id": "p", "path_on_host": pmem.path()})).expect_204();
+    vmm.put("/vsock", &json!({"guest_cid": 3, "uds_path": at("v.sock")})).expect_204();
+    vmm.put("/mmds/config", &json!({"version": "V2", "network_interfaces": ["eth0"]})).expect_204();
+    vmm.put("/mmds", &json!({"who": "parent"})).expect_204();
+    vmm.instance_start();
+    told.wait_for_ticks(&vmm, 5);
+    let saved = save(&vmm);
+    drop(vmm);
+    // Killed, it could not remove it.
+    fs::remove_file(at("v.sock")).unwrap();
+    let before = fs::read(disk.path()).unwrap();
+    fs::write(at("disk2"), &before).unwrap();
+    fs::File::options().write(true).open(at("disk2")).unwrap().set_len(2 << 20).unwrap();
+    fs::copy(pmem.path(), at("pmem2")).unwrap();
+
+    let told = Told::new();
+    let vmm = told.by().args(["--mmds-size-limit", "1000"]).start();
+    vmm.put("/mmds", &json!({"who": "the process"})).expect_204();
+    let restore = |key: &str, value: Value| {
+        let mut restore = saved.load();
+        restore[key] = value;
+        vmm.put(RESTORE, &restore)
+    };
+    let refused = |key: &str, value: Value, text: &str| {
+        restore(key, value).expect_fault(text);
+        assert_eq!(vmm.get("/").json()["state"], "Not started");
+        assert_eq!(vmm.get("/mmds").json(), json!({"who": "the process"}));
+    };
+    refused("drives", json!([{"drive_id": "e", "path_on_host": at("disk2")}]), "Unknown Drive: the snapshot has no e");
+    refused("drives", json!([{"drive_id": "d", "path_on_host": at("nowhere")}]), "No such file");
+    refused("drives", json!([{"drive_id": "d"}]), "missing field `path_on_host`");
+    refused("pmem", json!([{"id": "q", "path_on_host": at("pmem2")}]), "Unknown Pmem Device: the snapshot has no q");
+    refused("network_interfaces", json!([{"iface_id": "eth1"}]), "Unknown Network Device: the snapshot has no eth1");
+    refused("network_interfaces", json!([{"iface_id": "eth0", "guest_mac": "here"}]), "invalid MAC address `here`");
+    refused("vsock", json!({"guest_cid": 2}), "guest_cid");
+    refused("serial", json!({"serial_out_path": "/nowhere/at/all"}), "serial_out_path /nowhere/at/all");
+    refused("mmds", json!({"who": "x".repeat(1000)}), "doesn't fit");
+    refused("mem_backend", json!(null), "expected an object");
+    refused("network_overrides", json!([]), "unknown field `network_overrides`");
+    let longer = Disk::sparse(dir.path(), "longer", 4 << 20).unwrap();
+    let all = json!({
+        "snapshot_path": saved.state(), "mem_backend": saved.load()["mem_backend"], "resume_vm": true,
+        "drives": [{"drive_id": "d", "path_on_host": at("disk2")}],
+        "pmem": [{"id": "p", "path_on_host": longer.path()}],
+        "network_interfaces": [{"iface_id": "eth0", "host_dev_name": other_tap.name(), "guest_mac": MAC}],
+        "vsock": {"guest_cid": 99, "uds_path": at("v2.sock")},
+        "serial": {"serial_out_path": at("console")},
+        "mmds": {"who": "child"},
+    });
+    // The last thing that can go wrong does: all that was told before is forgotten.
+    vmm.put(RESTORE, &all).expect_fault("give it a file of the size it had");
+    assert_eq!(vmm.get("/mmds").json(), json!({"who": "the process"}));
+    let mut all = all;
+    all["pmem"][0]["path_on_host"] = json!(at("pmem2"));
+    let frames = other_tap.packets().unwrap();
+    vmm.put(RESTORE, &all).expect_204();
+    let config = vmm.get("/vm/config").json();
+    assert_eq!(config["drives"][0]["path_on_host"], json!(at("disk2")));
+    assert_eq!(config["pmem"][0]["path_on_host"], json!(at("pmem2")));
+    let net = &config["network-interfaces"][0];
+    assert_eq!((&net["host_dev_name"], &net["guest_mac"]), (&json!(other_tap.name()), &json!(MAC)));
+    assert_eq!(config["vsock"], json!({"guest_cid": 99, "uds_path": at("v2.sock")}));
+    assert_eq!(vmm.get("/mmds").json(), json!({"who": "child"}));
+    assert!(frames.receive(PATIENCE).unwrap().is_some());
+    assert_eq!(vmm.wait_exit(PATIENCE), 0, "{}", vmm.said());
+    let console = fs::read_to_string(at("console")).unwrap();
+    assert!(console.contains("life=over") && !console.contains("changed=1"), "{console}");
+    assert_eq!(told.text(), "", "the console is another one");
+    assert!(fs::read(disk.path()).unwrap() == before, "the parent's disk is as it was");
+    assert!(fs::read(at("disk2")).unwrap()[..before.len()] != before[..]);
 }

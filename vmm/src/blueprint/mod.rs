@@ -84,13 +84,11 @@ impl Plan {
     }
 
     /// The plan of a machine that was saved with this configuration: its files and taps are opened as if they were named now. The console
-    /// comes back with a refusal.
-    pub fn revived(config: FullConfig, serial: SerialOutput) -> Result<Self, (SerialOutput, Error)> {
+    /// is not part of it.
+    pub fn revived(config: FullConfig) -> Result<Self, Error> {
         let mut plan = Self::default();
-        match plan.revive(config) {
-            Ok(()) => Ok(Self { serial, ..plan }),
-            Err(refusal) => Err((serial, refusal)),
-        }
+        plan.revive(config)?;
+        Ok(plan)
     }
 
     fn revive(&mut self, config: FullConfig) -> Result<(), Error> {

@@ -35,7 +35,7 @@ pub use mmds::{GetMmds, PatchMmds, PutMmds, PutMmdsConfig};
 pub use nets::{PatchNet, PutNet};
 pub use pmem::{PatchPmem, PutPmem};
 pub use serial::PutSerial;
-pub use snapshots::{CreateSnapshot, LoadSnapshot, MemoryBackend, SnapshotKind};
+pub use snapshots::{CreateSnapshot, LoadSnapshot, MemoryBackend, NetOverride, Overrides, SnapshotKind, VsockOverride};
 pub use vsock::PutVsock;
 
 use crate::actor::Vmm;

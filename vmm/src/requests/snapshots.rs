@@ -1,8 +1,10 @@
 use std::path::PathBuf;
 
+use devices::mmds::Document;
+
 use super::{Answer, Request, Submit};
 use crate::actor::Vmm;
-use crate::config::{HugePages, ResourceId};
+use crate::config::{HugePages, MacAddr, ResourceId, SerialConfig};
 use crate::error::Error;
 use crate::lifecycle::Ask;
 
@@ -45,6 +47,45 @@ pub enum MemoryBackend {
     Handler(PathBuf),
 }
 
+/// What a machine has that it did not have when it was saved.
+#[derive(Debug, Default)]
+pub struct Overrides {
+    /// Other files behind these drives.
+    pub drives: Vec<(ResourceId, PathBuf)>,
+    /// Other files behind these pmem devices, as long as those were.
+    pub pmems: Vec<(ResourceId, PathBuf)>,
+    /// Other taps and addresses for these interfaces.
+    pub nets: Vec<NetOverride>,
+    /// Another address and host socket for the socket device.
+    pub vsock: VsockOverride,
+    /// Another console.
+    pub serial: Option<SerialConfig>,
+    /// What the metadata service says.
+    pub mmds: Option<Document>,
+    /// Another page size behind guest memory.
+    pub huge_pages: Option<HugePages>,
+}
+
+/// Of an interface.
+#[derive(Debug)]
+pub struct NetOverride {
+    /// Which one.
+    pub id: ResourceId,
+    /// Another tap.
+    pub host_dev_name: Option<String>,
+    /// Another address. A driver that is at work looks at it when it starts anew.
+    pub guest_mac: Option<MacAddr>,
+}
+
+/// Of the socket device.
+#[derive(Debug, Default)]
+pub struct VsockOverride {
+    /// Another address. Drivers look at it when they hear that their connections are gone, which they do.
+    pub guest_cid: Option<u32>,
+    /// Another host socket.
+    pub uds_path: Option<PathBuf>,
+}
+
 /// Builds the machine that a snapshot holds. The VMM has not been told anything yet that the snapshot brings along.
 #[derive(Debug)]
 pub struct LoadSnapshot {
@@ -58,12 +99,8 @@ pub struct LoadSnapshot {
     pub resume: bool,
     /// The guest's clock goes on from the time of day.
     pub clock_realtime: bool,
-    /// Other taps for these interfaces.
-    pub taps: Vec<(ResourceId, String)>,
-    /// Another host socket for the socket device.
-    pub uds_path: Option<PathBuf>,
-    /// Another page size behind guest memory.
-    pub huge_pages: Option<HugePages>,
+    /// What is to be otherwise than it was.
+    pub overrides: Overrides,
     /// End the process if it fails, as v1 does.
     pub or_end: bool,
 }

@@ -36,6 +36,7 @@ fn file(vcpus: usize) -> Vec<u8> {
         progress: Progress::Live,
         positions: vec![Default::default()],
         interrupts: 0,
+        config: vec![0; 64],
         device: DeviceState::Rng(Default::default()),
     };
     let chip = I8042::new(EventFd::new(0).unwrap(), std::sync::Arc::new(Nobody));

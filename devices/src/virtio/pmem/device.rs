@@ -258,11 +258,18 @@ impl VirtioDevice for Pmem {
     }
 
     fn save(&self) -> DeviceState {
-        DeviceState::Pmem(self.limiter.save())
+        DeviceState::Pmem { start: self.start, len: self.len, limiter: self.limiter.save() }
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
-        let DeviceState::Pmem(limiter) = state else { return Err(BadState::Kind) };
+        let DeviceState::Pmem { start, len, limiter } = state else { return Err(BadState::Kind) };
+        if (*start, *len) != (self.start, self.len) {
+            // The driver mapped it long ago and does not look again.
+            return Err(BadState::Impossible(format!(
+                "persistent memory was {len:#x} bytes at {start:#x} and is {:#x} bytes at {:#x} here: give it a file of the size it had",
+                self.len, self.start
+            )));
+        }
         self.limiter.restore(*limiter);
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::bus::BusDevice;
 use crate::rate_limit::{BucketChange, BucketSpec, RateLimitChange, RateLimits};
 use crate::virtio::device::{Rings, VirtioDevice};
 use crate::virtio::queue::Visit;
+use crate::virtio::state::BadState;
 use crate::virtio::test_driver::{Buffer, TestDriver};
 
 const LEN: u64 = 3 << 20;
@@ -85,6 +86,15 @@ fn the_configuration_space_tells_the_place() {
     assert_eq!(place[16..], [0; 4]);
     device.write_config(0, &[1]);
     assert_eq!(device.metrics().cfg_fails.get(), 1);
+}
+
+#[test]
+fn a_region_is_taken_up_where_it_was() {
+    let state = Pmem::new(spec()).unwrap().save();
+    Pmem::new(spec()).unwrap().restore(&state).unwrap();
+    for other in [PmemSpec { start: 0x41_0000_0000, ..spec() }, PmemSpec { len: 2 << 20, ..spec() }] {
+        assert!(matches!(Pmem::new(other).unwrap().restore(&state), Err(BadState::Impossible(_))));
+    }
 }
 
 #[test]

@@ -179,6 +179,8 @@ impl VirtioDevice for Vsock {
 
     fn on_doorbell(&mut self, queue: u16, rings: &mut Rings) -> Result<Visit, RingError> {
         self.muxer.deadlines().resume();
+        // Before anything else is said: whoever hears of it afterwards ends what is new.
+        self.report(rings).inspect_err(|_| self.metrics.ev_queue_event_fails.inc())?;
         match queue {
             RX => {
                 self.metrics.rx_queue_event_count.inc();
@@ -192,10 +194,6 @@ impl VirtioDevice for Vsock {
                 self.receive(rings)?;
                 // Answers, and what the host could not send before.
                 self.send(rings)
-            }
-            EVENT => {
-                self.report(rings).inspect_err(|_| self.metrics.ev_queue_event_fails.inc())?;
-                Ok(Visit::Idle)
             }
             _ => Ok(Visit::Idle),
         }
@@ -212,12 +210,12 @@ impl VirtioDevice for Vsock {
 
     fn on_source(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
         self.muxer.deadlines().resume();
+        self.report(rings)?;
         let mut visit = Visit::Idle;
         match token {
             TIMER => self.muxer.on_timer(),
             HOST => visit = self.muxer.on_host_events(),
             _ => {
-                self.report(rings)?;
                 visit = self.muxer.on_host_events();
                 if self.tx.is_unfinished() {
                     self.receive(rings)?;

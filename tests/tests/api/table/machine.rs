@@ -14,6 +14,8 @@ const NOT_PRISTINE: &str =
 pub(super) fn rows(world: &World) -> Vec<Row> {
     let plain = |path, body| row("PUT", path, body, [Done, Fault(AFTER)]);
     let state = json!({"snapshot_path": "/nowhere/s", "mem_file_path": "/nowhere/m"});
+    let restore =
+        json!({"snapshot_path": "/nowhere/s", "mem_backend": {"backend_type": "File", "backend_path": "/nowhere/m"}});
     vec![
         always("GET", "/", None, Found),
         always("GET", "/version", None, Found),
@@ -57,6 +59,8 @@ pub(super) fn rows(world: &World) -> Vec<Row> {
         row("PUT", "/snapshot/create", state.clone(), [Fault(BEFORE), Begins("Create snapshot error: Cannot ")]),
         always("PUT", "/snapshot/create", json!({"snapshot_path": "/s"}), Json("missing field `mem_file_path`")),
         row("PUT", "/snapshot/load", state, [Fault(NOT_PRISTINE), Fault(AFTER)]),
+        row("PUT", "/snapshot/restore", restore, [Fault(NOT_PRISTINE), Fault(AFTER)]),
+        always("PUT", "/snapshot/restore", json!({"snapshot_path": "/s"}), Json("missing field `mem_backend`")),
         always("PUT", "/snapshot/load", json!({"mem_file_path": "/m"}), Json("missing field `snapshot_path`")),
         always(
             "PUT",

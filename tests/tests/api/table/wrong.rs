@@ -30,6 +30,7 @@ pub(crate) const WRONG: &[(&str, &str, &str)] = &[
     ("/metrics", "GET PATCH DELETE", "metrics"),
     ("/snapshot/create", "GET PATCH DELETE", "snapshot"),
     ("/snapshot/load", "GET PATCH DELETE", "snapshot"),
+    ("/snapshot/restore", "GET PATCH DELETE", "snapshot"),
 ];
 
 /// Methods that a path has because another path, which it begins with, has them: the last piece is one that nobody reads.

@@ -121,6 +121,8 @@ struct Services {
     /// What a sink has room for.
     sink_room: u32,
     counts: Counts,
+    /// Connections were gone once: what still comes for another context id is for the one before.
+    moved: bool,
 }
 
 /// Runs the mode.
@@ -141,7 +143,8 @@ pub fn run(machine: &mut Machine) {
     let bytes = line.number("bytes", 0) & !7;
     let sink_room = line.number("sink_room", SINK_ROOM) as u32;
     let talks = [FREE; CONNECTIONS];
-    let mut services = Services { vsock, talks, used: 1, kept, bytes, sink_room, counts: Counts::default() };
+    let mut services =
+        Services { vsock, talks, used: 1, kept, bytes, sink_room, counts: Counts::default(), moved: false };
     let mut reading = Reading::start(machine);
     say!("vsock=started cid={}", services.vsock.cid);
     if let Some(port) = Some(line.number("connect", 0)).filter(|port| *port != 0) {
@@ -184,6 +187,7 @@ impl Services {
         let open = self.counts.open;
         self.talks[..self.used].fill(FREE);
         self.counts.open = 0;
+        self.moved = true;
         say!("vsock=reset open={open} cid={}", self.vsock.cid);
     }
 
@@ -202,6 +206,10 @@ impl Services {
         for _ in 0..256 {
             let Some((packet, data, slot)) = self.vsock.receive() else { break };
             busy = true;
+            // What the device says after it has told that connections are gone is about what comes after.
+            if self.vsock.was_reset() {
+                self.forget();
+            }
             self.hear(packet, data);
             self.vsock.done_with(slot);
         }
@@ -222,6 +230,10 @@ impl Services {
 
     fn hear(&mut self, packet: Packet, data: Dma) {
         let cid = self.vsock.cid;
+        if packet.dst_cid != cid && self.moved {
+            // For who we were.
+            return;
+        }
         assert!(packet.src_cid == vsock::HOST && packet.dst_cid == cid, "a packet for somebody else");
         let Some(index) = self.find(&packet) else {
             match packet.op {

@@ -1,13 +1,15 @@
 use std::time::Instant;
 
 use crate::actor::Vmm;
-use crate::blueprint::Plan;
-use crate::config::{FullConfig, HugePages, MachinePatch, VsockConfig};
+use crate::blueprint::{Plan, SerialOutput};
+use crate::config::{FullConfig, HugePages, MachinePatch, ResourceId, VsockConfig};
 use crate::error::{Error, Subject};
 use crate::exit::ExitReason;
 use crate::lifecycle::Phase;
 use crate::machine::{Origin, Saved};
-use crate::requests::{Answer, CreateSnapshot, LoadSnapshot, MemoryBackend, SnapshotKind};
+use crate::requests::{
+    Answer, CreateSnapshot, LoadSnapshot, MemoryBackend, NetOverride, Overrides, SnapshotKind, VsockOverride,
+};
 use crate::snapshot::{self, Extent};
 use crate::telemetry::{LATENCIES, microseconds};
 
@@ -93,20 +95,21 @@ impl Vmm {
         };
         let (state, memory) = loaded.map_err(failed)?;
         let saved = Saved { state, memory, clock_realtime: ask.clock_realtime };
-        let serial = std::mem::take(&mut self.plan.serial);
-        let mut plan = match Plan::revived(config, serial) {
-            Ok(plan) => plan,
-            Err((serial, refusal)) => {
-                self.plan.serial = serial;
-                return Err(failed(refusal));
-            }
-        };
-        std::mem::swap(&mut self.plan, &mut plan);
-        let before = plan;
+        let plan = Plan::revived(config).map_err(failed)?;
+        let console = ask.overrides.serial.map(SerialOutput::open).transpose().map_err(failed)?;
+        let metadata = self.mmds().store().clone();
+        if let Some(document) = ask.overrides.mmds {
+            self.mmds().store().put(document).map_err(failed)?;
+        }
+        let mut before = std::mem::replace(&mut self.plan, plan);
+        let other_console = console.is_some();
+        self.plan.serial = console.unwrap_or_else(|| std::mem::take(&mut before.serial));
         if let Err(refusal) = self.set_up(Origin::Saved(&saved)) {
-            let serial = std::mem::take(&mut self.plan.serial);
+            if !other_console {
+                before.serial = std::mem::take(&mut self.plan.serial);
+            }
             self.plan = before;
-            self.plan.serial = serial;
+            *self.mmds().store() = metadata;
             return Err(failed(refusal.what()));
         }
         log::debug!("event_end: build microvm from snapshot");
@@ -126,19 +129,35 @@ impl Vmm {
 
 /// What the caller wants to be otherwise than it was.
 fn override_config(config: &mut FullConfig, ask: &LoadSnapshot) -> Result<(), Error> {
-    for (id, tap) in &ask.taps {
-        let net = config.nets.iter_mut().find(|net| net.id == *id);
-        net.ok_or_else(|| failed(format!("Unknown Network Device: network_overrides names {id}")))?.host_dev_name =
-            tap.clone();
+    let Overrides { drives, pmems, nets, vsock: socket, serial: _, mmds, huge_pages } = &ask.overrides;
+    for (id, path) in drives {
+        let drive = config.drives.iter_mut().find(|drive| drive.id == *id);
+        drive.ok_or_else(|| unknown("Drive", id))?.path_on_host.clone_from(path);
     }
-    if let Some(path) = &ask.uds_path {
+    for (id, path) in pmems {
+        let pmem = config.pmems.iter_mut().find(|pmem| pmem.id == *id);
+        pmem.ok_or_else(|| unknown("Pmem Device", id))?.path_on_host.clone_from(path);
+    }
+    for NetOverride { id, host_dev_name, guest_mac } in nets {
+        let net = config.nets.iter_mut().find(|net| net.id == *id).ok_or_else(|| unknown("Network Device", id))?;
+        if let Some(tap) = host_dev_name {
+            net.host_dev_name.clone_from(tap);
+        }
+        net.guest_mac = guest_mac.or(net.guest_mac);
+    }
+    let VsockOverride { guest_cid, uds_path } = socket;
+    if guest_cid.is_some() || uds_path.is_some() {
         let vsock = config.vsock.as_mut();
-        let vsock = vsock.ok_or_else(|| failed("Unknown Vsock Device: vsock_override, and the machine has none"))?;
-        *vsock = VsockConfig::new(vsock.guest_cid(), path.clone()).map_err(failed)?;
+        let vsock = vsock.ok_or_else(|| failed("Unknown Vsock Device: the snapshot has none"))?;
+        let path = uds_path.as_deref().unwrap_or(vsock.uds_path()).to_owned();
+        *vsock = VsockConfig::new(guest_cid.unwrap_or(vsock.guest_cid()), path).map_err(failed)?;
+    }
+    if mmds.is_some() && config.mmds.is_none() {
+        return Err(failed("Unknown metadata service: the snapshot has none"));
     }
     let patch = MachinePatch {
         track_dirty_pages: Some(ask.track_dirty_pages),
-        huge_pages: ask.huge_pages,
+        huge_pages: *huge_pages,
         ..MachinePatch::default()
     };
     config.machine = config.machine.patched(&patch).map_err(failed)?;
@@ -148,4 +167,8 @@ fn override_config(config: &mut FullConfig, ask: &LoadSnapshot) -> Result<(), Er
         ));
     }
     Ok(())
+}
+
+fn unknown(kind: &str, id: &ResourceId) -> Error {
+    failed(format!("Unknown {kind}: the snapshot has no {id}"))
 }

@@ -239,6 +239,25 @@ fn a_swapped_file_is_announced() {
 }
 
 #[test]
+fn a_file_of_another_size_is_announced_after_a_restore() {
+    let (old, new) = (disk_of(&pattern(8, MIB)), disk_of(&pattern(9, 2 * MIB)));
+    let rig = Rig::new(old.try_clone().unwrap(), Engine::Sync, Options::default());
+    let generation = rig.cell.registers(|r| r.generation());
+    rig.cell.pause();
+    let state = rig.cell.save().unwrap();
+    for (file, announced) in [(&old, 0), (&new, 1)] {
+        let next = Rig::idle(file.try_clone().unwrap(), Engine::Sync, false, true);
+        next.cell.restore(&state).unwrap();
+        assert_eq!(next.cell.save().unwrap(), state, "the driver has not heard of it yet");
+        next.cell.resume();
+        assert_eq!(next.config_interrupts(), announced);
+        assert_eq!(next.cell.registers(|r| r.generation()), generation + announced);
+        next.cell.pause();
+        assert_eq!(next.cell.save().unwrap().config == state.config, announced == 0);
+    }
+}
+
+#[test]
 fn a_file_cut_short_fails_requests_only() {
     with_engines(|engine| {
         let image = pattern(10, MIB);
