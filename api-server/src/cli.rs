@@ -8,6 +8,7 @@ use vmm::config::InstanceId;
 
 use crate::identity::Identity;
 use crate::process::FAILED;
+use crate::snapshot_file;
 use crate::wire::{self, later};
 
 /// Exit code for wrong arguments (v1 contract).
@@ -116,6 +117,27 @@ enum Command {
     Demo(DemoOptions),
     /// Say what of this host should be set otherwise before strangers' machines run on it
     CheckHost(CheckHostOptions),
+    /// Look at a snapshot without loading it
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+}
+
+/// Arguments of `mayfly snapshot`.
+#[derive(Debug, Clone, Subcommand)]
+enum SnapshotCommand {
+    /// Print what a state file says, as JSON: where it was taken, and the machine
+    Describe {
+        /// The state file
+        file: PathBuf,
+    },
+    /// Judge a snapshot as a load does, and say what is wrong with it
+    Verify {
+        /// The state file
+        file: PathBuf,
+        /// The memory file
+        #[arg(long, value_name = "FILE")]
+        memory: Option<PathBuf>,
+    },
 }
 
 /// Arguments of `mayfly check-host`.
@@ -277,6 +299,13 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
     match arguments.command {
         Some(Command::Demo(options)) => return Task::Demo(options),
         Some(Command::CheckHost(options)) => return Task::CheckHost(options),
+        Some(Command::Snapshot(command)) => {
+            let said = match command {
+                SnapshotCommand::Describe { file } => snapshot_file::describe(&file),
+                SnapshotCommand::Verify { file, memory } => snapshot_file::verify(&file, memory.as_deref()),
+            };
+            return said.map_or_else(|why| Task::Refuse(format!("error: {why}\n"), FAILED), Task::Print);
+        }
         None => {}
     }
     let id = match InstanceId::try_from(arguments.id.as_str()) {

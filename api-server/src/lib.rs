@@ -20,6 +20,7 @@ mod porch;
 mod process;
 mod routes;
 mod server;
+mod snapshot_file;
 mod syscalls;
 mod wire;
 

@@ -851,3 +851,58 @@ fn what_a_machine_finds_on_its_host_may_be_another() {
     assert!(fs::read(disk.path()).unwrap() == before, "the parent's disk is as it was");
     assert!(fs::read(at("disk2")).unwrap()[..before.len()] != before[..]);
 }
+
+/// Runs `mayfly snapshot` and returns what it says and its exit code.
+fn look(args: &[&std::ffi::OsStr]) -> (String, i32) {
+    let output = Command::new(mayfly_tests::binary::mayfly()).arg("snapshot").args(args).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (String::from_utf8(said).unwrap(), output.status.code().unwrap())
+}
+
+#[test]
+fn a_snapshot_is_described_and_verified_without_loading_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::sparse(dir.path(), "disk", 1 << 20).unwrap();
+    let vmm = configured(&life(3));
+    vmm.drive("d", disk.path(), "Sync");
+    vmm.put("/balloon", &json!({"amount_mib": 0, "deflate_on_oom": false})).expect_204();
+    vmm.instance_start();
+    wait_for_ticks(&vmm, 2);
+    let saved = save(&vmm);
+    let config = vmm.get("/vm/config").json();
+    drop(vmm);
+    let (state, memory) = (saved.state(), saved.memory());
+    let state_name = state.as_os_str();
+    let (said, code) = look(&["describe".as_ref(), state_name]);
+    assert_eq!(code, 0, "{said}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["version"], &said["fits_this_host"]), (&json!("v1.0.0"), &json!(true)));
+    assert_eq!(said["memory_file_bytes"], json!(fs::metadata(&memory).unwrap().len()));
+    assert_eq!(said["config"], config);
+    let driver = |name: &str| {
+        let devices = said["devices"].as_array().unwrap();
+        devices.iter().find(|device| device["name"].as_str().unwrap().contains(name)).unwrap()["driver"].clone()
+    };
+    assert_eq!((driver("drive"), driver("balloon")), (json!("at work"), json!("none")));
+    assert_eq!(said["sections"].as_array().unwrap().len(), 6);
+
+    let verify = |state: &Path, memory: &Path| {
+        look(&["verify".as_ref(), state.as_os_str(), "--memory".as_ref(), memory.as_os_str()])
+    };
+    let (said, code) = verify(&state, &memory);
+    assert!(code == 0 && said.contains("fit this host") && said.contains("pages that were compared"), "{said}");
+    let other = saved.dir.path().join("other");
+    fs::File::create(&other).unwrap().set_len(fs::metadata(&memory).unwrap().len()).unwrap();
+    let (said, code) = verify(&state, &other);
+    assert!(code == 1 && said.contains("not of the same snapshot"), "{said}");
+    let mut bytes = fs::read(&state).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&other, bytes).unwrap();
+    for (said, code) in [verify(&other, &memory), look(&["describe".as_ref(), other.as_os_str()])] {
+        assert!(code == 1 && said.contains("CRC does not match"), "{said}");
+    }
+    let (said, code) = look(&["describe".as_ref(), "/nowhere/at/all".as_ref()]);
+    assert!(code == 1 && said.contains("error: /nowhere/at/all: "), "{said}");
+    assert_eq!(look(&[]).1, 153);
+}

@@ -6,6 +6,7 @@
 
 mod configuration;
 pub mod container;
+mod describe;
 mod draft;
 mod memory;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use configuration::{BadConfiguration, Configuration};
 pub use container::{BadFile, Reader, Section, VERSION, Version, Writer};
+pub use describe::Description;
 
 use crate::arch::host::{HostCpu, Misfit};
 use crate::config::FullConfig;
@@ -180,10 +182,27 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, LoadError> {
     Ok(bytes)
 }
 
-/// Reads what is in a state file, and judges what can be judged without a machine.
-pub fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
+/// All that is in a state file.
+#[derive(Debug)]
+struct Parts {
+    host: HostSection,
+    loaded: Loaded,
+}
+
+impl Parts {
+    /// Whether the machine can go on on this host.
+    fn fits(&self) -> Result<HostSection, Misfit> {
+        let here = HostSection::here();
+        for vcpu in &self.loaded.state.vcpus.0 {
+            self.host.cpu.fits(&vcpu.cpuid, &here.cpu)?;
+        }
+        Ok(here)
+    }
+}
+
+/// Reads what is in a state file, and judges what can be judged without a machine and a host.
+fn read(mut reader: Reader<'_>) -> Result<Parts, LoadError> {
     let bad = |e: BadFile| LoadError::State(e.to_string());
-    let mut reader = Reader::new(bytes).map_err(bad)?;
     let host: HostSection = reader.take().map_err(bad)?;
     let config: Configuration = reader.take().map_err(bad)?;
     let memory: MemorySection = reader.take().map_err(bad)?;
@@ -194,12 +213,18 @@ pub fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
     let config = config.check().map_err(|e| LoadError::State(e.to_string()))?;
     let state = State { platform, vcpus, devices };
     state.check(config.machine.vcpu_count()).map_err(LoadError::State)?;
-    let here = HostSection::here();
-    for vcpu in &state.vcpus.0 {
-        host.cpu.fits(&vcpu.cpuid, &here.cpu)?;
+    if memory.marks.len() > MAX_MARKS {
+        return Err(LoadError::State(format!("it has {} marks, and {MAX_MARKS} are the most", memory.marks.len())));
     }
-    if host != here {
-        let HostSection { cpu, kernel } = &host;
+    Ok(Parts { host, loaded: Loaded { config, state, memory } })
+}
+
+/// Reads what is in a state file, and judges what can be judged without a machine.
+pub fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
+    let parts = read(Reader::new(bytes).map_err(|e| LoadError::State(e.to_string()))?)?;
+    let here = parts.fits()?;
+    if parts.host != here {
+        let HostSection { cpu, kernel } = &parts.host;
         log::warn!(
             "The snapshot was taken on a host with another processor or kernel: signature {:#x} and Linux {}, here {:#x} and {}.",
             cpu.signature,
@@ -208,10 +233,7 @@ pub fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
             here.kernel
         );
     }
-    if memory.marks.len() > MAX_MARKS {
-        return Err(LoadError::State(format!("it has {} marks, and {MAX_MARKS} are the most", memory.marks.len())));
-    }
-    Ok(Loaded { config, state, memory })
+    Ok(parts.loaded)
 }
 
 impl Loaded {

@@ -35,7 +35,7 @@ fn walk(block: &str, user: Option<u32>) -> (String, String) {
     let script = format!(
         "set -e; cd {dir}; mount -t tmpfs -o mode=755 tmpfs /srv; mkdir /srv/images /srv/home; chown {owner} /srv/home . ; {nodes} \
          cp guest.elf /srv/images/bzImage; echo initrd >/srv/images/initrd; \
-         PATH={dir}:$PATH HOME=/srv/home {as_user} timeout 60 sh -e block.sh; find /srv -mindepth 2 -not -path '/srv/images/*' >left",
+         PATH={dir}:$PATH HOME=/srv/home {as_user} timeout 200 sh -e block.sh; find /srv -mindepth 2 -not -path '/srv/images/*' >left",
         dir = dir.path().display(),
         nodes = nodes(owner),
     );
@@ -51,6 +51,19 @@ fn the_walk_through_as_root() {
     assert!(said.contains("Mayfly") && said.contains("mayfly-guest"), "{said}");
     assert!(said.contains("\"seccomp\":\"filter\"") && !said.contains("fault_message"), "{said}");
     assert_eq!(left, "", "nothing is left");
+}
+
+/// Not about jails, but this is where walk-throughs are run.
+#[test]
+fn the_walk_through_of_clones() {
+    let (said, left) = walk(&blocks()[2], None);
+    assert!(!said.contains("fault_message"), "{said}");
+    assert!(said.contains("fit this host") && said.contains("pages that were compared"), "{said}");
+    assert_eq!(said.matches("'load snapshot' API request took").count(), 20, "{said}");
+    assert_eq!(said.matches("'create full snapshot' API request took").count(), 1, "{said}");
+    assert!(said.contains("\"id\":\"vm-20\",\"state\":\"Running\""), "{said}");
+    assert!((1..=20).all(|i| left.contains(&format!("/srv/vm/{i}.console"))), "{left}");
+    assert!(!left.contains(".vsock") && !left.contains(".sock"), "ended in good order: {left}");
 }
 
 #[test]
