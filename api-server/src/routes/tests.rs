@@ -163,7 +163,7 @@ fn snapshots_are_understood() {
     );
     let restore = |body: &str| fault(&app, Method::PUT, "/snapshot/restore", body);
     let whole = r#"{"snapshot_path":"/nowhere/s","mem_backend":{"backend_type":"File","backend_path":"m"},"track_dirty_pages":true,
-        "resume_vm":true,"clock_realtime":true,"huge_pages":"Snapshot","drives":[{"drive_id":"d","path_on_host":"f"}],
+        "resume_vm":true,"clock_realtime":true,"force":true,"huge_pages":"Snapshot","drives":[{"drive_id":"d","path_on_host":"f"}],
         "pmem":[{"id":"p","path_on_host":"f"}],"network_interfaces":[{"iface_id":"n","host_dev_name":"t","guest_mac":"06:00:ac:10:00:02"}],
         "vsock":{"guest_cid":4,"uds_path":"u"},"serial":{"serial_out_path":"o"},"mmds":{"a":1}}"#;
     assert_eq!(restore(whole), nowhere);

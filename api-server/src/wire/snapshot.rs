@@ -94,6 +94,8 @@ pub(crate) struct SnapshotRestore {
     #[serde(default)]
     pub(crate) clock_realtime: bool,
     #[serde(default)]
+    pub(crate) force: bool,
+    #[serde(default)]
     pub(crate) huge_pages: SnapshotHugePages,
     #[serde(default)]
     pub(crate) drives: Vec<OtherDrive>,
@@ -183,6 +185,7 @@ impl TryFrom<SnapshotLoad> for LoadSnapshot {
             track_dirty_pages: load.track_dirty_pages || load.enable_diff_snapshots,
             resume: load.resume_vm,
             clock_realtime: load.clock_realtime,
+            force: false,
             overrides: Overrides {
                 nets: load.network_overrides.into_iter().map(tap).collect::<Result<_, Error>>()?,
                 vsock: VsockOverride { guest_cid: None, uds_path: load.vsock_override.map(|vsock| vsock.uds_path) },
@@ -215,6 +218,7 @@ impl TryFrom<SnapshotRestore> for LoadSnapshot {
             track_dirty_pages: restore.track_dirty_pages,
             resume: restore.resume_vm,
             clock_realtime: restore.clock_realtime,
+            force: restore.force,
             overrides: Overrides {
                 drives: restore.drives.into_iter().map(drive).collect::<Result<_, Error>>()?,
                 pmems: restore.pmem.into_iter().map(pmem).collect::<Result<_, Error>>()?,

@@ -234,18 +234,26 @@ fn saving_changes_nothing() {
 /// R4, R5: a base that nobody changes, and guests that know that they are several.
 #[test]
 fn clones_share_a_base_and_nothing_else() {
-    let vmm = configured(&life(5).with("pool_mib", 16));
+    let vmm = configured(&life(40).with("pool_mib", 4));
     vmm.instance_start();
     wait_for_ticks(&vmm, 3);
     let saved = save(&vmm);
     drop(vmm);
     let base = fs::read(saved.memory()).unwrap();
-    let clones: Vec<Vmm> = (0..10).map(|_| restored(&saved)).collect();
+    let clones: Vec<Vmm> = (0..50).map(|_| restored(&saved)).collect();
     let mut ids: Vec<String> = clones
         .iter()
         .map(|vmm| {
             finish(vmm);
             let text = vmm.console().text();
+            let rounds = |line: &str| -> u64 {
+                let (_, rest) = line.split_once(" rounds=").unwrap();
+                rest.split(' ').next().unwrap().parse().unwrap()
+            };
+            let ticks = ticks(&text);
+            let ((_, first), (_, last)) = (ticks[0], *ticks.last().unwrap());
+            assert!(rounds(last) > rounds(first) + 1, "each page was written since: {first}, {last}");
+            assert!(last.contains(" memory=0"), "{last}");
             text.lines().find_map(|line| line.strip_prefix("restored=")).unwrap().split(' ').next().unwrap().to_owned()
         })
         .collect();

@@ -99,6 +99,8 @@ pub struct LoadSnapshot {
     pub resume: bool,
     /// The guest's clock goes on from the time of day.
     pub clock_realtime: bool,
+    /// A host that lacks what the guest has been told of will do.
+    pub force: bool,
     /// What is to be otherwise than it was.
     pub overrides: Overrides,
     /// End the process if it fails, as v1 does.

@@ -5,7 +5,7 @@ use std::path::Path;
 use devices::virtio::state::Progress;
 
 use super::container::{BadFile, Reader, Version};
-use super::{LoadError, Parts};
+use super::{HostSection, LoadError, Parts};
 use crate::arch::host::Misfit;
 use crate::config::FullConfig;
 
@@ -46,7 +46,7 @@ impl Description {
             vendor: parts.host.cpu.vendor.clone(),
             signature: parts.host.cpu.signature,
             kernel: parts.host.kernel.clone(),
-            misfit: parts.fits().err(),
+            misfit: parts.fits(&HostSection::here()).err(),
             config: parts.loaded.config.clone(),
             memory_len: parts.loaded.memory.layout.file_len(),
             devices: parts

@@ -190,13 +190,9 @@ struct Parts {
 }
 
 impl Parts {
-    /// Whether the machine can go on on this host.
-    fn fits(&self) -> Result<HostSection, Misfit> {
-        let here = HostSection::here();
-        for vcpu in &self.loaded.state.vcpus.0 {
-            self.host.cpu.fits(&vcpu.cpuid, &here.cpu)?;
-        }
-        Ok(here)
+    /// Whether the machine can go on on that host.
+    fn fits(&self, host: &HostSection) -> Result<(), Misfit> {
+        self.loaded.state.vcpus.0.iter().try_for_each(|vcpu| self.host.cpu.fits(&vcpu.cpuid, &host.cpu))
     }
 }
 
@@ -219,10 +215,15 @@ fn read(mut reader: Reader<'_>) -> Result<Parts, LoadError> {
     Ok(Parts { host, loaded: Loaded { config, state, memory } })
 }
 
-/// Reads what is in a state file, and judges what can be judged without a machine.
-pub fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
+/// Reads what is in a state file, and judges what can be judged without a machine. A host that does not fit is accepted if it is asked for by
+/// `force`: whoever does knows that the guest does not use what is missing.
+pub fn load(bytes: &[u8], force: bool) -> Result<Loaded, LoadError> {
     let parts = read(Reader::new(bytes).map_err(|e| LoadError::State(e.to_string()))?)?;
-    let here = parts.fits()?;
+    let here = HostSection::here();
+    match parts.fits(&here) {
+        Err(misfit) if force => log::warn!("Loaded by force: {misfit}"),
+        other => other?,
+    }
     if parts.host != here {
         let HostSection { cpu, kernel } = &parts.host;
         log::warn!(
@@ -255,7 +256,7 @@ impl Loaded {
 pub fn fuzz(data: &[u8]) {
     let mut bytes = data.to_vec();
     bytes.extend_from_slice(&crc32c::crc32c(data).to_le_bytes());
-    let _ = load(&bytes);
+    let _ = load(&bytes, true);
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl Vmm {
     fn restore(&mut self, ask: LoadSnapshot, asked: Instant) -> Result<(), Error> {
         log::debug!("event_start: build microvm from snapshot");
         let bytes = snapshot::read_file(&ask.snapshot_path).map_err(failed)?;
-        let mut loaded = snapshot::load(&bytes).map_err(failed)?;
+        let mut loaded = snapshot::load(&bytes, ask.force).map_err(failed)?;
         drop(bytes);
         override_config(&mut loaded.config, &ask)?;
         let config = loaded.config.clone();
