@@ -1,4 +1,4 @@
-//! Copies standard input to a vsock connection and the connection to standard output, in a guest or on its host.
+//! Copies standard input to a vsock connection and the connection to standard output, in a guest or on its host. `guest-cid` prints who it is.
 //!
 //! The Linux tier puts it into its guests, whose busybox knows nothing of vsock. The end of the input ends the sending half only; the program
 //! ends when the other side has ended its half too.
@@ -12,12 +12,16 @@ use std::process::ExitCode;
 use mayfly_tests::sys::vsock;
 
 const USAGE: &str =
-    "usage: vsock-cat guest-connect CID PORT | guest-listen PORT | host-connect UDS PORT | host-listen UDS";
+    "usage: vsock-cat guest-cid | guest-connect CID PORT | guest-listen PORT | host-connect UDS PORT | host-listen UDS";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match connection(&words).and_then(|(socket, first)| copy(&socket, &first)) {
+    let outcome = match words[..] {
+        ["guest-cid"] => vsock::local_cid().map(|cid| println!("{cid}")),
+        _ => connection(&words).and_then(|(socket, first)| copy(&socket, &first)),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vsock-cat: {error}");

@@ -138,6 +138,18 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<File> {
 pub mod vsock {
     use super::*;
 
+    /// IOCTL_VM_SOCKETS_GET_LOCAL_CID (include/uapi/linux/vm_sockets.h).
+    const GET_LOCAL_CID: u32 = 0x7b9;
+
+    /// The context id of the machine in which this runs.
+    pub fn local_cid() -> io::Result<u32> {
+        let device = File::open("/dev/vsock")?;
+        let mut cid = 0u32;
+        // SAFETY: the call writes one u32, which `cid` is.
+        checked(unsafe { libc::ioctl(device.as_raw_fd(), GET_LOCAL_CID as _, &raw mut cid) })?;
+        Ok(cid)
+    }
+
     /// Accept from anybody.
     const ANY_CID: u32 = u32::MAX;
 

@@ -230,6 +230,7 @@ pub(crate) const CASES: [(&str, &[&str]); 20] = [
             "snapshot-4",
             "snapshot-ping",
             "snapshot-identities",
+            "snapshot-context-ids",
             "snapshot-config",
             "snapshot-nothing-wrong",
             "snapshot-end",

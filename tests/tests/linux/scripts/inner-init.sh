@@ -219,9 +219,10 @@ do_mmds() {
 
 # For ever: writes to the disk and reads back what it wrote, past the page cache.
 do_alive() {
-    load virtio-rng
+    load virtio-rng vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport
     ip addr add 172.16.0.2/24 dev eth0
     ip link set eth0 up
+    while :; do say heard "$(vsock-cat guest-listen 1000 </dev/null 2>/dev/null)"; done &
     n=0
     while :; do
         n=$((n + 1))
@@ -232,6 +233,7 @@ do_alive() {
         [ "$back" = "$(printf '%08d' $n)" ] || say alive-wrong "$n $back"
         say alive $n
         say generation "$(page 0xd0000)"
+        say cid "$(vsock-cat guest-cid)"
     done
 }
 
