@@ -1,15 +1,15 @@
-//! `PUT /snapshot/create`, `/snapshot/load` and `/snapshot/restore`.
+//! `/snapshot/create`, `/snapshot/load`, and what v1 does not have: `/snapshot/restore` and `/snapshot/progress`.
 
 use std::time::Instant;
 
 use vmm::Ask;
-use vmm::requests::{CreateSnapshot, LoadSnapshot, SnapshotKind};
+use vmm::requests::{CancelSnapshot, CreateSnapshot, GetSnapshotProgress, LoadSnapshot, SnapshotKind};
 use vmm::telemetry::{LATENCIES, microseconds};
 
-use super::{Call, DONE, Reply};
+use super::{Call, DONE, Reply, found};
 use crate::error::Fault;
 use crate::identity::Identity;
-use crate::wire::{SnapshotCreate, SnapshotLoad, SnapshotRestore};
+use crate::wire::{SnapshotCreate, SnapshotLoad, SnapshotProgress, SnapshotRestore};
 
 pub(super) async fn create(call: &Call<'_>) -> Result<Reply, Fault> {
     let create: SnapshotCreate = call.json()?;
@@ -48,5 +48,14 @@ async fn ask(call: &Call<'_>, load: LoadSnapshot) -> Result<Reply, Fault> {
     let took_us = microseconds(asked.elapsed());
     LATENCIES.load_snapshot.set(took_us);
     log::info!("'load snapshot' API request took {took_us} us.");
+    DONE
+}
+
+pub(super) async fn progress(call: &Call<'_>) -> Result<Reply, Fault> {
+    found(&SnapshotProgress::from(call.app.ask(GetSnapshotProgress).await?))
+}
+
+pub(super) async fn cancel(call: &Call<'_>) -> Result<Reply, Fault> {
+    call.app.ask(CancelSnapshot).await?;
     DONE
 }

@@ -83,6 +83,8 @@ pub(crate) static ROUTES: &[Route] = routes! {
     PUT "snapshot" / "create" => snapshot::create;
     PUT "snapshot" / "load" => snapshot::load;
     PUT "snapshot" / "restore" => snapshot::restore;
+    GET "snapshot" / "progress" => snapshot::progress;
+    DELETE "snapshot" / "progress" => snapshot::cancel;
 };
 
 /// The route of a request.

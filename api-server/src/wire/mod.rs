@@ -46,7 +46,7 @@ pub(crate) use mmds::MmdsConfig;
 pub(crate) use net::{Net, NetPatch};
 pub(crate) use pmem::{Pmem, PmemPatch};
 pub(crate) use serial::Serial;
-pub(crate) use snapshot::{SnapshotCreate, SnapshotLoad, SnapshotRestore};
+pub(crate) use snapshot::{SnapshotCreate, SnapshotLoad, SnapshotProgress, SnapshotRestore};
 pub(crate) use vm::{Vm, VmState};
 pub(crate) use vsock::Vsock;
 

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use vmm::config::{HugePages, MacAddr, ResourceId};
 use vmm::requests::{CreateSnapshot, LoadSnapshot, MemoryBackend, NetOverride, Overrides, SnapshotKind, VsockOverride};
@@ -25,6 +25,24 @@ pub(crate) enum SnapshotType {
     Diff,
     #[default]
     Full,
+}
+
+/// Reply of `GET /snapshot/progress`.
+#[derive(Debug, Serialize)]
+pub(crate) struct SnapshotProgress {
+    writing: bool,
+    bytes_done: Option<u64>,
+    bytes_total: Option<u64>,
+}
+
+impl From<Option<vmm::requests::SnapshotProgress>> for SnapshotProgress {
+    fn from(progress: Option<vmm::requests::SnapshotProgress>) -> Self {
+        Self {
+            writing: progress.is_some(),
+            bytes_done: progress.map(|progress| progress.bytes_done),
+            bytes_total: progress.map(|progress| progress.bytes_total),
+        }
+    }
 }
 
 /// Body of `PUT /snapshot/load`.

@@ -110,6 +110,7 @@ fn at_home(value: &Value, dir: &Path, tap: &str) -> Value {
 const REFUSED: &[(&str, &str)] = &[
     ("/balloon/hinting/", "Balloon update error: Device not activated yet"),
     ("/snapshot/create", "save/restore unavailable while running"),
+    ("/snapshot/progress", "No snapshot is being written."),
     ("/snapshot/restore", "not allowed after configuring boot-specific resources"),
     ("/snapshot/load", "not allowed after configuring boot-specific resources"),
 ];

@@ -914,3 +914,45 @@ fn a_snapshot_is_described_and_verified_without_loading_it() {
     assert!(code == 1 && said.contains("error: /nowhere/at/all: "), "{said}");
     assert_eq!(look(&[]).1, 153);
 }
+
+#[test]
+fn a_snapshot_that_is_being_written_can_be_looked_at_and_given_up() {
+    const NONE: &str = "No snapshot is being written.";
+    let vmm = configured(&life(1_000_000).with("pool_mib", 256));
+    vmm.machine(1, 512);
+    vmm.instance_start();
+    vmm.wait_for_line("life=started", PATIENCE);
+    let saved = Saved { dir: tempfile::tempdir().unwrap() };
+    set_state(&vmm, "Paused");
+    assert_eq!(
+        vmm.get("/snapshot/progress").json(),
+        json!({"writing": false, "bytes_done": null, "bytes_total": null})
+    );
+    vmm.request("DELETE", "/snapshot/progress", None).expect_fault(NONE);
+    let body = json!({"snapshot_path": saved.state(), "mem_file_path": saved.memory()}).to_string();
+    let mut client = vmm.client();
+    client.send("PUT", "/snapshot/create", Some(&body)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let seen = loop {
+        let seen = vmm.get("/snapshot/progress").json();
+        if seen["bytes_done"].as_u64().is_some_and(|done| done > 0) {
+            break seen;
+        }
+        assert!(Instant::now() < deadline, "{seen}");
+    };
+    assert_eq!((&seen["writing"], &seen["bytes_total"]), (&json!(true), &json!(512 << 20)));
+    vmm.request("DELETE", "/snapshot/progress", None).expect_204();
+    client.read_response().unwrap().expect_fault("it was cancelled");
+    assert_eq!(names(saved.dir.path()), [""; 0]);
+    vmm.request("DELETE", "/snapshot/progress", None).expect_fault(NONE);
+    set_state(&vmm, "Resumed");
+    let before = ticks(&vmm.console().text()).len();
+    wait_for_ticks(&vmm, before + 2);
+    // The end of the process gives it up as well.
+    set_state(&vmm, "Paused");
+    client.send("PUT", "/snapshot/create", Some(&body)).unwrap();
+    while vmm.get("/snapshot/progress").json()["writing"] != json!(true) {}
+    vmm.signal(15);
+    assert_eq!(vmm.wait_exit(PATIENCE), 143, "{}", vmm.said());
+    assert_eq!(names(saved.dir.path()), [""; 0]);
+}

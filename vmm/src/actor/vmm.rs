@@ -19,6 +19,7 @@ use crate::exit::{ExitLatch, ExitReason};
 use crate::lifecycle::{Phase, permit};
 use crate::machine::Machine;
 use crate::requests::{Answer, Submit};
+use crate::snapshot::Progress;
 use crate::sys::signals::TerminationSignals;
 use crate::telemetry::Clock;
 
@@ -55,6 +56,8 @@ pub struct Vmm {
     pub(super) machine: Option<Machine>,
     /// While the machine is on its way to a standstill: what has to wait for that, in order.
     postponed: Option<Vec<Job>>,
+    /// The snapshot that is being written.
+    pub(super) saving: Option<Arc<Progress>>,
     pub(super) report_clock: Clock,
 }
 
@@ -81,6 +84,7 @@ impl Vmm {
             mmds: Arc::new(mmds),
             machine: None,
             postponed: None,
+            saving: None,
             report_clock,
         })
     }
@@ -94,6 +98,9 @@ impl Vmm {
         };
         self.phase = Phase::Ended;
         self.events.clear();
+        if let Some(saving) = self.saving.take() {
+            saving.cancel();
+        }
         if let Some(machine) = self.machine.take() {
             machine.shut_down();
         }

@@ -35,7 +35,10 @@ pub use mmds::{GetMmds, PatchMmds, PutMmds, PutMmdsConfig};
 pub use nets::{PatchNet, PutNet};
 pub use pmem::{PatchPmem, PutPmem};
 pub use serial::PutSerial;
-pub use snapshots::{CreateSnapshot, LoadSnapshot, MemoryBackend, NetOverride, Overrides, SnapshotKind, VsockOverride};
+pub use snapshots::{
+    CancelSnapshot, CreateSnapshot, GetSnapshotProgress, LoadSnapshot, MemoryBackend, NetOverride, Overrides,
+    SnapshotKind, SnapshotProgress, VsockOverride,
+};
 pub use vsock::PutVsock;
 
 use crate::actor::Vmm;

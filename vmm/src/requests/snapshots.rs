@@ -38,6 +38,41 @@ impl Submit for CreateSnapshot {
     }
 }
 
+/// Asks how far the snapshot is that is being written.
+#[derive(Debug)]
+pub struct GetSnapshotProgress;
+
+/// Reply to [`GetSnapshotProgress`]: bytes of guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotProgress {
+    /// Written, or known to be a hole.
+    pub bytes_done: u64,
+    /// All of it.
+    pub bytes_total: u64,
+}
+
+impl Request for GetSnapshotProgress {
+    type Reply = Option<SnapshotProgress>;
+    const ASK: Ask = Ask::Look;
+
+    fn apply(self, vmm: &mut Vmm) -> Result<Option<SnapshotProgress>, Error> {
+        Ok(vmm.snapshot_progress())
+    }
+}
+
+/// Gives up the snapshot that is being written: whoever asked for it gets a refusal, and the machine can go on.
+#[derive(Debug)]
+pub struct CancelSnapshot;
+
+impl Request for CancelSnapshot {
+    type Reply = ();
+    const ASK: Ask = Ask::Tell;
+
+    fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
+        vmm.cancel_snapshot()
+    }
+}
+
 /// Where a saved machine's memory comes from.
 #[derive(Debug)]
 pub enum MemoryBackend {

@@ -6,6 +6,7 @@ use std::io;
 use devices::ram::{GuestRam, GuestSlice};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
+use super::Progress;
 use crate::memory::{DirtyMap, Layout, Mark, Part};
 use crate::sys::pages::{self, PAGE_LEN};
 
@@ -17,7 +18,13 @@ const MARKS: usize = 16;
 const CANDIDATES: usize = 4096;
 
 /// Writes all of memory. Pages of zeroes become holes, and so do pages that nobody has touched, which are not even looked at.
-pub fn write_full(file: &File, ram: &GuestRam, layout: &Layout, anonymous: &[u64]) -> io::Result<Vec<Mark>> {
+pub fn write_full(
+    file: &File,
+    ram: &GuestRam,
+    layout: &Layout,
+    anonymous: &[u64],
+    progress: &Progress,
+) -> io::Result<Vec<Mark>> {
     file.set_len(layout.file_len())?;
     // A page that is swapped out is not in memory either.
     let look_only_at_resident = !pages::has_swap();
@@ -26,7 +33,7 @@ pub fn write_full(file: &File, ram: &GuestRam, layout: &Layout, anonymous: &[u64
     for part in layout.parts() {
         let untouched_is_zero = look_only_at_resident && anonymous.contains(&part.start);
         let memory = slice(ram, part)?;
-        for_chunks(&memory, |chunk, at| {
+        for_chunks(&memory, progress, |chunk, at| {
             if untouched_is_zero {
                 pages::resident(chunk, &mut resident)?;
             }
@@ -51,14 +58,20 @@ pub fn write_full(file: &File, ram: &GuestRam, layout: &Layout, anonymous: &[u64
 /// rest are holes.
 ///
 /// The marks are of these pages and of others: a file that holds these pages only is not taken for all of memory.
-pub fn write_diff(file: &File, ram: &GuestRam, layout: &Layout, dirty: Option<&DirtyMap>) -> io::Result<Vec<Mark>> {
+pub fn write_diff(
+    file: &File,
+    ram: &GuestRam,
+    layout: &Layout,
+    dirty: Option<&DirtyMap>,
+    progress: &Progress,
+) -> io::Result<Vec<Mark>> {
     file.set_len(layout.file_len())?;
     let look_at_resident = dirty.is_none() && !pages::has_swap();
     let mut marker = Marker::default();
     let mut resident = Vec::new();
     for part in layout.parts() {
         let memory = slice(ram, part)?;
-        for_chunks(&memory, |chunk, at| {
+        for_chunks(&memory, progress, |chunk, at| {
             if look_at_resident {
                 pages::resident(chunk, &mut resident)?;
             }
@@ -107,12 +120,14 @@ fn mark_another(
 /// Calls `on_chunk` with one chunk of `memory` after the other and where it begins.
 fn for_chunks(
     memory: &GuestSlice<'_>,
+    progress: &Progress,
     mut on_chunk: impl FnMut(&GuestSlice<'_>, usize) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut at = 0;
     while at < memory.len() {
         let count = CHUNK_LEN.min(memory.len() - at);
         on_chunk(&sub(memory, at, count)?, at)?;
+        progress.advance(count as u64)?;
         at += count;
     }
     Ok(())
@@ -224,7 +239,7 @@ mod tests {
         ram.write_obj(0u64, GuestAddress(4 * MIB)).unwrap();
         let whole = |anonymous: &[u64]| {
             let file = tempfile::tempfile().unwrap();
-            let marks = write_full(&file, &ram, &layout, anonymous).unwrap();
+            let marks = write_full(&file, &ram, &layout, anonymous, &Progress::new(0)).unwrap();
             assert_eq!(file.metadata().unwrap().len(), 12 * MIB);
             assert!(file.metadata().unwrap().blocks() * 512 <= 16 * PAGE_LEN as u64, "holes");
             let byte = |at: u64| {
@@ -248,7 +263,7 @@ mod tests {
         let put = |byte: u8, at: u64| ram.write_obj(byte, GuestAddress(at)).unwrap();
         (0..200).for_each(|page| put(7, page * 0x5000));
         let whole = tempfile::tempfile().unwrap();
-        write_full(&whole, &ram, &layout, &[]).unwrap();
+        write_full(&whole, &ram, &layout, &[], &Progress::new(0)).unwrap();
         for round in 1..4u8 {
             let mut dirty = DirtyMap::new(&layout);
             for page in [u64::from(round), 40, 512 + u64::from(round), 1024] {
@@ -260,13 +275,13 @@ mod tests {
             put(round, 64 * MIB + 5);
             dirty.add(64 * MIB, &[1]);
             let alone = tempfile::tempfile().unwrap();
-            let marks = write_diff(&alone, &ram, &layout, Some(&dirty)).unwrap();
+            let marks = write_diff(&alone, &ram, &layout, Some(&dirty), &Progress::new(0)).unwrap();
             assert!(alone.metadata().unwrap().blocks() * 512 <= 16 * PAGE_LEN as u64);
             MemoryFile::new(alone, layout.clone(), &marks).expect_err("it is not all of memory");
-            let marks = write_diff(&whole, &ram, &layout, Some(&dirty)).unwrap();
+            let marks = write_diff(&whole, &ram, &layout, Some(&dirty), &Progress::new(0)).unwrap();
             MemoryFile::new(whole.try_clone().unwrap(), layout.clone(), &marks).unwrap();
             let full = tempfile::tempfile().unwrap();
-            write_full(&full, &ram, &layout, &[]).unwrap();
+            write_full(&full, &ram, &layout, &[], &Progress::new(0)).unwrap();
             let bytes = |file: &File| {
                 let mut bytes = vec![0; 12 << 20];
                 file.read_exact_at(&mut bytes, 0).unwrap();
@@ -287,7 +302,7 @@ mod tests {
         let (ram, layout) = ram();
         ram.write_obj(1u8, GuestAddress(5000)).unwrap();
         let file = tempfile::tempfile().unwrap();
-        let marks = write_full(&file, &ram, &layout, &[]).unwrap();
+        let marks = write_full(&file, &ram, &layout, &[], &Progress::new(0)).unwrap();
         file.write_all_at(&[2], 5000).unwrap();
         let error = MemoryFile::new(file.try_clone().unwrap(), layout.clone(), &marks).unwrap_err().to_string();
         assert!(error.contains("not of the same snapshot"), "{error}");

@@ -9,10 +9,12 @@ pub mod container;
 mod describe;
 mod draft;
 mod memory;
+mod progress;
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use devices::ram::GuestRam;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use configuration::{BadConfiguration, Configuration};
 pub use container::{BadFile, Reader, Section, VERSION, Version, Writer};
 pub use describe::Description;
+pub use progress::Progress;
 
 use crate::arch::host::{HostCpu, Misfit};
 use crate::config::FullConfig;
@@ -91,6 +94,8 @@ pub struct Job {
     pub snapshot_path: PathBuf,
     /// The memory file.
     pub mem_file_path: PathBuf,
+    /// How far it is, and whether it is still wanted.
+    pub progress: Arc<Progress>,
 }
 
 fn cannot(what: impl std::fmt::Display) -> Error {
@@ -99,7 +104,7 @@ fn cannot(what: impl std::fmt::Display) -> Error {
 
 /// Writes both files. Neither has its name before both are whole and on the disk; after an error none of ours is left.
 pub fn save(job: Job) -> Result<(), Error> {
-    let Job { config, state, ram, extent, layout, anonymous, snapshot_path, mem_file_path } = job;
+    let Job { config, state, ram, extent, layout, anonymous, snapshot_path, mem_file_path, progress } = job;
     let memory_error =
         |e: &dyn std::fmt::Display| cannot(format!("Cannot write memory file: {}: {e}", mem_file_path.display()));
     let state_error =
@@ -111,9 +116,9 @@ pub fn save(job: Job) -> Result<(), Error> {
     };
     let memory = create().map_err(|e| memory_error(&e))?;
     let marks = match &extent {
-        Extent::Full => memory::write_full(memory.file(), &ram, &layout, &anonymous),
-        Extent::Written(dirty) => memory::write_diff(memory.file(), &ram, &layout, Some(dirty)),
-        Extent::Touched => memory::write_diff(memory.file(), &ram, &layout, None),
+        Extent::Full => memory::write_full(memory.file(), &ram, &layout, &anonymous, &progress),
+        Extent::Written(dirty) => memory::write_diff(memory.file(), &ram, &layout, Some(dirty), &progress),
+        Extent::Touched => memory::write_diff(memory.file(), &ram, &layout, None, &progress),
     };
     let marks = marks.map_err(|e| memory_error(&e))?;
     let mut writer = Writer::default();
@@ -133,6 +138,7 @@ pub fn save(job: Job) -> Result<(), Error> {
     // old pair or the new one. The state is last, because it is what is asked for first.
     memory.sync().map_err(|e| memory_error(&e))?;
     draft.sync().map_err(|e| state_error(&e))?;
+    progress.advance(0).map_err(|e| memory_error(&e))?;
     let memory = memory.publish().map_err(|e| memory_error(&e))?;
     let draft = draft.publish().map_err(|e| state_error(&e))?;
     memory.settle().map_err(|e| memory_error(&e))?;

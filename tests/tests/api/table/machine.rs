@@ -68,6 +68,8 @@ pub(super) fn rows(world: &World) -> Vec<Row> {
             json!({"snapshot_path": "/s"}),
             Fault("missing field: either `mem_backend` or `mem_file_path` is required"),
         ),
+        always("GET", "/snapshot/progress", None, Found),
+        always("DELETE", "/snapshot/progress", None, Fault("No snapshot is being written.")),
         always("PUT", "/snapshot", json!({}), Fault("Missing snapshot operation type.")),
     ]
 }

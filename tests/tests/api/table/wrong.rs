@@ -31,6 +31,8 @@ pub(crate) const WRONG: &[(&str, &str, &str)] = &[
     ("/snapshot/create", "GET PATCH DELETE", "snapshot"),
     ("/snapshot/load", "GET PATCH DELETE", "snapshot"),
     ("/snapshot/restore", "GET PATCH DELETE", "snapshot"),
+    ("/snapshot/progress", "PATCH", "snapshot"),
+    ("/snapshot/progress", "PUT", "/snapshot/progress"),
 ];
 
 /// Methods that a path has because another path, which it begins with, has them: the last piece is one that nobody reads.

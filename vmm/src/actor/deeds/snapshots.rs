@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::actor::Vmm;
@@ -8,9 +9,10 @@ use crate::exit::ExitReason;
 use crate::lifecycle::Phase;
 use crate::machine::{Origin, Saved};
 use crate::requests::{
-    Answer, CreateSnapshot, LoadSnapshot, MemoryBackend, NetOverride, Overrides, SnapshotKind, VsockOverride,
+    Answer, CreateSnapshot, LoadSnapshot, MemoryBackend, NetOverride, Overrides, SnapshotKind, SnapshotProgress,
+    VsockOverride,
 };
-use crate::snapshot::{self, Extent};
+use crate::snapshot::{self, Extent, Progress};
 use crate::telemetry::{LATENCIES, microseconds};
 
 fn refuse(what: impl std::fmt::Display) -> Error {
@@ -40,15 +42,18 @@ impl Vmm {
             (SnapshotKind::Diff, None) => Extent::Touched,
         };
         let memory = machine.memory();
+        let layout = memory.layout();
+        let progress = Arc::new(Progress::new(layout.parts().iter().map(|part| part.len).sum()));
         let job = snapshot::Job {
             config: self.plan.config(),
             state,
             ram: memory.everything.clone(),
             extent,
-            layout: memory.layout(),
+            layout,
             anonymous: memory.anonymous_parts(),
             snapshot_path,
             mem_file_path,
+            progress: progress.clone(),
         };
         machine.run_with_files(move || {
             let outcome = snapshot::save(job);
@@ -58,6 +63,7 @@ impl Vmm {
                     SnapshotKind::Diff => &LATENCIES.vmm_diff_create_snapshot,
                 };
                 latency.set(microseconds(asked.elapsed()));
+                vmm.saving = None;
                 if let (Ok(()), Some(machine)) = (&outcome, &mut vmm.machine) {
                     machine.was_saved();
                 }
@@ -65,7 +71,22 @@ impl Vmm {
                 vmm.serve_postponed();
             });
         });
+        self.saving = Some(progress);
         self.postpone();
+    }
+
+    /// How far the snapshot is that is being written, if one is.
+    pub(crate) fn snapshot_progress(&self) -> Option<SnapshotProgress> {
+        let (bytes_done, bytes_total) = self.saving.as_ref()?.look();
+        Some(SnapshotProgress { bytes_done, bytes_total })
+    }
+
+    /// The snapshot that is being written need not be.
+    pub(crate) fn cancel_snapshot(&self) -> Result<(), Error> {
+        let saving = self.saving.as_ref();
+        saving
+            .map(|saving| saving.cancel())
+            .ok_or_else(|| Error::invalid(Subject::None, "No snapshot is being written."))
     }
 
     /// Builds the machine that was saved. If that fails nothing is left of it, and everything is as it was before.
