@@ -83,6 +83,13 @@ impl Saved {
         let backend = json!({"backend_type": "File", "backend_path": self.memory()});
         json!({"snapshot_path": self.state(), "mem_backend": backend, "resume_vm": true})
     }
+
+    /// The same, with one thing otherwise.
+    fn load_with(&self, key: &str, value: Value) -> Value {
+        let mut load = self.load();
+        load[key] = value;
+        load
+    }
 }
 
 #[track_caller]
@@ -284,9 +291,7 @@ fn a_machine_that_is_not_resumed_stands_still() {
     let saved = save(&vmm);
     drop(vmm);
     let vmm = VmmBuilder::new().start();
-    let mut load = saved.load();
-    load["resume_vm"] = json!(false);
-    vmm.put("/snapshot/load", &load).expect_204();
+    vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
     assert_eq!(vmm.get("/").json()["state"], "Paused");
     // Saved again as it is, which is the same machine.
     let again = save(&vmm);
@@ -340,11 +345,7 @@ fn what_cannot_be_loaded_is_refused_and_leaves_nothing() {
     let vmm = VmmBuilder::new().start();
     vmm.put("/snapshot/create", &json!({"snapshot_path": "s", "mem_file_path": "m"}))
         .expect_fault("not supported before starting the microVM");
-    let with = |key: &str, value: Value| {
-        let mut load = saved.load();
-        load[key] = value;
-        load
-    };
+    let with = |key: &str, value: Value| saved.load_with(key, value);
     let backend = |path: &Path| with("mem_backend", json!({"backend_type": "File", "backend_path": path}));
     let nowhere = Path::new("/nowhere/at/all");
     refused(
@@ -410,9 +411,7 @@ impl Handler {
     }
 
     fn load(&self, saved: &Saved) -> Value {
-        let mut load = saved.load();
-        load["mem_backend"] = json!({"backend_type": "Uffd", "backend_path": self.socket});
-        load
+        saved.load_with("mem_backend", json!({"backend_type": "Uffd", "backend_path": self.socket}))
     }
 }
 
@@ -555,9 +554,7 @@ fn differences_add_up_to_the_whole() {
     drop(vmm);
     // A machine that comes from there tracks what it writes, too.
     let vmm = told.by().start();
-    let mut load = saved.load();
-    load["track_dirty_pages"] = json!(true);
-    vmm.put("/snapshot/load", &load).expect_204();
+    vmm.put(LOAD, &saved.load_with("track_dirty_pages", json!(true))).expect_204();
     told.wait_for_ticks(&vmm, 46);
     set_state(&vmm, "Paused");
     let more = dir.path().join("more");
@@ -645,9 +642,7 @@ fn a_kill_leaves_a_whole_snapshot() {
     drop(vmm);
     for turn in 0..30u64 {
         let vmm = VmmBuilder::new().start();
-        let mut load = saved.load();
-        load["resume_vm"] = json!(false);
-        vmm.put("/snapshot/load", &load).expect_204();
+        vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
         let body = json!({"snapshot_path": saved.state(), "mem_file_path": saved.memory()}).to_string();
         let mut client = vmm.client();
         client.send("PUT", "/snapshot/create", Some(&body)).unwrap();
@@ -661,13 +656,11 @@ fn a_kill_leaves_a_whole_snapshot() {
             names(saved.dir.path())
         );
         let vmm = VmmBuilder::new().start();
-        vmm.put("/snapshot/load", &load).expect_204();
+        vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
     }
     // The next one takes over what was left.
     let vmm = VmmBuilder::new().start();
-    let mut load = saved.load();
-    load["resume_vm"] = json!(false);
-    vmm.put("/snapshot/load", &load).expect_204();
+    vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
     create(&vmm, &saved).expect_204();
     assert_eq!(names(saved.dir.path()), ["memory", "state"]);
     drop(vmm);
@@ -746,9 +739,7 @@ fn the_clock_may_follow_the_time_of_day() {
     let saved = save(&vmm);
     drop(vmm);
     let vmm = VmmBuilder::new().start();
-    let mut load = saved.load();
-    load["clock_realtime"] = json!(true);
-    vmm.put("/snapshot/load", &load).expect_204();
+    vmm.put(LOAD, &saved.load_with("clock_realtime", json!(true))).expect_204();
     finish(&vmm);
 }
 
@@ -761,9 +752,7 @@ fn a_memory_file_that_becomes_shorter_ends_the_machine() {
     let saved = save(&vmm);
     drop(vmm);
     let vmm = VmmBuilder::new().start();
-    let mut load = saved.load();
-    load["resume_vm"] = json!(false);
-    vmm.put("/snapshot/load", &load).expect_204();
+    vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
     // What the guest runs with, its page tables among it, lies below.
     fs::File::options().write(true).open(saved.memory()).unwrap().set_len(18 << 20).unwrap();
     set_state(&vmm, "Resumed");
@@ -806,11 +795,7 @@ fn what_a_machine_finds_on_its_host_may_be_another() {
     let told = Told::new();
     let vmm = told.by().args(["--mmds-size-limit", "1000"]).start();
     vmm.put("/mmds", &json!({"who": "the process"})).expect_204();
-    let restore = |key: &str, value: Value| {
-        let mut restore = saved.load();
-        restore[key] = value;
-        vmm.put(RESTORE, &restore)
-    };
+    let restore = |key: &str, value: Value| vmm.put(RESTORE, &saved.load_with(key, value));
     let refused = |key: &str, value: Value, text: &str| {
         restore(key, value).expect_fault(text);
         assert_eq!(vmm.get("/").json()["state"], "Not started");

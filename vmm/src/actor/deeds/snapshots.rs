@@ -135,7 +135,12 @@ impl Vmm {
         }
         log::debug!("event_end: build microvm from snapshot");
         let machine = self.live_machine()?;
-        machine.renew_identity().map_err(failed)?;
+        if let Err(error) = machine.renew_identity() {
+            // It must not run as somebody that it is not, and is not undone any more: the process is of no use.
+            let why = format!("the machine got no identity of its own: {error}");
+            self.exit().report(ExitReason::Lost(why.clone()));
+            return Err(failed(why));
+        }
         if ask.resume {
             machine.resume();
             self.phase = Phase::Running;
