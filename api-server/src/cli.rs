@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use vmm::config::InstanceId;
@@ -294,17 +294,16 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
         return Task::Print(format!("{}\n", vmm::snapshot::VERSION));
     }
     if let Some(path) = &arguments.describe_snapshot {
-        return describe(path);
+        return tell(snapshot_file::version(path));
     }
     match arguments.command {
         Some(Command::Demo(options)) => return Task::Demo(options),
         Some(Command::CheckHost(options)) => return Task::CheckHost(options),
         Some(Command::Snapshot(command)) => {
-            let said = match command {
+            return tell(match command {
                 SnapshotCommand::Describe { file } => snapshot_file::describe(&file),
                 SnapshotCommand::Verify { file, memory } => snapshot_file::verify(&file, memory.as_deref()),
-            };
-            return said.map_or_else(|why| Task::Refuse(format!("error: {why}\n"), FAILED), Task::Print);
+            });
         }
         None => {}
     }
@@ -346,15 +345,9 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
     }))
 }
 
-/// The version of a state file, whether or not it can be loaded.
-fn describe(path: &Path) -> Task {
-    let version = vmm::snapshot::read_file(path)
-        .map_err(|e| e.to_string())
-        .and_then(|bytes| vmm::snapshot::container::version_of(&bytes).map_err(|e| e.to_string()));
-    match version {
-        Ok(version) => Task::Print(format!("{version}\n")),
-        Err(why) => Task::Refuse(format!("error: {}: {why}\n", path.display()), FAILED),
-    }
+/// Prints what was found out about a snapshot, or why nothing was.
+fn tell(said: Result<String, String>) -> Task {
+    said.map_or_else(|why| Task::Refuse(format!("error: {why}\n"), FAILED), Task::Print)
 }
 
 /// The first argument that has no meaning yet.

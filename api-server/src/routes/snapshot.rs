@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use vmm::Ask;
 use vmm::requests::{CancelSnapshot, CreateSnapshot, GetSnapshotProgress, LoadSnapshot, SnapshotKind};
-use vmm::telemetry::{LATENCIES, microseconds};
+use vmm::telemetry::LATENCIES;
 
-use super::{Call, DONE, Reply, found};
+use super::{Call, DONE, Reply, found, took};
 use crate::error::Fault;
 use crate::identity::Identity;
 use crate::wire::{SnapshotCreate, SnapshotLoad, SnapshotProgress, SnapshotRestore};
@@ -20,9 +20,7 @@ pub(super) async fn create(call: &Call<'_>) -> Result<Reply, Fault> {
     };
     let asked = Instant::now();
     call.app.ask(create).await?;
-    let took_us = microseconds(asked.elapsed());
-    latency.set(took_us);
-    log::info!("'{what}' API request took {took_us} us.");
+    took(what, asked, latency);
     DONE
 }
 
@@ -45,9 +43,7 @@ pub(super) async fn restore(call: &Call<'_>) -> Result<Reply, Fault> {
 async fn ask(call: &Call<'_>, load: LoadSnapshot) -> Result<Reply, Fault> {
     let asked = Instant::now();
     call.app.ask(load).await?;
-    let took_us = microseconds(asked.elapsed());
-    LATENCIES.load_snapshot.set(took_us);
-    log::info!("'load snapshot' API request took {took_us} us.");
+    took("load snapshot", asked, &LATENCIES.load_snapshot);
     DONE
 }
 

@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use log::info;
 use vmm::requests::{Pause, Resume};
-use vmm::telemetry::{LATENCIES, microseconds};
+use vmm::telemetry::LATENCIES;
 
-use super::{Call, DONE, Reply};
+use super::{Call, DONE, Reply, took};
 use crate::error::Fault;
 use crate::wire::{Vm, VmState};
 
@@ -23,8 +22,6 @@ pub(super) async fn patch(call: &Call<'_>) -> Result<Reply, Fault> {
             ("resume vm", &LATENCIES.resume_vm)
         }
     };
-    let took_us = microseconds(started.elapsed());
-    latency.set(took_us);
-    info!("'{name}' API request took {took_us} us.");
+    took(name, started, latency);
     DONE
 }

@@ -155,7 +155,7 @@ pub(crate) struct OtherNet {
 }
 
 /// Another address and host socket for the socket device.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OtherVsock {
     pub(crate) guest_cid: Option<u32>,
@@ -229,7 +229,7 @@ impl TryFrom<SnapshotRestore> for LoadSnapshot {
                 guest_mac: mac.map_err(|e| refuse(format!("network_interfaces: guest_mac: {e}")))?,
             })
         };
-        let vsock = restore.vsock.unwrap_or(OtherVsock { guest_cid: None, uds_path: None });
+        let vsock = restore.vsock.unwrap_or_default();
         Ok(Self {
             snapshot_path: restore.snapshot_path,
             memory: restore.mem_backend.into(),

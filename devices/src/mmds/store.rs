@@ -71,6 +71,12 @@ impl Store {
         self.replace(document.0)
     }
 
+    /// The same, and returns the store as it was.
+    pub fn exchange(&mut self, document: Document) -> Result<Self, StoreError> {
+        let before = self.clone();
+        self.put(document).map(|()| before)
+    }
+
     /// Merges `patch` into what is there (RFC 7396).
     pub fn patch(&mut self, patch: Document) -> Result<(), StoreError> {
         let Value::Object(mut object) = self.root.clone() else { return Err(StoreError::NotInitialized) };

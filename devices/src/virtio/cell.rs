@@ -277,7 +277,14 @@ impl VirtioCell {
 
     fn announce_change(&self, inner: &mut Inner) {
         if inner.device.get_mut().take_config_change() {
-            inner.registers.bump_generation();
+            self.announce_config(inner);
+        }
+    }
+
+    /// The configuration space is another one. A driver that is at work is told.
+    fn announce_config(&self, inner: &mut Inner) {
+        inner.registers.bump_generation();
+        if matches!(inner.state, State::Live(_)) {
             self.irq.config();
         }
     }
@@ -305,10 +312,7 @@ impl VirtioCell {
         }
         if let Some(Renewed { interrupts, config }) = inner.renewed.take() {
             if config_space(&inner) != config {
-                inner.registers.bump_generation();
-                if matches!(inner.state, State::Live(_)) {
-                    self.irq.config();
-                }
+                self.announce_config(&mut inner);
             }
             self.irq.renew(interrupts);
         }
@@ -402,10 +406,7 @@ impl VirtioCell {
         }
         let (value, changed) = change(&mut inner.device)?;
         if changed == ConfigChange::Announce {
-            inner.registers.bump_generation();
-            if matches!(inner.state, State::Live(_)) {
-                self.irq.config();
-            }
+            self.announce_config(&mut inner);
         }
         if !inner.paused {
             self.visit_all(&mut inner);

@@ -48,6 +48,14 @@ impl Told {
         }
     }
 
+    /// The machine, once it has lived for so many ticks; its process is gone.
+    #[track_caller]
+    fn saved_after(&self, vmm: Vmm, ticks: usize) -> Saved {
+        vmm.instance_start();
+        self.wait_for_ticks(&vmm, ticks);
+        save(&vmm)
+    }
+
     /// The whole life: no tick is missing or told twice, and nothing was wrong.
     #[track_caller]
     fn check(&self) {
@@ -108,6 +116,14 @@ fn save(vmm: &Vmm) -> Saved {
     set_state(vmm, "Paused");
     create(vmm, &saved).expect_204();
     saved
+}
+
+/// The machine, once it has lived for so many ticks; its process is gone.
+#[track_caller]
+fn saved_after(vmm: Vmm, ticks: usize) -> Saved {
+    vmm.instance_start();
+    wait_for_ticks(&vmm, ticks);
+    save(&vmm)
 }
 
 /// The machine in another process. `ask` sees the request to load it, and says by which route.
@@ -178,10 +194,7 @@ fn living(told: &Told, after: u64) -> Vmm {
 fn a_guest_goes_on_where_it_was() {
     let told = Told::new();
     let vmm = living(&told, 20);
-    vmm.instance_start();
-    told.wait_for_ticks(&vmm, 5);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = told.saved_after(vmm, 5);
     let vmm = restored_by(told.by(), &saved);
     assert_eq!(vmm.get("/").json()["state"], "Running");
     assert_eq!(vmm.wait_exit(PATIENCE), 0, "{}", vmm.said());
@@ -242,10 +255,7 @@ fn saving_changes_nothing() {
 #[test]
 fn clones_share_a_base_and_nothing_else() {
     let vmm = configured(&life(40).with("pool_mib", 4));
-    vmm.instance_start();
-    wait_for_ticks(&vmm, 3);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = saved_after(vmm, 3);
     let base = fs::read(saved.memory()).unwrap();
     let clones: Vec<Vmm> = (0..50).map(|_| restored(&saved)).collect();
     let mut ids: Vec<String> = clones
@@ -286,10 +296,7 @@ fn a_memory_file_has_holes_where_memory_was_not_used() {
 #[test]
 fn a_machine_that_is_not_resumed_stands_still() {
     let vmm = configured(&life(3));
-    vmm.instance_start();
-    wait_for_ticks(&vmm, 2);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = saved_after(vmm, 2);
     let vmm = VmmBuilder::new().start();
     vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
     assert_eq!(vmm.get("/").json()["state"], "Paused");
@@ -430,10 +437,7 @@ fn a_page_fault_handler_brings_memory() {
     let vmm = living(&told, 20);
     vmm.drive("d", disk.path(), "Sync");
     vmm.put("/entropy", &json!({})).expect_204();
-    vmm.instance_start();
-    told.wait_for_ticks(&vmm, 3);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = told.saved_after(vmm, 3);
     let handler = Handler::start(&saved.memory(), None);
     let vmm = told.by().start();
     vmm.put("/snapshot/load", &handler.load(&saved)).expect_204();
@@ -446,10 +450,7 @@ fn a_page_fault_handler_brings_memory() {
 #[test]
 fn a_handler_that_dies_ends_the_machine() {
     let vmm = configured(&life(1_000_000).with("pool_mib", 16));
-    vmm.instance_start();
-    wait_for_ticks(&vmm, 2);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = saved_after(vmm, 2);
     for faults in [1, 50, 1000] {
         let handler = Handler::start(&saved.memory(), Some(faults));
         let vmm = VmmBuilder::new().start();
@@ -463,10 +464,7 @@ fn a_handler_that_dies_ends_the_machine() {
 #[test]
 fn a_handler_that_is_not_there_is_named() {
     let vmm = configured(&life(1));
-    vmm.instance_start();
-    wait_for_ticks(&vmm, 2);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = saved_after(vmm, 2);
     let vmm = VmmBuilder::new().start();
     let mut load = saved.load();
     load["mem_backend"] = json!({"backend_type": "Uffd", "backend_path": "/nowhere/uffd.sock"});
@@ -605,10 +603,7 @@ fn by_the_other_name_a_load_that_fails_is_the_end() {
 fn a_machine_may_be_saved_over_the_files_it_came_from() {
     let told = Told::new();
     let vmm = living(&told, 1_000_000);
-    vmm.instance_start();
-    told.wait_for_ticks(&vmm, 2);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = told.saved_after(vmm, 2);
     let mut vmm = restored_by(told.by(), &saved);
     for round in 1..=5 {
         told.wait_for_ticks(&vmm, 3 * round);
@@ -636,10 +631,7 @@ fn names(dir: &Path) -> Vec<String> {
 #[test]
 fn a_kill_leaves_a_whole_snapshot() {
     let vmm = configured(&life(3).with("pool_mib", 8));
-    vmm.instance_start();
-    wait_for_ticks(&vmm, 2);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = saved_after(vmm, 2);
     for turn in 0..30u64 {
         let vmm = VmmBuilder::new().start();
         vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
@@ -734,10 +726,7 @@ fn no_room_is_an_error_and_the_machine_goes_on() {
 #[test]
 fn the_clock_may_follow_the_time_of_day() {
     let vmm = configured(&life(2));
-    vmm.instance_start();
-    wait_for_ticks(&vmm, 2);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = saved_after(vmm, 2);
     let vmm = VmmBuilder::new().start();
     vmm.put(LOAD, &saved.load_with("clock_realtime", json!(true))).expect_204();
     finish(&vmm);
@@ -747,10 +736,7 @@ fn the_clock_may_follow_the_time_of_day() {
 #[test]
 fn a_memory_file_that_becomes_shorter_ends_the_machine() {
     let vmm = configured(&life(1_000_000).with("pool_mib", 8));
-    vmm.instance_start();
-    wait_for_ticks(&vmm, 2);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = saved_after(vmm, 2);
     let vmm = VmmBuilder::new().start();
     vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
     // What the guest runs with, its page tables among it, lies below.
@@ -781,10 +767,7 @@ fn what_a_machine_finds_on_its_host_may_be_another() {
     vmm.put("/vsock", &json!({"guest_cid": 3, "uds_path": at("v.sock")})).expect_204();
     vmm.put("/mmds/config", &json!({"version": "V2", "network_interfaces": ["eth0"]})).expect_204();
     vmm.put("/mmds", &json!({"who": "parent"})).expect_204();
-    vmm.instance_start();
-    told.wait_for_ticks(&vmm, 5);
-    let saved = save(&vmm);
-    drop(vmm);
+    let saved = told.saved_after(vmm, 5);
     // Killed, it could not remove it.
     fs::remove_file(at("v.sock")).unwrap();
     let before = fs::read(disk.path()).unwrap();

@@ -86,35 +86,29 @@ impl Plan {
     /// The plan of a machine that was saved with this configuration: its files and taps are opened as if they were named now. The console
     /// is not part of it.
     pub fn revived(config: FullConfig) -> Result<Self, Error> {
-        let mut plan = Self::default();
-        plan.revive(config)?;
-        Ok(plan)
-    }
-
-    fn revive(&mut self, config: FullConfig) -> Result<(), Error> {
         let FullConfig { boot_source, drives, machine, nets, balloon, vsock, entropy, pmems, memory_hotplug, mmds } =
             config;
-        (self.entropy, self.memory_hotplug, self.booted_from) = (entropy, memory_hotplug, boot_source);
-        self.put_machine(machine)?;
+        let mut plan = Self { entropy, memory_hotplug, booted_from: boot_source, ..Self::default() };
+        plan.put_machine(machine)?;
         if let Some(balloon) = balloon {
-            self.put_balloon(balloon)?;
+            plan.put_balloon(balloon)?;
         }
         for drive in drives {
-            self.put_drive(drive)?;
+            plan.put_drive(drive)?;
         }
         for net in nets {
-            self.put_net(net)?;
+            plan.put_net(net)?;
         }
         for pmem in pmems {
-            self.put_pmem(pmem)?;
+            plan.put_pmem(pmem)?;
         }
         if let Some(vsock) = vsock {
-            self.put_vsock(vsock)?;
+            plan.put_vsock(vsock)?;
         }
         if let Some(mmds) = mmds {
-            self.put_mmds(mmds)?;
+            plan.put_mmds(mmds)?;
         }
-        Ok(())
+        Ok(plan)
     }
 
     /// The drives, root first.

@@ -176,6 +176,7 @@ pub fn assemble(
     let chip = ioapic.clone();
     let end_of_interrupt: EndOfInterrupt = Arc::new(move |vector| chip.end_of_interrupt(vector));
     let finish = |index, fd| Vcpu::new(index, fd, buses.clone(), end_of_interrupt.clone(), around.exit.clone());
+    let [generation_id, clock] = identity_notices(&vm, &ioapic)?;
     let (identity, vcpus) = match saved {
         None => {
             let source = plan.boot_source.as_ref().ok_or_else(no_kernel)?;
@@ -189,7 +190,6 @@ pub fn assemble(
                 identity: Some(acpi::IdentityNode::HERE),
                 pvpanic: Some(layout::PVPANIC_PORT),
             };
-            let [generation_id, clock] = identity_notices(&vm, &ioapic)?;
             let identity = Identity::boot(ram.clone(), generation_id, clock).map_err(start_error)?;
             let rsdp = acpi::write_tables(ram, &input).map_err(start_error)?;
             mptable::write(ram, vcpus).map_err(start_error)?;
@@ -197,7 +197,6 @@ pub fn assemble(
             (identity, make_vcpus(&kvm, &vm, ram, &plan.machine, entry, finish)?)
         }
         Some(saved) => {
-            let [generation_id, clock] = identity_notices(&vm, &ioapic)?;
             let vcpus = revive_vcpus(&kvm, &vm, saved, finish)?;
             revive_devices(&seats, &saved.state)?;
             ioapic.restore(&saved.state.platform.ioapic);
@@ -269,7 +268,7 @@ fn revive_vcpus(
     // Before the vCPUs: registers of theirs refer to it.
     saved::restore_clock(kvm, vm, &saved.state.platform.clock, saved.clock_realtime).map_err(start_error)?;
     let vcpus = fds.into_iter().map(|(index, state, fd)| {
-        saved::restore_vcpu(&fd, index, state, xsave_len).map_err(start_error)?;
+        state.restore(&fd, xsave_len).map_err(|e| start_error(format!("vCPU {index}: {e}")))?;
         Ok(finish(index, fd))
     });
     vcpus.collect()

@@ -9,7 +9,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use serde::{Deserialize, Serialize};
 
 use super::Machine;
-use crate::arch::state::{self, StateError, VcpuState};
+use crate::arch::state::{self, VcpuState};
 use crate::config::MAX_VCPUS;
 use crate::error::{Error, Subject};
 use crate::kvm::KvmError;
@@ -110,16 +110,6 @@ impl Machine {
 /// Length in bytes of the extended state of a vCPU; 0 on kernels that do not say, where it is as short as it can be.
 pub(super) fn xsave_len(vm: &VmFd) -> usize {
     usize::try_from(vm.check_extension_int(Cap::Xsave2)).unwrap_or(0)
-}
-
-/// Makes a vCPU that was just created what it was.
-pub(super) fn restore_vcpu(
-    vcpu: &kvm_ioctls::VcpuFd,
-    index: u8,
-    state: &VcpuState,
-    xsave_len: usize,
-) -> Result<(), String> {
-    state.restore(vcpu, xsave_len).map_err(|e: StateError| format!("vCPU {index}: {e}"))
 }
 
 /// Sets the guest's clock.

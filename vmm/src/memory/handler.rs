@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use devices::event::{Interest, Source, Subscriber};
 use devices::ram::GuestRam;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::{Layout, MemoryError};
@@ -111,9 +110,7 @@ impl Handler {
         };
         let mut message = String::from("[");
         for part in self.layout.parts() {
-            let region = memory.find_region(GuestAddress(part.start));
-            let region = region.filter(|region| region.start_addr().0 == part.start && region.len() == part.len);
-            let region = region.ok_or_else(|| {
+            let region = part.region(memory).ok_or_else(|| {
                 let (start, len) = (part.start, part.len);
                 MemoryError::Handler(format!(
                     "the snapshot has memory at {start:#x}+{len:#x}, and the machine does not"

@@ -26,6 +26,14 @@ pub struct Part {
     pub offset: u64,
 }
 
+impl Part {
+    /// The region of `memory` that is exactly this part.
+    pub(super) fn region<'a>(&self, memory: &'a GuestRam) -> Option<&'a GuestRegion> {
+        let region = memory.find_region(GuestAddress(self.start))?;
+        (region.start_addr().0 == self.start && region.len() == self.len).then_some(region)
+    }
+}
+
 /// All parts of guest memory that is a file's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
@@ -99,9 +107,7 @@ impl MemoryFile {
     /// mapping of the file would not be.
     pub(super) fn put_behind(&self, memory: &GuestRam, hotplug: Option<GuestAddress>) -> Result<(), MemoryError> {
         for part in self.layout.parts() {
-            let region = memory.find_region(GuestAddress(part.start));
-            let region = region.filter(|region| region.start_addr().0 == part.start && region.len() == part.len);
-            let region = region.ok_or_else(|| {
+            let region = part.region(memory).ok_or_else(|| {
                 MemoryError::Saved(format!(
                     "it has memory at {:#x}+{:#x}, and the machine does not",
                     part.start, part.len

@@ -47,14 +47,52 @@ fn file(vcpus: usize) -> Vec<u8> {
         i8042: chip.save(),
     };
     let layout = Layout::new([(GuestAddress(0), 128 << 20)].into_iter());
-    let mut writer = Writer::default();
-    writer.add(&HostSection::here()).unwrap();
-    writer.add(&Configuration::from(&config)).unwrap();
-    writer.add(&MemorySection { layout, marks: vec![Mark { offset: 0, crc: 1 }] }).unwrap();
-    writer.add(&platform).unwrap();
-    writer.add(&Vcpus(vec![VcpuState::blank(); vcpus])).unwrap();
-    writer.add(&Devices(vec![("entropy device".to_owned(), cell)])).unwrap();
-    writer.finish()
+    let sections = Sections {
+        host: HostSection::here(),
+        config: Configuration::from(&config),
+        memory: MemorySection { layout, marks: vec![Mark { offset: 0, crc: 1 }] },
+        platform,
+        vcpus: Vcpus(vec![VcpuState::blank(); vcpus]),
+        devices: Devices(vec![("entropy device".to_owned(), cell)]),
+    };
+    sections.write()
+}
+
+/// All that is in a state file.
+struct Sections {
+    host: HostSection,
+    config: Configuration,
+    memory: MemorySection,
+    platform: Platform,
+    vcpus: Vcpus,
+    devices: Devices,
+}
+
+impl Sections {
+    fn read(bytes: &[u8]) -> Self {
+        let mut reader = Reader::new(bytes).unwrap();
+        let sections = Self {
+            host: reader.take().unwrap(),
+            config: reader.take().unwrap(),
+            memory: reader.take().unwrap(),
+            platform: reader.take().unwrap(),
+            vcpus: reader.take().unwrap(),
+            devices: reader.take().unwrap(),
+        };
+        reader.finish().unwrap();
+        sections
+    }
+
+    fn write(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.add(&self.host).unwrap();
+        writer.add(&self.config).unwrap();
+        writer.add(&self.memory).unwrap();
+        writer.add(&self.platform).unwrap();
+        writer.add(&self.vcpus).unwrap();
+        writer.add(&self.devices).unwrap();
+        writer.finish()
+    }
 }
 
 #[test]
@@ -76,33 +114,16 @@ fn files_of_this_version_are_read_and_written_as_ever() {
     let devices: Vec<&str> = said.devices.iter().map(|(name, _)| name.as_str()).collect();
     let all = ["balloon", "drive d", "network interface eth0", "pmem p", "vsock", "entropy device", "hotplug memory"];
     assert!(all.iter().all(|name| devices.contains(name)) && devices.len() == all.len(), "{devices:?}");
-    let mut reader = Reader::new(bytes).unwrap();
-    let mut writer = Writer::default();
-    writer.add(&reader.take::<HostSection>().unwrap()).unwrap();
-    let config = reader.take::<Configuration>().unwrap().check().unwrap();
-    writer.add(&Configuration::from(&config)).unwrap();
-    writer.add(&reader.take::<MemorySection>().unwrap()).unwrap();
-    writer.add(&reader.take::<Platform>().unwrap()).unwrap();
-    writer.add(&reader.take::<Vcpus>().unwrap()).unwrap();
-    writer.add(&reader.take::<Devices>().unwrap()).unwrap();
-    reader.finish().unwrap();
-    assert!(writer.finish() == bytes, "what is read is written otherwise");
+    let mut sections = Sections::read(bytes);
+    sections.config = Configuration::from(&sections.config.check().unwrap());
+    assert!(sections.write() == bytes, "what is read is written otherwise");
 }
 
 #[test]
 fn another_makers_processor_is_refused_unless_it_is_by_force() {
-    let whole = file(1);
-    let mut writer = Writer::default();
-    let mut reader = Reader::new(&whole).unwrap();
-    let mut host = reader.take::<HostSection>().unwrap();
-    host.cpu.vendor = "Somebody".to_owned();
-    writer.add(&host).unwrap();
-    writer.add(&reader.take::<Configuration>().unwrap()).unwrap();
-    writer.add(&reader.take::<MemorySection>().unwrap()).unwrap();
-    writer.add(&reader.take::<Platform>().unwrap()).unwrap();
-    writer.add(&reader.take::<Vcpus>().unwrap()).unwrap();
-    writer.add(&reader.take::<Devices>().unwrap()).unwrap();
-    let bytes = writer.finish();
+    let mut sections = Sections::read(&file(1));
+    sections.host.cpu.vendor = "Somebody".to_owned();
+    let bytes = sections.write();
     let error = load(&bytes, false).unwrap_err().to_string();
     assert!(error.starts_with("The host does not fit: the snapshot was taken on a processor of Somebody"), "{error}");
     load(&bytes, true).unwrap();
@@ -112,18 +133,13 @@ fn another_makers_processor_is_refused_unless_it_is_by_force() {
 /// S2.
 #[test]
 fn counts_that_do_not_fit_are_refused() {
-    let whole = file(1);
     for (section, value) in [("vcpus", 0), ("vcpus", 33)] {
-        let config = FullConfig::default();
-        let mut writer = Writer::default();
-        let mut reader = Reader::new(&whole).unwrap();
-        writer.add(&reader.take::<HostSection>().unwrap()).unwrap();
-        writer.add(&Configuration::from(&config)).unwrap();
-        writer.add(&reader.take::<MemorySection>().unwrap()).unwrap();
-        writer.add(&reader.take::<Platform>().unwrap()).unwrap();
-        writer.add(&Vcpus(vec![VcpuState::blank(); value])).unwrap();
-        writer.add(&reader.take::<Devices>().unwrap()).unwrap();
-        let error = load(&writer.finish(), false).unwrap_err().to_string();
+        let sections = Sections {
+            config: Configuration::from(&FullConfig::default()),
+            vcpus: Vcpus(vec![VcpuState::blank(); value]),
+            ..Sections::read(&file(1))
+        };
+        let error = load(&sections.write(), false).unwrap_err().to_string();
         assert!(error.contains(&format!("the state of {value} {section}").replace("vcpus", "vCPUs")), "{error}");
     }
 }

@@ -70,22 +70,27 @@ extern "C" fn on_signal(number: libc::c_int) {
 /// From now on the calling thread hears "File too large" (EFBIG) where a file would grow beyond RLIMIT_FSIZE, instead of SIGXFSZ, which ends
 /// the process.
 pub fn hear_of_too_large_files_by_errors() {
+    // It fails with signals that do not exist only.
+    let _ = mask(libc::SIG_BLOCK, libc::SIGXFSZ);
+}
+
+/// Blocks or unblocks `signal` for the calling thread, and so those it starts from now on.
+fn mask(how: libc::c_int, signal: libc::c_int) -> io::Result<()> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set before it is used. Neither fails with a valid signal.
-    unsafe {
+    // SAFETY: sigemptyset initialises the set before it is used.
+    let error = unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGXFSZ);
-        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), null_mut());
-    }
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        libc::pthread_sigmask(how, set.as_ptr(), null_mut())
+    };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
 /// Installs `handler` for `signal` and lets the calling thread, and so those it starts from now on, receive it. `alone` keeps all other
 /// signals from the handler.
 pub(super) fn handle(signal: libc::c_int, handler: usize, flags: libc::c_int, alone: bool) -> io::Result<()> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: all zeroes is a valid `sigaction`, and sigemptyset initialises the set, before either is used. Handlers are functions, which
-    // live as long as the process.
+    // SAFETY: all zeroes is a valid `sigaction`. Handlers are functions, which live as long as the process.
     unsafe {
         let action = action.assume_init_mut();
         action.sa_sigaction = handler;
@@ -96,11 +101,6 @@ pub(super) fn handle(signal: libc::c_int, handler: usize, flags: libc::c_int, al
         if libc::sigaction(signal, action, null_mut()) != 0 {
             return Err(io::Error::last_os_error());
         }
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), signal);
-        match libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), null_mut()) {
-            0 => Ok(()),
-            error => Err(io::Error::from_raw_os_error(error)),
-        }
     }
+    mask(libc::SIG_UNBLOCK, signal)
 }

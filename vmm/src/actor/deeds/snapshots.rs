@@ -43,7 +43,7 @@ impl Vmm {
         };
         let memory = machine.memory();
         let layout = memory.layout();
-        let progress = Arc::new(Progress::new(layout.parts().iter().map(|part| part.len).sum()));
+        let progress = Arc::new(Progress::new(layout.file_len()));
         let job = snapshot::Job {
             config: self.plan.config(),
             state,
@@ -109,7 +109,7 @@ impl Vmm {
         let mut loaded = snapshot::load(&bytes, ask.force).map_err(failed)?;
         drop(bytes);
         override_config(&mut loaded.config, &ask)?;
-        let config = loaded.config.clone();
+        let config = std::mem::take(&mut loaded.config);
         let loaded = match &ask.memory {
             MemoryBackend::File(path) => loaded.with_file(path),
             MemoryBackend::Handler(path) => loaded.with_handler(path),
@@ -118,10 +118,10 @@ impl Vmm {
         let saved = Saved { state, memory, clock_realtime: ask.clock_realtime };
         let plan = Plan::revived(config).map_err(failed)?;
         let console = ask.overrides.serial.map(SerialOutput::open).transpose().map_err(failed)?;
-        let metadata = self.mmds().store().clone();
-        if let Some(document) = ask.overrides.mmds {
-            self.mmds().store().put(document).map_err(failed)?;
-        }
+        let metadata = match ask.overrides.mmds {
+            Some(document) => Some(self.mmds().store().exchange(document).map_err(failed)?),
+            None => None,
+        };
         let mut before = std::mem::replace(&mut self.plan, plan);
         let other_console = console.is_some();
         self.plan.serial = console.unwrap_or_else(|| std::mem::take(&mut before.serial));
@@ -130,7 +130,9 @@ impl Vmm {
                 before.serial = std::mem::take(&mut self.plan.serial);
             }
             self.plan = before;
-            *self.mmds().store() = metadata;
+            if let Some(metadata) = metadata {
+                *self.mmds().store() = metadata;
+            }
             return Err(failed(refusal.what()));
         }
         log::debug!("event_end: build microvm from snapshot");

@@ -9,7 +9,7 @@ use kvm_bindings::{Msrs, kvm_msr_entry};
 
 use super::template::MsrModifier;
 
-const MSR_IA32_TSC: u32 = 0x0000_0010;
+pub(super) const MSR_IA32_TSC: u32 = 0x0000_0010;
 const MSR_IA32_SYSENTER_CS: u32 = 0x0000_0174;
 const MSR_IA32_SYSENTER_ESP: u32 = 0x0000_0175;
 const MSR_IA32_SYSENTER_EIP: u32 = 0x0000_0176;

@@ -11,7 +11,8 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
-const MSR_IA32_TSC: u32 = 0x10;
+use super::msr::MSR_IA32_TSC;
+
 const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
 /// Hyper-V's registers, which KVM lists always and which are all zero in guests that do not know that they have them.
 const HYPERV: std::ops::Range<u32> = 0x4000_0000..0x4000_0200;
