@@ -35,6 +35,13 @@ impl App {
         &self.fences
     }
 
+    /// Makes the calling thread, which serves the API, as narrow as it can be now, however the machine came about.
+    pub(crate) fn narrow(&self) {
+        if self.handle.has_machine() {
+            self.fences.narrow();
+        }
+    }
+
     /// The largest body in bytes.
     pub(crate) fn payload_limit(&self) -> usize {
         self.payload_limit

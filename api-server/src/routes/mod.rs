@@ -145,6 +145,13 @@ fn nowhere(method: &Method, pieces: &[&str]) -> Fault {
 
 /// Finds the handler of a request and runs it.
 pub(crate) async fn serve(app: &App, method: &Method, path: &str, body: &[u8]) -> Served {
+    app.narrow();
+    let served = handle(app, method, path, body).await;
+    app.narrow();
+    served
+}
+
+async fn handle(app: &App, method: &Method, path: &str, body: &[u8]) -> Served {
     let refused = |fault| Served { outcome: Err(fault), deprecated: false };
     let pieces: Vec<&str> = path.split('/').filter(|piece| !piece.is_empty()).collect();
     let found = table::find(method, &pieces);

@@ -293,6 +293,22 @@ fn a_memory_file_has_holes_where_memory_was_not_used() {
     assert!(fs::metadata(saved.state()).unwrap().len() < 64 << 10);
 }
 
+/// However a machine came about: the API server opens no more files, and what the guest knows is in no core dump.
+#[test]
+fn a_restored_machine_is_as_confined_as_one_that_was_booted() {
+    let told = Told::new();
+    let saved = told.saved_after(living(&told, 0), 1);
+    let vmm = restored(&saved);
+    let report = vmm.get("/confinement").expect_200();
+    let threads = report["threads"].as_array().unwrap();
+    let api = threads.iter().find(|thread| thread["role"] == "api").unwrap();
+    assert_eq!(api["opens_files"], false, "{api}");
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", vmm.pid())).unwrap();
+    let (_, of_memory) = maps.split_once(saved.memory().to_str().unwrap()).expect("the file is mapped");
+    let flags = of_memory.lines().find(|line| line.starts_with("VmFlags:")).unwrap();
+    assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+}
+
 #[test]
 fn a_machine_that_is_not_resumed_stands_still() {
     let vmm = configured(&life(3));

@@ -1,6 +1,7 @@
 //! How everyone else reaches the VMM thread: a channel of requests and an eventfd that says "look".
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, mpsc};
 
@@ -29,9 +30,20 @@ pub(super) struct Mailbox {
 pub struct Handle {
     jobs: Sender<Job>,
     bell: Arc<EventFd>,
+    has_machine: Arc<AtomicBool>,
 }
 
 impl Handle {
+    /// Whether there is, or was, a machine: one that was started or loaded.
+    pub fn has_machine(&self) -> bool {
+        self.has_machine.load(Ordering::Relaxed)
+    }
+
+    /// There is one now.
+    pub(super) fn note_machine(&self) {
+        self.has_machine.store(true, Ordering::Relaxed);
+    }
+
     /// Sends `request`; `reply` runs on the VMM thread when it is done, so it must not block. If the VMM has ended, `reply` is
     /// dropped without being called.
     pub fn submit<R: Submit>(&self, request: R, reply: impl FnOnce(Result<R::Reply, Error>) + Send + 'static) {
@@ -74,7 +86,7 @@ pub fn create(settings: Settings) -> io::Result<(Vmm, Handle)> {
     let (sender, receiver) = channel();
     let bell = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
     let mailbox = Mailbox { jobs: receiver, bell: bell.clone() };
-    let handle = Handle { jobs: sender, bell };
+    let handle = Handle { jobs: sender, bell, has_machine: Arc::default() };
     let vmm = Vmm::new(settings, mailbox, handle.clone())?;
     Ok((vmm, handle))
 }

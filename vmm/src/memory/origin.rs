@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::MemoryError;
-use crate::sys::map;
+use crate::sys::map::{self, Writes};
 use crate::sys::pages::{self, PAGE_LEN};
 
 /// What is copied at once, in bytes.
@@ -115,7 +115,7 @@ impl MemoryFile {
             })?;
             let done = match hotplug {
                 Some(start) if start.0 == part.start => self.copy(part, region),
-                _ => map::file_behind(region, &self.file, part.offset),
+                _ => map::file_behind(region, (0, region.size()), &self.file, part.offset, Writes::Private),
             };
             done.map_err(|e| MemoryError::Saved(e.to_string()))?;
         }

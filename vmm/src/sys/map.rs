@@ -9,6 +9,8 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, MmapRegion};
 
+use super::advice;
+
 /// Maps the first `file_len` bytes of a file, shared, and zeroes of our own behind its last page, `len` bytes in all. The region
 /// remembers the file it comes from, and can be written unless it is `read_only`.
 pub fn file_with_zeroes_behind(
@@ -37,15 +39,44 @@ pub fn file_with_zeroes_behind(
     Ok(region)
 }
 
-/// Puts a file's bytes from `offset` on, private to this process, where `region` has zeroes: all of it, until it is written. `region` is
-/// anonymous, and the file at least that long.
-pub fn file_behind(region: &MmapRegion<impl Bitmap>, file: &File, offset: u64) -> io::Result<()> {
+/// Who sees what is written to a mapping of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// This process only: the file stays as it is.
+    Private,
+    /// The file.
+    Shared,
+}
+
+/// Puts a file's bytes from `from` on behind `len` bytes at `at` of guest memory: all of it, until it is written. What was there is gone.
+/// The file must be long enough by the time that somebody looks.
+pub fn file_behind(
+    region: &MmapRegion<impl Bitmap>,
+    (at, len): (usize, usize),
+    file: &File,
+    from: u64,
+    writes: Writes,
+) -> io::Result<()> {
+    if at > region.size() || len > region.size() - at {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
-    let offset = i64::try_from(offset).map_err(io::Error::other)?;
-    // SAFETY: replaces the pages of exactly this mapping, which nobody else knows of yet.
-    let at = unsafe { libc::mmap(region.as_ptr().cast(), region.size(), prot, flags, file.as_raw_fd(), offset) };
-    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let kind = match writes {
+        Writes::Private => libc::MAP_PRIVATE,
+        Writes::Shared => libc::MAP_SHARED,
+    };
+    let flags = kind | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    let from = i64::try_from(from).map_err(io::Error::other)?;
+    // SAFETY: in bounds of the mapping.
+    let place = unsafe { region.as_ptr().add(at) };
+    // SAFETY: replaces pages of exactly this mapping. It is guest memory, whose contents may change at any time anyway, and stays mapped.
+    let mapped = unsafe { libc::mmap(place.cast(), len, prot, flags, file.as_raw_fd(), from) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // The advice went with the mapping that was replaced.
+    advice::no_core_dump(region);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ impl Vmm {
         machine.enter_metrics(&REGISTRY);
         REGISTRY.add("mmds", None, Group::Shared(self.mmds().metrics()));
         self.machine = Some(machine);
+        self.handle().note_machine();
         Ok(())
     }
 
