@@ -1,21 +1,16 @@
 //! The API socket's place in the file system.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use vmm::sys::socket;
 
 use crate::identity::Identity;
-use vmm::sys::socket::bind_with_mode;
 
 /// A bound socket. Dropping it removes the path, if it still leads to this socket.
 #[derive(Debug)]
-pub(crate) struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
-    inode: Option<(u64, u64)>,
-}
+pub(crate) struct Listener(socket::Listener);
 
 /// Why the socket could not be opened; the first two sentences are the contract's.
 #[derive(Debug, thiserror::Error)]
@@ -35,31 +30,19 @@ impl Listener {
                 _ => format!(" ({error})"),
             },
         };
-        let socket = bind_with_mode(path, identity.socket_mode()).map_err(refused)?;
-        socket.set_nonblocking(true).map_err(refused)?;
-        let inode = fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()));
-        Ok(Self { socket, path: path.to_owned(), inode })
+        socket::Listener::bind(path, identity.socket_mode()).map(Self).map_err(refused)
     }
 
     /// The socket, for an event loop.
     pub(crate) fn socket(&self) -> io::Result<UnixListener> {
-        self.socket.try_clone()
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let now = fs::symlink_metadata(&self.path).ok().map(|m| (m.dev(), m.ino()));
-        if now.is_some() && now == self.inode {
-            // Nothing to be done about a failure at the end of the process.
-            let _ = fs::remove_file(&self.path);
-        }
+        self.0.socket().try_clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

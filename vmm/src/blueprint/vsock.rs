@@ -1,11 +1,9 @@
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-
 use crate::config::VsockConfig;
 use crate::error::{Error, Subject};
+use crate::sys::socket::Listener;
+
+/// Whoever the umask does not keep away may connect, as in v1.
+const MODE: u32 = 0o777;
 
 /// A socket device with its host socket bound. Dropping it removes the socket's file.
 #[derive(Debug)]
@@ -13,29 +11,14 @@ pub struct Vsock {
     /// As asked for.
     pub config: VsockConfig,
     /// Where host programs connect.
-    pub listener: UnixListener,
-    /// What was bound, so that nothing else is taken for it.
-    file: FileId,
-}
-
-/// Device and inode of a file.
-type FileId = (u64, u64);
-
-fn file_id(path: &Path) -> io::Result<FileId> {
-    fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
-}
-
-fn bind(path: &Path) -> io::Result<(UnixListener, FileId)> {
-    let listener = UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok((listener, file_id(path)?))
+    pub listener: Listener,
 }
 
 impl Vsock {
     /// Binds the host socket; nothing may be there yet.
     pub fn open(config: VsockConfig) -> Result<Self, Error> {
-        match bind(config.uds_path()) {
-            Ok((listener, file)) => Ok(Self { config, listener, file }),
+        match Listener::bind(config.uds_path(), MODE) {
+            Ok(listener) => Ok(Self { config, listener }),
             Err(error) => {
                 let path = config.uds_path().display();
                 Err(Error::invalid(Subject::Vsock, format!("Cannot create the host socket uds_path {path}: {error}")))
@@ -45,7 +28,7 @@ impl Vsock {
 
     /// The device as now asked for. Its own socket may be asked for again; another one must be free, and this one is removed.
     pub(super) fn replaced_by(mut self, config: VsockConfig) -> Result<Self, (Self, Error)> {
-        if file_id(config.uds_path()).is_ok_and(|file| file == self.file) {
+        if self.listener.is_at(config.uds_path()) {
             self.config = config;
             return Ok(self);
         }
@@ -53,17 +36,11 @@ impl Vsock {
     }
 }
 
-impl Drop for Vsock {
-    fn drop(&mut self) {
-        // Someone else may have removed it, or put something of their own in its place; then there is nothing left to do.
-        if file_id(self.config.uds_path()).is_ok_and(|file| file == self.file) {
-            let _ = fs::remove_file(self.config.uds_path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn config(cid: u32, path: &Path) -> VsockConfig {

@@ -4,11 +4,58 @@ use std::io;
 use std::mem::{offset_of, size_of, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How many clients may wait to be accepted, as std has it.
 const BACKLOG: libc::c_int = 128;
+
+/// A bound socket, which does not block. Dropping it removes the path, if it still leads to this socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    file: Option<FileId>,
+}
+
+/// Device and inode of a file.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> Option<FileId> {
+    std::fs::symlink_metadata(path).ok().map(|about| (about.dev(), about.ino()))
+}
+
+impl Listener {
+    /// Binds a path where nothing is yet, see [`bind_with_mode`].
+    pub fn bind(path: &Path, mode: libc::mode_t) -> io::Result<Self> {
+        let socket = bind_with_mode(path, mode)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, path: path.to_owned(), file: file_id(path) })
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &UnixListener {
+        &self.socket
+    }
+
+    /// Whether `path` leads to it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let now = file_id(path);
+        now.is_some() && now == self.file
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Someone else may have removed it, or put something of their own in its place.
+        if self.is_at(&self.path) {
+            // Nothing to be done about a failure.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
 
 /// Binds and listens like [`UnixListener::bind`], but the file has no more rights than `mode` (and the umask) leaves, not even for a
 /// moment. Linux gives the file the mode that the socket itself has when it is bound (net/unix/af_unix.c, `unix_bind_bsd`), so nothing of
@@ -27,6 +74,22 @@ pub fn bind_with_mode(path: &Path, mode: libc::mode_t) -> io::Result<UnixListene
     // SAFETY: a valid descriptor, no pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
     Ok(socket.into())
+}
+
+/// Connects to the socket at `path`. That, and each later read or write, takes no longer than `limit`.
+pub fn connect_within(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let (address, length) = address(path)?;
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    check(fd)?;
+    // SAFETY: just opened by us and owned by nobody else.
+    let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    // Before it is connected: a listener whose clients wait already would keep us waiting, too.
+    socket.set_write_timeout(Some(limit))?;
+    socket.set_read_timeout(Some(limit))?;
+    // SAFETY: `address` is valid for the call, and `length` does not exceed its size.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(socket)
 }
 
 /// The address of a path, which must leave room for the zero at its end.
@@ -59,7 +122,6 @@ fn check(result: libc::c_int) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_socket_has_the_mode_it_is_given() {

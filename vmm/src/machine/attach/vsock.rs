@@ -21,6 +21,6 @@ fn open(vsock: &blueprint::Vsock) -> io::Result<Vsock> {
         guest_cid: vsock.config.guest_cid(),
         uds_path: vsock.config.uds_path().to_owned(),
         // The plan keeps its own, and with it the socket's file, for as long as the machine lives or if the start fails.
-        listener: vsock.listener.try_clone()?,
+        listener: vsock.listener.socket().try_clone()?,
     })
 }
