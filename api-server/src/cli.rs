@@ -55,6 +55,13 @@ struct Arguments {
     #[arg(long, help_heading = "Machine")]
     boot_timer: bool,
 
+    /// Let clones be made of this machine (POST /clones): its memory is kept in a file in memory, which they share
+    #[arg(long, help_heading = "Clones")]
+    clonable: bool,
+    /// Wait at this socket, which nothing may be at yet, to become a clone of another process's machine
+    #[arg(long, value_name = "PATH", conflicts_with = "config_file", help_heading = "Clones")]
+    clone_sock: Option<PathBuf>,
+
     /// Write log lines to this file or FIFO instead of standard output
     #[arg(long, value_name = "PATH", help_heading = "Logging")]
     log_path: Option<PathBuf>,
@@ -242,6 +249,10 @@ pub(crate) struct Options {
     pub(crate) mmds_size_limit: usize,
     /// Whether the guest has the boot timer.
     pub(crate) boot_timer: bool,
+    /// Whether clones can be made of it.
+    pub(crate) clonable: bool,
+    /// Where to wait to become one.
+    pub(crate) clone_sock: Option<PathBuf>,
     /// Logger options.
     pub(crate) logger: wire::Logger,
     /// Where metrics go.
@@ -324,6 +335,8 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
         metadata: arguments.metadata,
         mmds_size_limit: arguments.mmds_size_limit.unwrap_or(arguments.http_api_max_payload_size),
         boot_timer: arguments.boot_timer,
+        clonable: arguments.clonable,
+        clone_sock: arguments.clone_sock,
         logger: wire::Logger {
             log_path: arguments.log_path,
             level,

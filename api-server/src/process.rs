@@ -3,6 +3,7 @@
 //! The main thread runs the VMM; the API has a thread of its own.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -12,10 +13,12 @@ use std::time::Duration;
 use log::{error, info};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
+use vmm::config::InstanceId;
 use vmm::confine::{FilterError, Seccomp};
 use vmm::requests::{PutMmds, Start};
 use vmm::sys::clock::{monotonic_time, process_cpu_time};
 use vmm::sys::process::look_around;
+use vmm::sys::socket;
 use vmm::telemetry::microseconds;
 use vmm::threads;
 use vmm::{ExitReason, Settings, Vmm};
@@ -33,6 +36,8 @@ use crate::{check_host, demo, last_words, logger, porch, server, wire};
 pub(crate) const FAILED: u8 = 1;
 /// Time from a request's first byte to its last; generous, as clients type by hand too.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Whoever hands over a machine says what it may do: nobody but the same user.
+const CLONE_SOCK_MODE: u32 = 0o600;
 /// Stack of the thread that serves the API; of it only what is touched costs memory.
 const API_STACK_LEN: usize = 2 << 20;
 
@@ -102,6 +107,8 @@ fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReaso
         let file = wire::Metrics { metrics_path, emit_id: false, properties: None };
         metrics::configure(file, options.id.as_str()).map_err(|e| CannotStart(format!("Metrics error: {e}")))?;
     }
+    // Before the API's: whoever finds that finds this one, too.
+    let clone_sock = options.clone_sock.as_deref().map(bind_clone_sock).transpose()?;
     let listener = match &options.api_sock {
         Some(path) => Some(Listener::bind(path, identity).map_err(|e| CannotStart(e.to_string()))?),
         None => None,
@@ -112,10 +119,19 @@ fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReaso
         cli::Filters::Brought(path) => confinement::bring(&path).map_err(CannotStart)?,
     };
     let fences = ApiFences::new(&seccomp).map_err(unconfined)?;
-    let settings =
-        Settings { id: options.id, boot_timer: options.boot_timer, mmds_size_limit: options.mmds_size_limit, seccomp };
+    let settings = Settings {
+        id: options.id,
+        boot_timer: options.boot_timer,
+        mmds_size_limit: options.mmds_size_limit,
+        seccomp,
+        clonable: options.clonable,
+        on_rename: rename,
+    };
     let (mut vmm, handle) =
         vmm::create(settings).map_err(|e| CannotStart(format!("The VMM could not be started: {e}")))?;
+    if let Some(clone_sock) = clone_sock {
+        vmm.wait_at(clone_sock).map_err(|e| CannotStart(format!("Nobody can hand over a machine: {e}")))?;
+    }
     if let Some(path) = &options.metadata {
         fill_mmds(path, &mut vmm)?;
     }
@@ -140,6 +156,21 @@ fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReaso
         api.end(reason.clone());
     }
     Ok(reason)
+}
+
+fn bind_clone_sock(path: &Path) -> Result<socket::Listener, CannotStart> {
+    socket::Listener::bind(path, CLONE_SOCK_MODE).map_err(|e| {
+        CannotStart(format!(
+            "Failed to open the socket of --clone-sock at: {}. Nothing may be there yet. ({e})",
+            path.display()
+        ))
+    })
+}
+
+/// The machine has another name than the process was started with.
+fn rename(id: &InstanceId) {
+    logger::rename(id.as_str());
+    metrics::rename(id.as_str());
 }
 
 fn unconfined(error: FilterError) -> CannotStart {
@@ -205,7 +236,7 @@ impl ApiThread {
 }
 
 /// Gives the metadata service what is in a file; the texts are waited for by tools.
-fn fill_mmds(path: &std::path::Path, vmm: &mut Vmm) -> Result<(), CannotStart> {
+fn fill_mmds(path: &Path, vmm: &mut Vmm) -> Result<(), CannotStart> {
     let unreadable = "Unable to open or read from the mmds content file";
     let text = std::fs::read(path).map_err(|e| CannotStart(format!("{unreadable} {}: {e}", path.display())))?;
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text)
@@ -218,7 +249,7 @@ fn fill_mmds(path: &std::path::Path, vmm: &mut Vmm) -> Result<(), CannotStart> {
 }
 
 /// Configures and boots; the texts are waited for by tools.
-fn boot_from_file(path: &std::path::Path, vmm: &mut Vmm) -> Result<(), CannotStart> {
+fn boot_from_file(path: &Path, vmm: &mut Vmm) -> Result<(), CannotStart> {
     if let Err(bad) = ConfigFile::read(path).and_then(|file| file.apply(vmm)) {
         error!("Configuration for VMM from one single json failed: {bad}");
         return Err(CannotStart(format!(

@@ -73,3 +73,10 @@ pub(crate) const GIVE_BACK: Call = Call::with(
     &[Arg::is(2, libc::MADV_DONTNEED.cast_unsigned())],
     "private pages go back to the host",
 );
+
+/// Gives pages that are shared back.
+pub(crate) const GIVE_BACK_SHARED: Call = Call::with(
+    libc::SYS_madvise,
+    &[Arg::is(2, libc::MADV_REMOVE.cast_unsigned())],
+    "pages that clones could share go back to the host",
+);

@@ -63,6 +63,8 @@ pub enum Subject {
     SaveSnapshot,
     /// `/snapshot/load`.
     LoadSnapshot,
+    /// `/clones`.
+    Clone,
     /// `InstanceStart`.
     Start,
     /// Anything after start that is not the caller's doing.
@@ -93,6 +95,7 @@ impl Subject {
             Subject::Vsock => "Vsock config error: ",
             Subject::SaveSnapshot => "Create snapshot error: ",
             Subject::LoadSnapshot => "Load snapshot error: ",
+            Subject::Clone => "Clone error: ",
             Subject::Start => "Start microvm error: ",
             Subject::Internal => "Internal VMM error: ",
         }

@@ -32,6 +32,8 @@ pub enum Ask {
     Load,
     /// Save the machine as it stands.
     Save,
+    /// Make others like the machine.
+    Clone,
     /// Stop vCPUs and devices.
     Pause,
     /// Run them again.
@@ -49,7 +51,7 @@ impl Phase {
 
 impl Ask {
     /// Every ask, for exhaustive tests.
-    pub const ALL: [Ask; 11] = [
+    pub const ALL: [Ask; 12] = [
         Ask::Look,
         Ask::Tell,
         Ask::Configure,
@@ -57,6 +59,7 @@ impl Ask {
         Ask::Start,
         Ask::Load,
         Ask::Save,
+        Ask::Clone,
         Ask::Pause,
         Ask::Resume,
         Ask::Act,
@@ -69,7 +72,8 @@ impl Ask {
     pub const fn changes_the_machine(self) -> bool {
         match self {
             Ask::Look | Ask::Tell | Ask::Act | Ask::Shutdown => false,
-            Ask::Configure | Ask::Reconfigure | Ask::Start | Ask::Load | Ask::Save | Ask::Pause | Ask::Resume => true,
+            Ask::Configure | Ask::Reconfigure | Ask::Start | Ask::Load => true,
+            Ask::Save | Ask::Clone | Ask::Pause | Ask::Resume => true,
         }
     }
 }
@@ -139,6 +143,7 @@ mod tests {
             (Ask::Start, [Ok(()), Err(A), Err(A), Err(E)]),
             (Ask::Load, [Ok(()), Err(A), Err(A), Err(E)]),
             (Ask::Save, [Err(N), Err(P), Ok(()), Err(E)]),
+            (Ask::Clone, [Err(N), Ok(()), Ok(()), Err(E)]),
             (Ask::Pause, [Err(N), Ok(()), Ok(()), Err(E)]),
             (Ask::Resume, [Err(N), Ok(()), Ok(()), Err(E)]),
             (Ask::Act, [Err(N), Ok(()), Ok(()), Err(E)]),

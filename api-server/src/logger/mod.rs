@@ -31,6 +31,7 @@ const LAST_WORDS_LEN: usize = 1024;
 
 static LOGGER: Logger = Logger {
     id: OnceLock::new(),
+    later_id: OnceLock::new(),
     show_level: AtomicBool::new(false),
     show_origin: AtomicBool::new(false),
     module: RwLock::new(None),
@@ -48,6 +49,8 @@ pub(crate) struct BadLogPath {
 
 struct Logger {
     id: OnceLock<String>,
+    /// Another one, which a machine brought that was loaded.
+    later_id: OnceLock<String>,
     show_level: AtomicBool,
     show_origin: AtomicBool,
     /// Only lines of modules whose path begins with this are written.
@@ -63,6 +66,11 @@ pub(crate) fn start(id: &str) {
     let _ = LOGGER.id.set(id.to_owned());
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(LevelFilter::Info);
+}
+
+/// The machine is called `id` from now on. It gets another name once, if at all.
+pub(crate) fn rename(id: &str) {
+    let _ = LOGGER.later_id.set(id.to_owned());
 }
 
 /// Applies what is given; the rest stays as it is. If the file cannot be opened nothing is changed.
@@ -117,7 +125,7 @@ impl Logger {
     ) -> Line<'l> {
         Line {
             at,
-            id: self.id.get().map_or("", String::as_str),
+            id: self.later_id.get().or(self.id.get()).map_or("", String::as_str),
             thread,
             level: self.show_level.load(Ordering::Relaxed).then_some(level),
             origin: self.show_origin.load(Ordering::Relaxed).then_some(origin),

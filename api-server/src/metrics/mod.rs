@@ -38,6 +38,7 @@ pub(crate) enum BadMetrics {
 
 struct Metrics {
     head: Head,
+    options: wire::Metrics,
     buffer: Buffer,
     file: MetricsFile,
 }
@@ -49,16 +50,23 @@ pub(crate) fn configure(options: wire::Metrics, id: &str) -> Result<(), BadMetri
     if METRICS.get().is_some() {
         return Err(BadMetrics::Again);
     }
-    let path = options.metrics_path;
-    let file = MetricsFile::open(&path).map_err(|e| BadMetrics::Path(path.display().to_string(), e))?;
+    let path = &options.metrics_path;
+    let file = MetricsFile::open(path).map_err(|e| BadMetrics::Path(path.display().to_string(), e))?;
     let head = Head::new(options.emit_id.then_some(id), options.properties.as_ref());
     groups::enter_those_of_the_process(&REGISTRY);
     let mut buffer = Buffer::default();
     // So that the first line can be a last one.
     buffer.make_room(&head, &REGISTRY);
-    METRICS.set(Mutex::new(Metrics { head, buffer, file })).map_err(|_| BadMetrics::Again)?;
+    METRICS.set(Mutex::new(Metrics { head, options, buffer, file })).map_err(|_| BadMetrics::Again)?;
     report_to(&ToFile);
     Ok(())
+}
+
+/// The machine is called `id` from now on.
+pub(crate) fn rename(id: &str) {
+    let Some(metrics) = METRICS.get() else { return };
+    let mut metrics = metrics.lock().unwrap_or_else(PoisonError::into_inner);
+    metrics.head = Head::new(metrics.options.emit_id.then_some(id), metrics.options.properties.as_ref());
 }
 
 /// Writes a last line if that is possible at all. For signal handlers and panics.
@@ -91,7 +99,7 @@ impl Reporter for ToFile {
 }
 
 fn write_line(mut metrics: MutexGuard<'_, Metrics>) -> io::Result<()> {
-    let Metrics { head, buffer, file } = &mut *metrics;
+    let Metrics { head, buffer, file, .. } = &mut *metrics;
     let lost = |_: &io::Error| LOGGER.missed_metrics_count.inc();
     // The buffer holds the last line until it is delivered whole.
     file.finish(buffer.line()).inspect_err(lost)?;

@@ -13,6 +13,8 @@ fn ask(method: Method, path: &str, body: &'static str, headers: &[(&'static str,
         boot_timer: false,
         mmds_size_limit: 100,
         seccomp: vmm::confine::Seccomp::Off,
+        clonable: false,
+        on_rename: |_| (),
     };
     let handle = vmm::launch(settings, |_| ()).unwrap();
     let mut request = Request::builder().method(method).uri(path);

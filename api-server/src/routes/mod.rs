@@ -7,6 +7,7 @@
 mod actions;
 mod balloon;
 mod boot_source;
+mod clones;
 mod confinement;
 mod cpu_config;
 mod drives;
@@ -174,6 +175,7 @@ pub(crate) fn word(method: &Method) -> &str {
     match method.as_str() {
         "GET" => "Get",
         "PUT" => "Put",
+        "POST" => "Post",
         "PATCH" => "Patch",
         "DELETE" => "Delete",
         other => other,
@@ -186,6 +188,7 @@ fn check_body(method: &Method, body: &[u8]) -> Result<(), Fault> {
         ("GET", false) => "GET request cannot have a body.",
         ("PUT", true) => "Empty PUT request.",
         ("PATCH", true) => "Empty PATCH request.",
+        ("POST", true) => "Empty POST request.",
         ("DELETE", false) => "Empty Delete request.",
         _ => return Ok(()),
     };

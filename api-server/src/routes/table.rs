@@ -3,8 +3,8 @@
 use axum::http::Method;
 
 use super::{
-    Answer, Call, actions, balloon, boot_source, confinement, cpu_config, drives, entropy, hotplug, instance, logger,
-    machine_config, metrics, mmds, network_interfaces, pmem, serial, snapshot, vm, vsock,
+    Answer, Call, actions, balloon, boot_source, clones, confinement, cpu_config, drives, entropy, hotplug, instance,
+    logger, machine_config, metrics, mmds, network_interfaces, pmem, serial, snapshot, vm, vsock,
 };
 
 /// A method on a resource.
@@ -85,6 +85,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     PUT "snapshot" / "restore" => snapshot::restore;
     GET "snapshot" / "progress" => snapshot::progress;
     DELETE "snapshot" / "progress" => snapshot::cancel;
+    POST "clones" => clones::post;
 };
 
 /// The route of a request.

@@ -10,7 +10,7 @@ use super::*;
 use crate::identity::Identity;
 
 const OPENAPI: &str = include_str!("../../../openapi.yaml");
-const METHODS: [&str; 4] = ["get", "put", "patch", "delete"];
+const METHODS: [&str; 5] = ["get", "put", "post", "patch", "delete"];
 
 fn app() -> App {
     let settings = Settings {
@@ -18,6 +18,8 @@ fn app() -> App {
         boot_timer: false,
         mmds_size_limit: 100,
         seccomp: vmm::confine::Seccomp::Off,
+        clonable: false,
+        on_rename: |_| (),
     };
     App::new(vmm::launch(settings, |_| ()).unwrap(), Identity::Mayfly, 51_200, crate::confinement::ApiFences::none())
 }
@@ -65,7 +67,7 @@ fn openapi_describes_every_operation_with_examples() {
             assert!(operation["summary"].is_string(), "{method} {path}");
             assert!(operation["responses"]["default"].is_object(), "{method} {path}");
             let examples = match method {
-                "put" | "patch" => &operation["requestBody"]["content"]["application/json"]["examples"],
+                "put" | "post" | "patch" => &operation["requestBody"]["content"]["application/json"]["examples"],
                 "get" => &operation["responses"]["200"]["content"]["application/json"]["examples"],
                 _ => continue,
             };

@@ -87,9 +87,13 @@ impl Head {
             "PUT" => "PUT",
             "PATCH" => "PATCH",
             "DELETE" => "DELETE",
+            "POST" => "POST",
             _ => return Err(Bad::Method),
         };
         let target = parse_target(words.next().unwrap_or_default())?;
+        if method == "POST" && !may_be_posted_to(&target) {
+            return Err(Bad::Method);
+        }
         if !matches!(words.next(), Some("HTTP/1.0" | "HTTP/1.1")) || words.next().is_some() {
             return Err(Bad::Version);
         }
@@ -173,6 +177,11 @@ pub(crate) fn reads_head(input: &[u8]) -> bool {
 pub(super) fn render_refusal(reason: &str, closes: bool) -> Vec<u8> {
     let close = if closes { "connection: close\r\n" } else { "" };
     format!("GET / HTTP/1.1\r\n{REFUSED}: {reason}\r\n{close}\r\n").into_bytes()
+}
+
+/// v1 does not know the method, and its clients hear so wherever we do not use it either.
+fn may_be_posted_to(target: &str) -> bool {
+    target.split('?').next().is_some_and(|path| path.trim_matches('/') == "clones")
 }
 
 /// The path of a request target, which may come with scheme and host. A query stays part of the path, as in the contract.
@@ -259,6 +268,8 @@ mod tests {
         let begin = |text: &str| parse(text).unwrap_err().to_string();
         for (text, expected) in [
             ("POST / HTTP/1.1\r\n\r\n", "Invalid HTTP Method:"),
+            ("POST /clones/1 HTTP/1.1\r\n\r\n", "Invalid HTTP Method:"),
+            ("POST clones HTTP/1.1\r\n\r\n", "Invalid"),
             ("get / HTTP/1.1\r\n\r\n", "Invalid HTTP Method:"),
             ("GET  HTTP/1.1\r\n\r\n", "Invalid URI:"),
             ("GET a HTTP/1.1\r\n\r\n", "Invalid URI:"),

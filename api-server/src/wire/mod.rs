@@ -7,6 +7,7 @@
 mod actions;
 mod balloon;
 mod boot_source;
+mod clones;
 mod confinement;
 mod cpu_config;
 mod drive;
@@ -31,6 +32,7 @@ mod vsock;
 pub(crate) use actions::{Action, ActionType};
 pub(crate) use balloon::{Balloon, BalloonPatch, BalloonStatisticsPatch, Hinting, HintingStart, Statistics};
 pub(crate) use boot_source::BootSource;
+pub(crate) use clones::{MadeClones, MakeClones};
 pub(crate) use confinement::Confinement;
 pub(crate) use cpu_config::CpuConfig;
 pub(crate) use drive::{Drive, DrivePatch};

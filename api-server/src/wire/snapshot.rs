@@ -6,6 +6,7 @@ use vmm::config::{HugePages, MacAddr, ResourceId};
 use vmm::requests::{CreateSnapshot, LoadSnapshot, MemoryBackend, NetOverride, Overrides, SnapshotKind, VsockOverride};
 use vmm::{Error, Subject};
 
+use super::clones::instance_id;
 use super::object::{needed, object};
 use super::serial::Serial;
 
@@ -113,6 +114,7 @@ pub(crate) struct SnapshotRestore {
     pub(crate) clock_realtime: bool,
     #[serde(default)]
     pub(crate) force: bool,
+    pub(crate) id: Option<String>,
     #[serde(default)]
     pub(crate) huge_pages: SnapshotHugePages,
     #[serde(default)]
@@ -194,13 +196,14 @@ impl TryFrom<SnapshotLoad> for LoadSnapshot {
             (None, None) => return Err(refuse("there is no memory".to_owned())),
         };
         let tap = |net: OtherTap| {
-            let id = known_id("network_overrides: iface_id", &net.iface_id)?;
+            let id = known_id("network_overrides: iface_id", &net.iface_id).map_err(refuse)?;
             Ok(NetOverride { id, host_dev_name: Some(net.host_dev_name), guest_mac: None })
         };
         Ok(Self {
             snapshot_path: load.snapshot_path,
             memory,
             track_dirty_pages: load.track_dirty_pages || load.enable_diff_snapshots,
+            id: None,
             resume: load.resume_vm,
             clock_realtime: load.clock_realtime,
             force: false,
@@ -219,6 +222,35 @@ impl TryFrom<SnapshotRestore> for LoadSnapshot {
     type Error = Error;
 
     fn try_from(restore: SnapshotRestore) -> Result<Self, Error> {
+        let SnapshotRestore { drives, pmem, network_interfaces, vsock, serial, mmds, .. } = restore;
+        let others = Others { drives, pmem, network_interfaces, vsock, serial, mmds };
+        Ok(Self {
+            snapshot_path: restore.snapshot_path,
+            memory: restore.mem_backend.into(),
+            track_dirty_pages: restore.track_dirty_pages,
+            id: instance_id(restore.id).map_err(refuse)?,
+            resume: restore.resume_vm,
+            clock_realtime: restore.clock_realtime,
+            force: restore.force,
+            overrides: Overrides { huge_pages: restore.huge_pages.chosen(), ..others.check().map_err(refuse)? },
+            or_end: false,
+        })
+    }
+}
+
+/// What a machine is to have that it did not have.
+pub(super) struct Others {
+    pub(super) drives: Vec<OtherDrive>,
+    pub(super) pmem: Vec<OtherPmem>,
+    pub(super) network_interfaces: Vec<OtherNet>,
+    pub(super) vsock: Option<OtherVsock>,
+    pub(super) serial: Option<Serial>,
+    pub(super) mmds: Option<Map<String, Value>>,
+}
+
+impl Others {
+    /// The same, well formed.
+    pub(super) fn check(self) -> Result<Overrides, String> {
         let drive = |drive: OtherDrive| Ok((known_id("drives: drive_id", &drive.drive_id)?, drive.path_on_host));
         let pmem = |pmem: OtherPmem| Ok((known_id("pmem: id", &pmem.id)?, pmem.path_on_host));
         let net = |net: OtherNet| {
@@ -226,27 +258,18 @@ impl TryFrom<SnapshotRestore> for LoadSnapshot {
             Ok(NetOverride {
                 id: known_id("network_interfaces: iface_id", &net.iface_id)?,
                 host_dev_name: net.host_dev_name,
-                guest_mac: mac.map_err(|e| refuse(format!("network_interfaces: guest_mac: {e}")))?,
+                guest_mac: mac.map_err(|e| format!("network_interfaces: guest_mac: {e}"))?,
             })
         };
-        let vsock = restore.vsock.unwrap_or_default();
-        Ok(Self {
-            snapshot_path: restore.snapshot_path,
-            memory: restore.mem_backend.into(),
-            track_dirty_pages: restore.track_dirty_pages,
-            resume: restore.resume_vm,
-            clock_realtime: restore.clock_realtime,
-            force: restore.force,
-            overrides: Overrides {
-                drives: restore.drives.into_iter().map(drive).collect::<Result<_, Error>>()?,
-                pmems: restore.pmem.into_iter().map(pmem).collect::<Result<_, Error>>()?,
-                nets: restore.network_interfaces.into_iter().map(net).collect::<Result<_, Error>>()?,
-                vsock: VsockOverride { guest_cid: vsock.guest_cid, uds_path: vsock.uds_path },
-                serial: restore.serial.map(Into::into),
-                mmds: restore.mmds.map(Into::into),
-                huge_pages: restore.huge_pages.chosen(),
-            },
-            or_end: false,
+        let vsock = self.vsock.unwrap_or_default();
+        Ok(Overrides {
+            drives: self.drives.into_iter().map(drive).collect::<Result<_, String>>()?,
+            pmems: self.pmem.into_iter().map(pmem).collect::<Result<_, String>>()?,
+            nets: self.network_interfaces.into_iter().map(net).collect::<Result<_, String>>()?,
+            vsock: VsockOverride { guest_cid: vsock.guest_cid, uds_path: vsock.uds_path },
+            serial: self.serial.map(Into::into),
+            mmds: self.mmds.map(Into::into),
+            huge_pages: None,
         })
     }
 }
@@ -255,8 +278,8 @@ fn refuse(what: String) -> Error {
     Error::invalid(Subject::LoadSnapshot, what)
 }
 
-fn known_id(field: &str, id: &str) -> Result<ResourceId, Error> {
-    ResourceId::try_from(id).map_err(|e| refuse(format!("{field} {id:?}: {e}")))
+fn known_id(field: &str, id: &str) -> Result<ResourceId, String> {
+    ResourceId::try_from(id).map_err(|e| format!("{field} {id:?}: {e}"))
 }
 
 impl From<MemBackend> for MemoryBackend {

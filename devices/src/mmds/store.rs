@@ -10,6 +10,18 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document(Map<String, Value>);
 
+impl Document {
+    /// As JSON.
+    pub fn to_text(&self) -> String {
+        Value::Object(self.0.clone()).to_string()
+    }
+
+    /// The object that a JSON text is, if it is one.
+    pub fn of_text(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok().map(Self)
+    }
+}
+
 impl From<Map<String, Value>> for Document {
     fn from(object: Map<String, Value>) -> Self {
         Self(object)

@@ -51,18 +51,27 @@ pub fn give_back(region: &GuestRegion, offset: u64, len: u64) -> io::Result<()> 
     let (Ok(at), Ok(count), true) = (usize::try_from(offset), usize::try_from(len), inside) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    // DONTNEED on shared memory would only forget the page tables (mm/madvise.c); REMOVE makes a hole in what is mapped.
-    let advice = if is_shared(region) { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
-    // SAFETY: the range was just found to lie in a live mapping. It is guest memory: nobody but the guest relies on its contents, and the
-    // range stays mapped. Devices at work on these pages, or the kernel on their behalf, find zeroes or keep the old pages to themselves.
-    match unsafe { libc::madvise(region.as_ptr().add(at).cast(), count, advice) } {
-        0 => {
-            // Zeroes now, or what is in the file.
-            region.bitmap().mark_dirty(at, count);
-            Ok(())
+    let advise = |advice| {
+        // SAFETY: the range was just found to lie in a live mapping. It is guest memory: nobody but the guest relies on its contents, and the
+        // range stays mapped. Devices at work on these pages, or the kernel on their behalf, find zeroes or keep the old pages to themselves.
+        match unsafe { libc::madvise(region.as_ptr().add(at).cast(), count, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
-        _ => Err(io::Error::last_os_error()),
+    };
+    if is_shared(region) {
+        // DONTNEED on shared memory would only forget the page tables (mm/madvise.c); REMOVE makes a hole in what is mapped. A machine that
+        // was cloned has a private mapping of what it shared before, which REMOVE refuses.
+        match advise(libc::MADV_REMOVE) {
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => advise(libc::MADV_DONTNEED)?,
+            other => other?,
+        }
+    } else {
+        advise(libc::MADV_DONTNEED)?;
     }
+    // Zeroes now, or what is in the file.
+    region.bitmap().mark_dirty(at, count);
+    Ok(())
 }
 
 fn is_shared(region: &GuestRegion) -> bool {

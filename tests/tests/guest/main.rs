@@ -4,6 +4,7 @@ mod bad_input;
 mod balloon;
 mod block;
 mod boot;
+mod clones;
 mod console;
 mod cpu_template;
 mod entropy;

@@ -73,16 +73,16 @@ impl Told {
 }
 
 /// A saved machine.
-struct Saved {
+pub(super) struct Saved {
     dir: tempfile::TempDir,
 }
 
 impl Saved {
-    fn state(&self) -> PathBuf {
+    pub(super) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 
-    fn memory(&self) -> PathBuf {
+    pub(super) fn memory(&self) -> PathBuf {
         self.dir.path().join("memory")
     }
 
@@ -101,7 +101,7 @@ impl Saved {
 }
 
 #[track_caller]
-fn set_state(vmm: &Vmm, state: &str) {
+pub(super) fn set_state(vmm: &Vmm, state: &str) {
     vmm.patch("/vm", &json!({"state": state})).expect_204();
 }
 
@@ -111,7 +111,7 @@ fn create(vmm: &Vmm, saved: &Saved) -> Response {
 
 /// Saves the machine, which stands still afterwards.
 #[track_caller]
-fn save(vmm: &Vmm) -> Saved {
+pub(super) fn save(vmm: &Vmm) -> Saved {
     let saved = Saved { dir: tempfile::tempdir().unwrap() };
     set_state(vmm, "Paused");
     create(vmm, &saved).expect_204();
@@ -165,19 +165,19 @@ pub(super) fn finish(vmm: &Vmm) {
     assert!(text.contains("mayfly-guest done") && !text.contains("panic="), "{}", vmm.said());
 }
 
-fn life(after: u64) -> Job {
+pub(super) fn life(after: u64) -> Job {
     Job::new(Mode::Life { after })
 }
 
 /// The ticks in lines that are whole.
-fn ticks(text: &str) -> Vec<(u64, &str)> {
+pub(super) fn ticks(text: &str) -> Vec<(u64, &str)> {
     let text = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let tick = |line: &str| line.strip_prefix("tick=")?.split(' ').next()?.parse().ok();
     text.lines().filter_map(|line| Some((tick(line)?, line))).collect()
 }
 
 #[track_caller]
-fn wait_for_ticks(vmm: &Vmm, count: usize) {
+pub(super) fn wait_for_ticks(vmm: &Vmm, count: usize) {
     let deadline = Instant::now() + PATIENCE;
     while ticks(&vmm.console().text()).len() < count {
         assert!(Instant::now() < deadline && vmm.is_running(), "{}", vmm.said());

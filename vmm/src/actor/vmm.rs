@@ -21,6 +21,7 @@ use crate::machine::Machine;
 use crate::requests::{Answer, Submit};
 use crate::snapshot::Progress;
 use crate::sys::signals::TerminationSignals;
+use crate::sys::socket::Listener;
 use crate::telemetry::Clock;
 
 /// What a VMM is started with, fixed for its life.
@@ -34,12 +35,17 @@ pub struct Settings {
     pub mmds_size_limit: usize,
     /// Which filters threads get when the machine is built.
     pub seccomp: Seccomp,
+    /// Clones may be made of the machine: its memory can be shared, and the thread that opens files may connect to those who wait to be one.
+    pub clonable: bool,
+    /// Hears of it when the machine gets another name, by a load.
+    pub on_rename: fn(&InstanceId),
 }
 
 const MAILBOX: u32 = 0;
 const EXIT: u32 = 1;
 const SIGNALS: u32 = 2;
 const REPORT: u32 = 3;
+const OFFER: u32 = 4;
 
 /// The state of the VMM. Belongs to the thread that runs it; others reach it only through requests.
 pub struct Vmm {
@@ -58,6 +64,10 @@ pub struct Vmm {
     postponed: Option<Vec<Job>>,
     /// The snapshot that is being written.
     pub(super) saving: Option<Arc<Progress>>,
+    /// Clones that are being made, and whether they still are to be.
+    pub(super) cloning: Option<Arc<Progress>>,
+    /// Where others may hand over a machine, as long as there is none.
+    pub(super) waiting: Option<Listener>,
     pub(super) report_clock: Clock,
 }
 
@@ -85,8 +95,23 @@ impl Vmm {
             machine: None,
             postponed: None,
             saving: None,
+            cloning: None,
+            waiting: None,
             report_clock,
         })
+    }
+
+    /// Waits for a machine that somebody hands over there. The socket goes when there is a machine.
+    pub fn wait_at(&mut self, listener: Listener) -> io::Result<()> {
+        self.events.watch(listener.socket().as_raw_fd(), OFFER)?;
+        self.waiting = Some(listener);
+        Ok(())
+    }
+
+    /// Gives the machine another name.
+    pub(super) fn rename(&mut self, id: InstanceId) {
+        (self.settings.on_rename)(&id);
+        self.settings.id = id;
     }
 
     /// Serves until there is a reason to end, then ends in good order: vCPUs stop, devices finish and flush.
@@ -98,8 +123,8 @@ impl Vmm {
         };
         self.phase = Phase::Ended;
         self.events.clear();
-        if let Some(saving) = self.saving.take() {
-            saving.cancel();
+        for unfinished in [self.saving.take(), self.cloning.take()].into_iter().flatten() {
+            unfinished.cancel();
         }
         if let Some(machine) = self.machine.take() {
             machine.shut_down();
@@ -115,11 +140,12 @@ impl Vmm {
 
     /// Waits for something to do and does it. A reason to end stays one in later turns.
     fn turn(&mut self) -> Option<ExitReason> {
-        let (mut mail, mut signalled, mut report_due) = (false, false, false);
+        let (mut mail, mut signalled, mut report_due, mut offered) = (false, false, false, false);
         let turn = self.events.turn(|token| match token {
             MAILBOX => mail = true,
             SIGNALS => signalled = true,
             REPORT => report_due = true,
+            OFFER => offered = true,
             _ => {}
         });
         if let Err(error) = turn {
@@ -133,6 +159,17 @@ impl Vmm {
         }
         if report_due {
             self.report_on_time();
+        }
+        if offered && let Some(waiting) = &self.waiting {
+            match waiting.socket().accept() {
+                Ok((stream, _)) => self.take_over(stream),
+                // Whoever it was has gone.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    log::error!("No machine can be handed over any more: {error}");
+                    self.waiting = None;
+                }
+            }
         }
         if mail {
             // Cleared before the jobs are taken: a job that arrives later rings again.

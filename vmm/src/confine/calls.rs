@@ -116,6 +116,20 @@ pub const FILES: &[Call] = &[
     Call::any(SYS_unlink, "or nothing is left of it"),
 ];
 
+/// The same thread, where clones may be made: it makes files in memory, and hands them to processes that wait for that.
+pub const CLONES: &[Call] = &[
+    Call::any(SYS_memfd_create, "memory that clones share"),
+    Call::with(SYS_fcntl, &[Arg::is(1, bits(F_ADD_SEALS))], "which nobody changes"),
+    Call::with(SYS_madvise, &[Arg::is(2, bits(MADV_DONTDUMP))], "and which is in no core dump"),
+    Call::with(SYS_socket, &[Arg::is(0, bits(AF_UNIX))], "the process that is to be a clone"),
+    Call::any(SYS_pread64, "whether a memory file is the state file's"),
+    Call::any(SYS_setsockopt, "it must answer in time"),
+    Call::any(SYS_connect, "as above"),
+    Call::any(SYS_sendmsg, "the memory, by its descriptor"),
+    Call::any(SYS_sendto, "the state, where write is not used for that"),
+    Call::any(SYS_recvfrom, "the answer, likewise"),
+];
+
 /// The signal that makes a vCPU leave the guest: the first real-time signal that the C library leaves to programs.
 const KICK: u32 = 34;
 

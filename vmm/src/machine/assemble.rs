@@ -52,6 +52,8 @@ pub struct Surroundings {
     pub mmds: Arc<Mmds>,
     /// Which filters threads get.
     pub seccomp: Seccomp,
+    /// Clones may be made of the machine later on.
+    pub clonable: bool,
 }
 
 /// A machine that is built, whose threads are on their way behind their fences. Only one that is sealed can run.
@@ -117,13 +119,14 @@ pub fn assemble(
     };
 
     // First, because it puts up its fence while the rest is done: the thread that every machine has.
-    let fences = Fences::new(around.seccomp.clone());
+    let fences = Fences::new(around.seccomp.clone(), around.clonable);
     let files = files_thread(&fences, &around.exit)?;
 
     // 1. The VM and its memory slots, before any interrupt chip exists (see `memory`).
     let kvm = kvm::open(plan.machine.cpu_template().capabilities()).map_err(start_error)?;
     let vm = Arc::new(kvm::create_vm(&kvm).map_err(start_error)?);
-    let mut memory = Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory)).map_err(start_error)?;
+    let mut memory =
+        Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory), around.clonable).map_err(start_error)?;
     // From here on, whoever touches memory may wait for another process.
     let watch = memory.faults.as_mut().and_then(|faults| faults.watch(around.exit.clone()));
     let watch = match watch {
@@ -230,6 +233,7 @@ pub fn assemble(
         kvm,
         vm,
         memory,
+        over_base: unsaved.clone(),
         unsaved,
         watch,
     };

@@ -13,6 +13,7 @@ use crate::threads::Role;
 /// The fences of a machine's threads, and the gate where they meet.
 pub(super) struct Fences {
     seccomp: Seccomp,
+    clonable: bool,
     pub(super) gate: Arc<Gate>,
 }
 
@@ -59,6 +60,7 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
         (&["vmm"], calls::SAVE),
         (&["vcpu"], calls::VCPU),
         (&["files"], calls::FILES),
+        (&["files"], calls::CLONES),
     ];
     for needs in DEVICES {
         lists.extend([(LOOPS, needs.event_loop), (&["vcpu"], needs.vcpu), (&["vmm"], needs.end)]);
@@ -67,8 +69,9 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
 }
 
 impl Fences {
-    pub(super) fn new(seccomp: Seccomp) -> Self {
-        Self { seccomp, gate: Arc::default() }
+    /// For a machine of which clones can be made or not.
+    pub(super) fn new(seccomp: Seccomp, clonable: bool) -> Self {
+        Self { seccomp, clonable, gate: Arc::default() }
     }
 
     /// For the vCPU threads of a machine with these devices.
@@ -87,7 +90,8 @@ impl Fences {
 
     /// For the thread that opens files, which is all it does.
     pub(super) fn of_files(&self) -> Result<Fence, FilterError> {
-        self.seccomp.fence(Role::Files, &[calls::EVERY, calls::EVENT_LOOP, calls::FILES], true)
+        let clones = if self.clonable { calls::CLONES } else { &[] };
+        self.seccomp.fence(Role::Files, &[calls::EVERY, calls::EVENT_LOOP, calls::FILES, clones], true)
     }
 
     /// For the thread that waits for the end of a page-fault handler, and has nothing to do with the guest.

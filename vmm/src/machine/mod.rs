@@ -33,7 +33,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::ResourceId;
 use crate::io_thread::IoThread;
-use crate::memory::{DirtyMap, Memory, SlotError, Watch};
+use crate::memory::{DirtyMap, Memory, SlotError, Source, Watch};
 use crate::telemetry::{Group, Registry};
 use crate::vcpu::Crew;
 
@@ -61,6 +61,8 @@ pub struct Machine {
     memory: Memory,
     /// Pages that were written since the last snapshot, as far as they were asked for.
     unsaved: DirtyMap,
+    /// Pages that were written since what is behind memory was put there, likewise.
+    over_base: DirtyMap,
 }
 
 impl Machine {
@@ -116,13 +118,26 @@ impl Machine {
 
     /// Pages that were written since the last snapshot, if the machine was told to log them. The machine stands still.
     pub fn unsaved(&mut self) -> Result<Option<&DirtyMap>, SlotError> {
-        match self.memory.take_dirty()? {
-            Some(fresh) => {
-                self.unsaved.merge(&fresh);
-                Ok(Some(&self.unsaved))
-            }
-            None => Ok(None),
-        }
+        Ok(self.look_at_log()?.then_some(&self.unsaved))
+    }
+
+    /// Pages that were written since what is behind memory was put there, likewise.
+    pub fn over_base(&mut self) -> Result<Option<&DirtyMap>, SlotError> {
+        Ok(self.look_at_log()?.then_some(&self.over_base))
+    }
+
+    /// Enters what was written since this was last called; `false` if nobody keeps a log.
+    fn look_at_log(&mut self) -> Result<bool, SlotError> {
+        let Some(fresh) = self.memory.take_dirty()? else { return Ok(false) };
+        self.unsaved.merge(&fresh);
+        self.over_base.merge(&fresh);
+        Ok(true)
+    }
+
+    /// Something else is behind memory from now on. The machine stands still, and the log was looked at.
+    pub fn has_another_base(&mut self, source: Source) {
+        self.memory.source = source;
+        self.over_base = assemble::nothing_written(&self.memory);
     }
 
     /// A snapshot was written, and what comes is compared with it.

@@ -30,7 +30,7 @@ pub(super) fn map(plan: &Plan) -> Result<Option<(HotplugRegion, GuestRegion)>, M
     let start = layout::hotplug_start(plan.machine.mem_size_bytes(), block_len)
         .ok_or_else(|| MemoryError::Hotplug("its addresses would pass the end of all addresses".to_owned()))?;
     let size = usize::try_from(len).map_err(|e| MemoryError::Hotplug(format!("{len} bytes: {e}")))?;
-    let region = anonymous(start, size, &plan.machine)?;
+    let region = anonymous(start, size, &plan.machine, libc::MAP_PRIVATE)?;
     // The kernel joins neighbouring mappings that are alike; this one should be seen for what it is in `/proc/PID/smaps`.
     advice::no_fork(&region);
     let shape = Shape { start: start.0, len, block_len, slot_len };

@@ -9,13 +9,15 @@ mod hotplug;
 mod origin;
 mod pmem;
 mod slots;
+mod source;
 
 pub use dirty::DirtyMap;
 pub use handler::{Faults, Handler, Watch};
 pub use hotplug::{HotplugMemory, HotplugRegion};
-pub use origin::{Layout, Mark, MemoryFile, Part};
+pub use origin::{Layout, Mark, MemoryFile, Part, Run};
 pub use pmem::PmemRegion;
 pub use slots::{Access, Slot, SlotError, Slots};
+pub use source::{NotShared, Source, new_file, settle};
 
 use std::io;
 use std::sync::Arc;
@@ -107,19 +109,28 @@ pub struct Memory {
     pub pmems: Vec<PmemRegion>,
     /// Hot-pluggable memory, none of it plugged.
     pub hotplug: Option<HotplugRegion>,
-    /// Pages that nobody has touched are zeroes: there is no file behind them.
+    /// Pages that nobody has touched are zeroes: there is no file behind them, or one in memory.
     pub anonymous: bool,
     /// What keeps memory coming that another process brings.
     pub faults: Option<Faults>,
+    /// What is behind RAM, for whoever wants to share it with clones.
+    pub source: Source,
 }
 
 impl Memory {
     /// Maps the memory that the plan asks for and makes it known to KVM. Nothing is touched, so nothing is paid for until the guest uses
-    /// it. What `saved` holds is there from the beginning.
-    pub fn new(kvm: &Kvm, vm: &Arc<VmFd>, plan: &Plan, saved: Option<&SavedMemory>) -> Result<Self, MemoryError> {
+    /// it. What `saved` holds is there from the beginning. What is `clonable` can be shared with clones later on.
+    pub fn new(
+        kvm: &Kvm,
+        vm: &Arc<VmFd>,
+        plan: &Plan,
+        saved: Option<&SavedMemory>,
+        clonable: bool,
+    ) -> Result<Self, MemoryError> {
         let size = plan.machine.mem_size_bytes();
         let size = usize::try_from(size).map_err(|e| MemoryError::Regions(format!("{size} bytes: {e}")))?;
-        let ram = allocate(&layout::ram_regions(size), &plan.machine)?;
+        let shared = clonable && saved.is_none() && plan.machine.huge_pages() != HugePages::Hugetlbfs2M;
+        let ram = allocate(&layout::ram_regions(size), &plan.machine, shared)?;
         let mut everything = ram.clone();
         let mut pmems = Vec::with_capacity(plan.pmems().len());
         for (opened, start) in place_pmems(plan)? {
@@ -132,13 +143,24 @@ impl Memory {
             everything = with(&everything, region)?;
             hotplug = Some(described);
         }
-        let faults = match saved {
-            None => None,
+        let hotplug_start = hotplug.as_ref().map(|region| GuestAddress(region.shape.start));
+        let mut faults = None;
+        let source = match saved {
+            None if shared => Source::shared(&ram, lay_out(&ram, hotplug.as_ref()).file_len())?,
+            None => Source::Anonymous,
             Some(SavedMemory::File(file)) => {
-                file.put_behind(&everything, hotplug.as_ref().map(|region| GuestAddress(region.shape.start)))?;
-                None
+                file.put_behind(&everything, hotplug_start)?;
+                if clonable { Source::below(file)? } else { Source::Anonymous }
             }
-            Some(SavedMemory::Handler(handler)) => Some(handler.hand_over(&everything, plan.machine.huge_pages())?),
+            Some(SavedMemory::Handler(handler)) => {
+                faults = Some(handler.hand_over(&everything, plan.machine.huge_pages())?);
+                Source::Handler
+            }
+        };
+        let anonymous = match saved {
+            None => true,
+            Some(SavedMemory::File(file)) => file.is_in_memory(),
+            Some(SavedMemory::Handler(_)) => false,
         };
         check_reach(kvm, &everything)?;
         let limit = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
@@ -156,7 +178,7 @@ impl Memory {
                 return Err(MemoryError::HotplugSlots(shape.len >> 20, shape.slot_len >> 20, wanted, room));
             }
         }
-        Ok(Self { ram, everything, slots, pmems, hotplug, anonymous: saved.is_none(), faults })
+        Ok(Self { ram, everything, slots, pmems, hotplug, anonymous, faults, source })
     }
 }
 
@@ -184,9 +206,13 @@ impl Memory {
 
     /// Where in a file each part of the guest's own memory goes.
     pub fn layout(&self) -> Layout {
-        let hotplug = self.hotplug.as_ref().map(|region| (GuestAddress(region.shape.start), region.shape.len));
-        Layout::new(self.ram.iter().map(|region| (region.start_addr(), region.len())).chain(hotplug))
+        lay_out(&self.ram, self.hotplug.as_ref())
     }
+}
+
+fn lay_out(ram: &GuestRam, hotplug: Option<&HotplugRegion>) -> Layout {
+    let hotplug = hotplug.map(|region| (GuestAddress(region.shape.start), region.shape.len));
+    Layout::new(ram.iter().map(|region| (region.start_addr(), region.len())).chain(hotplug))
 }
 
 /// Opens the files of all persistent-memory devices, then says where each goes.
@@ -198,15 +224,21 @@ fn place_pmems(plan: &Plan) -> Result<impl Iterator<Item = (pmem::Opened<'_>, Gu
     Ok(opened.into_iter().zip(places))
 }
 
-/// Maps anonymous regions.
-fn allocate(regions: &[(GuestAddress, usize)], machine: &MachineConfig) -> Result<GuestRam, MemoryError> {
-    let mapped = regions.iter().map(|(base, len)| anonymous(*base, *len, machine)).collect::<Result<_, _>>()?;
+/// Maps anonymous regions, `shared` with whoever is given them.
+fn allocate(regions: &[(GuestAddress, usize)], machine: &MachineConfig, shared: bool) -> Result<GuestRam, MemoryError> {
+    let kind = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    let mapped = regions.iter().map(|(base, len)| anonymous(*base, *len, machine, kind)).collect::<Result<_, _>>()?;
     GuestRam::from_regions(mapped).map_err(|e| MemoryError::Regions(e.to_string()))
 }
 
-fn anonymous(base: GuestAddress, len: usize, machine: &MachineConfig) -> Result<GuestRegion, MemoryError> {
+fn anonymous(
+    base: GuestAddress,
+    len: usize,
+    machine: &MachineConfig,
+    kind: libc::c_int,
+) -> Result<GuestRegion, MemoryError> {
     let huge_pages = machine.huge_pages();
-    let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let mut flags = kind | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     if huge_pages == HugePages::Hugetlbfs2M {
         flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
     }

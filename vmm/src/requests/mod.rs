@@ -5,6 +5,7 @@
 
 mod balloon;
 mod boot_source;
+mod clones;
 mod cpu_config;
 mod drives;
 mod entropy;
@@ -24,6 +25,7 @@ pub use balloon::{
     PatchBalloonStatistics, PutBalloon, StartHinting, StopHinting,
 };
 pub use boot_source::PutBootSource;
+pub use clones::{Child, CloneMachine, CloneSnapshot, Cloned, Clones, HowToClone, MAX_CHILDREN};
 pub use cpu_config::PutCpuConfig;
 pub use drives::{PatchDrive, PutDrive};
 pub use entropy::PutEntropy;

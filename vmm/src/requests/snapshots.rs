@@ -4,7 +4,7 @@ use devices::mmds::Document;
 
 use super::{Answer, Request, Submit};
 use crate::actor::Vmm;
-use crate::config::{HugePages, MacAddr, ResourceId, SerialConfig};
+use crate::config::{HugePages, InstanceId, MacAddr, ResourceId, SerialConfig};
 use crate::error::Error;
 use crate::lifecycle::Ask;
 
@@ -130,6 +130,8 @@ pub struct LoadSnapshot {
     pub memory: MemoryBackend,
     /// Log written pages, for differential snapshots.
     pub track_dirty_pages: bool,
+    /// Another name.
+    pub id: Option<InstanceId>,
     /// Let it run.
     pub resume: bool,
     /// The guest's clock goes on from the time of day.

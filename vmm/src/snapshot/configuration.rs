@@ -215,7 +215,7 @@ fn id(text: &str) -> Result<ResourceId, BadConfiguration> {
     ResourceId::try_from(text).map_err(|e| wrong(format!("id {text:?}: {e}")))
 }
 
-fn limits(limits: RateLimits) -> Result<RateLimits, BadConfiguration> {
+pub(super) fn limits(limits: RateLimits) -> Result<RateLimits, BadConfiguration> {
     let empty = |bucket: Option<BucketSpec>| bucket.is_some_and(|bucket| bucket.size == 0 || bucket.refill_ms == 0);
     if empty(limits.bandwidth) || empty(limits.ops) {
         return Err(wrong("a rate limiter whose bucket has no size or no refill time"));

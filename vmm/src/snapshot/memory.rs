@@ -7,7 +7,7 @@ use devices::ram::{GuestRam, GuestSlice};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::Progress;
-use crate::memory::{DirtyMap, Layout, Mark, Part};
+use crate::memory::{DirtyMap, Layout, Mark, Part, Run};
 use crate::sys::pages::{self, PAGE_LEN};
 
 /// What is looked at and written at once, in bytes.
@@ -26,32 +26,63 @@ pub fn write_full(
     progress: &Progress,
 ) -> io::Result<Vec<Mark>> {
     file.set_len(layout.file_len())?;
-    // A page that is swapped out is not in memory either.
-    let look_only_at_resident = !pages::has_swap();
     let mut marker = Marker::default();
-    let mut resident = Vec::new();
     for part in layout.parts() {
-        let untouched_is_zero = look_only_at_resident && anonymous.contains(&part.start);
-        let memory = slice(ram, part)?;
-        for_chunks(&memory, progress, |chunk, at| {
-            if untouched_is_zero {
-                pages::resident(chunk, &mut resident)?;
-            }
-            let holds_data = |page: usize| -> io::Result<bool> {
-                if untouched_is_zero && resident.get(page).is_none_or(|byte| byte & 1 == 0) {
-                    return Ok(false);
-                }
-                Ok(!pages::is_zero(&page_of(chunk, page)?))
-            };
-            for_runs(chunk.len() / PAGE_LEN, holds_data, |first, count| {
-                let offset = part.offset + (at + first * PAGE_LEN) as u64;
-                let run = sub(chunk, first * PAGE_LEN, count * PAGE_LEN)?;
-                marker.saw(&run, offset)?;
-                pages::write_all(file, &run, offset)
-            })
-        })?;
+        write_data(file, ram, part, anonymous.contains(&part.start), progress, &mut marker)?;
     }
     Ok(marker.marks())
+}
+
+/// Writes the pages of a part that are not zeroes. Those that nobody has touched need not be looked at if they are `anonymous`.
+fn write_data(
+    file: &File,
+    ram: &GuestRam,
+    part: &Part,
+    anonymous: bool,
+    progress: &Progress,
+    marker: &mut Marker,
+) -> io::Result<()> {
+    // A page that is swapped out is not in memory either.
+    let untouched_is_zero = anonymous && !pages::has_swap();
+    let mut resident = Vec::new();
+    for_chunks(&slice(ram, part)?, progress, |chunk, at| {
+        if untouched_is_zero {
+            pages::resident(chunk, &mut resident)?;
+        }
+        let holds_data = |page: usize| -> io::Result<bool> {
+            if untouched_is_zero && resident.get(page).is_none_or(|byte| byte & 1 == 0) {
+                return Ok(false);
+            }
+            Ok(!pages::is_zero(&page_of(chunk, page)?))
+        };
+        for_runs(chunk.len() / PAGE_LEN, holds_data, |first, count| {
+            let offset = part.offset + (at + first * PAGE_LEN) as u64;
+            let run = sub(chunk, first * PAGE_LEN, count * PAGE_LEN)?;
+            marker.saw(&run, offset)?;
+            pages::write_all(file, &run, offset)
+        })
+    })
+}
+
+/// Writes these runs of memory, and all of the hot-pluggable part that is not zeroes. Says how many bytes those runs are.
+pub fn write_over(
+    file: &File,
+    ram: &GuestRam,
+    layout: &Layout,
+    runs: &[Run],
+    hotplug: Option<u64>,
+    progress: &Progress,
+) -> io::Result<u64> {
+    for run in runs {
+        let part = layout.part_of(*run).ok_or(io::ErrorKind::InvalidInput)?;
+        let piece = Part { start: part.start + (run.offset - part.offset), len: run.len, offset: run.offset };
+        pages::write_all(file, &slice(ram, &piece)?, run.offset)?;
+        progress.advance(run.len)?;
+    }
+    if let Some(part) = layout.parts().iter().find(|part| Some(part.start) == hotplug) {
+        write_data(file, ram, part, true, progress, &mut Marker::default())?;
+    }
+    Ok(runs.iter().map(|run| run.len).sum())
 }
 
 /// Writes the pages that are in `dirty`, or all that somebody has touched, zeroes too, over what is in the file; of a file that is new, the

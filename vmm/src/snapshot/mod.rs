@@ -4,10 +4,13 @@
 //! on the one thread that opens files; [`load()`] reads the state and finds the memory. What is read is believed no more than a guest or a
 //! client: see where each part is taken up.
 
+mod clone;
 mod configuration;
 pub mod container;
 mod describe;
 mod draft;
+pub mod handover;
+mod image;
 mod memory;
 mod progress;
 
@@ -19,9 +22,11 @@ use std::sync::Arc;
 use devices::ram::GuestRam;
 use serde::{Deserialize, Serialize};
 
+pub use clone::{CloneOrder, encode_clone, load_clone};
 pub use configuration::{BadConfiguration, Configuration};
 pub use container::{BadFile, Reader, Section, VERSION, Version, Writer};
 pub use describe::Description;
+pub use image::{Exposed, Exposure, Image};
 pub use progress::Progress;
 
 use crate::arch::host::{HostCpu, Misfit};
@@ -121,17 +126,7 @@ pub fn save(job: Job) -> Result<(), Error> {
         Extent::Touched => memory::write_diff(memory.file(), &ram, &layout, None, &progress),
     };
     let marks = marks.map_err(|e| memory_error(&e))?;
-    let mut writer = Writer::default();
-    let parts = || -> Result<Vec<u8>, BadFile> {
-        writer.add(&HostSection::here())?;
-        writer.add(&Configuration::from(&config))?;
-        writer.add(&MemorySection { layout, marks })?;
-        writer.add(&state.platform)?;
-        writer.add(&state.vcpus)?;
-        writer.add(&state.devices)?;
-        Ok(writer.finish())
-    };
-    let bytes = parts().map_err(|e| state_error(&e))?;
+    let bytes = write(&config, &MemorySection { layout, marks }, &state).map_err(|e| state_error(&e))?.finish();
     let draft = Draft::create(&snapshot_path).map_err(|e| state_error(&e))?;
     draft.write_all(&bytes).map_err(|e| state_error(&e))?;
     // Both are on the disk before either gets its name, and nothing is between one name and the other: a process that is killed leaves the
@@ -143,6 +138,18 @@ pub fn save(job: Job) -> Result<(), Error> {
     let draft = draft.publish().map_err(|e| state_error(&e))?;
     memory.settle().map_err(|e| memory_error(&e))?;
     draft.settle().map_err(|e| state_error(&e))
+}
+
+/// All that a state file has.
+fn write(config: &FullConfig, memory: &MemorySection, state: &State) -> Result<Writer, BadFile> {
+    let mut writer = Writer::default();
+    writer.add(&HostSection::here())?;
+    writer.add(&Configuration::from(config))?;
+    writer.add(memory)?;
+    writer.add(&state.platform)?;
+    writer.add(&state.vcpus)?;
+    writer.add(&state.devices)?;
+    Ok(writer)
 }
 
 /// What a state file holds.
@@ -204,6 +211,13 @@ impl Parts {
 
 /// Reads what is in a state file, and judges what can be judged without a machine and a host.
 fn read(mut reader: Reader<'_>) -> Result<Parts, LoadError> {
+    let parts = read_parts(&mut reader)?;
+    reader.finish().map_err(|e| LoadError::State(e.to_string()))?;
+    Ok(parts)
+}
+
+/// The same where something else may follow.
+fn read_parts(reader: &mut Reader<'_>) -> Result<Parts, LoadError> {
     let bad = |e: BadFile| LoadError::State(e.to_string());
     let host: HostSection = reader.take().map_err(bad)?;
     let config: Configuration = reader.take().map_err(bad)?;
@@ -211,7 +225,6 @@ fn read(mut reader: Reader<'_>) -> Result<Parts, LoadError> {
     let platform: Platform = reader.take().map_err(bad)?;
     let vcpus: Vcpus = reader.take().map_err(bad)?;
     let devices: Devices = reader.take().map_err(bad)?;
-    reader.finish().map_err(bad)?;
     let config = config.check().map_err(|e| LoadError::State(e.to_string()))?;
     let state = State { platform, vcpus, devices };
     state.check(config.machine.vcpu_count()).map_err(LoadError::State)?;
@@ -224,32 +237,48 @@ fn read(mut reader: Reader<'_>) -> Result<Parts, LoadError> {
 /// Reads what is in a state file, and judges what can be judged without a machine. A host that does not fit is accepted if it is asked for by
 /// `force`: whoever does knows that the guest does not use what is missing.
 pub fn load(bytes: &[u8], force: bool) -> Result<Loaded, LoadError> {
-    let parts = read(Reader::new(bytes).map_err(|e| LoadError::State(e.to_string()))?)?;
-    let here = HostSection::here();
-    match parts.fits(&here) {
-        Err(misfit) if force => log::warn!("Loaded by force: {misfit}"),
-        other => other?,
+    read(Reader::new(bytes).map_err(|e| LoadError::State(e.to_string()))?)?.judged(force)
+}
+
+impl Parts {
+    fn judged(self, force: bool) -> Result<Loaded, LoadError> {
+        let parts = self;
+        let here = HostSection::here();
+        match parts.fits(&here) {
+            Err(misfit) if force => log::warn!("Loaded by force: {misfit}"),
+            other => other?,
+        }
+        if parts.host != here {
+            let HostSection { cpu, kernel } = &parts.host;
+            log::warn!(
+                "The snapshot was taken on a host with another processor or kernel: signature {:#x} and Linux {}, here {:#x} and {}.",
+                cpu.signature,
+                kernel.escape_default(),
+                here.cpu.signature,
+                here.kernel
+            );
+        }
+        Ok(parts.loaded)
     }
-    if parts.host != here {
-        let HostSection { cpu, kernel } = &parts.host;
-        log::warn!(
-            "The snapshot was taken on a host with another processor or kernel: signature {:#x} and Linux {}, here {:#x} and {}.",
-            cpu.signature,
-            kernel.escape_default(),
-            here.cpu.signature,
-            here.kernel
-        );
-    }
-    Ok(parts.loaded)
 }
 
 impl Loaded {
+    /// Where the parts of its memory are in a file.
+    pub fn layout(&self) -> &Layout {
+        &self.memory.layout
+    }
+
     /// Its state, and its memory in the file at `path`.
     pub fn with_file(self, path: &Path) -> Result<(State, SavedMemory), LoadError> {
+        let memory = self.memory_file(path)?;
+        Ok((self.state, SavedMemory::File(memory)))
+    }
+
+    /// Its memory in the file at `path`.
+    pub fn memory_file(&self, path: &Path) -> Result<MemoryFile, LoadError> {
         let refuse = |e: &dyn std::fmt::Display| crate::memory::MemoryError::Saved(e.to_string());
         let file: File = crate::blueprint::open_image(path).map_err(|e| refuse(&e))?;
-        let memory = MemoryFile::new(file, self.memory.layout, &self.memory.marks)?;
-        Ok((self.state, SavedMemory::File(memory)))
+        Ok(MemoryFile::new(file, self.memory.layout.clone(), &self.memory.marks)?)
     }
 
     /// Its state, and its memory with the handler that listens at `path`.

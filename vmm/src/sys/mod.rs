@@ -7,6 +7,7 @@ pub mod fatal;
 pub mod landlock;
 pub mod lifeline;
 pub mod map;
+pub mod memfd;
 pub mod open;
 pub mod pages;
 pub mod poll;

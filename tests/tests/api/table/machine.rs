@@ -70,6 +70,13 @@ pub(super) fn rows(world: &World) -> Vec<Row> {
         ),
         always("GET", "/snapshot/progress", None, Found),
         always("DELETE", "/snapshot/progress", None, Fault("No snapshot is being written.")),
+        row(
+            "POST",
+            "/clones",
+            json!({"children": []}),
+            [Fault(BEFORE), Begins("Clone error: this process was not started to make")],
+        ),
+        always("POST", "/clones", json!({}), Json("missing field `children`")),
         always("PUT", "/snapshot", json!({}), Fault("Missing snapshot operation type.")),
     ]
 }

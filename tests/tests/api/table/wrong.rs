@@ -33,6 +33,7 @@ pub(crate) const WRONG: &[(&str, &str, &str)] = &[
     ("/snapshot/restore", "GET PATCH DELETE", "snapshot"),
     ("/snapshot/progress", "PATCH", "snapshot"),
     ("/snapshot/progress", "PUT", "/snapshot/progress"),
+    ("/clones", "GET PUT PATCH DELETE", "clones"),
 ];
 
 /// Methods that a path has because another path, which it begins with, has them: the last piece is one that nobody reads.

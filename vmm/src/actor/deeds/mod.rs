@@ -1,6 +1,7 @@
 //! What requests make the VMM thread do to the machine: here its life, in one file each its devices.
 
 mod balloon;
+mod clones;
 mod drives;
 mod limits;
 mod memory_hotplug;
@@ -41,6 +42,7 @@ impl Vmm {
             boot_timer: self.settings().boot_timer,
             mmds: self.mmds().clone(),
             seccomp: self.settings().seccomp.clone(),
+            clonable: self.settings().clonable,
         };
         let machine = machine::assemble(&self.plan, origin, &surroundings, &mut self.events)
             .and_then(Assembled::seal)
@@ -48,6 +50,8 @@ impl Vmm {
         machine.enter_metrics(&REGISTRY);
         REGISTRY.add("mmds", None, Group::Shared(self.mmds().metrics()));
         self.machine = Some(machine);
+        // Whoever has a machine waits for none.
+        self.waiting = None;
         self.handle().note_machine();
         Ok(())
     }

@@ -1,9 +1,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use devices::mmds::Document;
+
 use crate::actor::Vmm;
 use crate::blueprint::{Plan, SerialOutput};
-use crate::config::{FullConfig, HugePages, MachinePatch, ResourceId, VsockConfig};
+use crate::config::{FullConfig, HugePages, InstanceId, MachinePatch, ResourceId, SerialConfig, VsockConfig};
 use crate::error::{Error, Subject};
 use crate::exit::ExitReason;
 use crate::lifecycle::Phase;
@@ -108,7 +110,13 @@ impl Vmm {
         let bytes = snapshot::read_file(&ask.snapshot_path).map_err(failed)?;
         let mut loaded = snapshot::load(&bytes, ask.force).map_err(failed)?;
         drop(bytes);
-        override_config(&mut loaded.config, &ask)?;
+        override_config(&mut loaded.config, &ask.overrides, ask.track_dirty_pages)?;
+        if loaded.config.machine.huge_pages() == HugePages::Hugetlbfs2M && matches!(ask.memory, MemoryBackend::File(_))
+        {
+            return Err(failed(
+                "a memory file cannot be behind pages of hugetlbfs: use huge_pages None or Transparent, or a backend of type Uffd",
+            ));
+        }
         let config = std::mem::take(&mut loaded.config);
         let loaded = match &ask.memory {
             MemoryBackend::File(path) => loaded.with_file(path),
@@ -116,9 +124,16 @@ impl Vmm {
         };
         let (state, memory) = loaded.map_err(failed)?;
         let saved = Saved { state, memory, clock_realtime: ask.clock_realtime };
+        let Overrides { serial, mmds, .. } = ask.overrides;
+        self.revive(Revival { config, saved, id: ask.id, serial, mmds, resume: ask.resume }, asked)
+    }
+
+    /// Becomes the machine. If that fails everything is as it was before.
+    pub(super) fn revive(&mut self, revival: Revival, asked: Instant) -> Result<(), Error> {
+        let Revival { config, saved, id, serial, mmds, resume } = revival;
         let plan = Plan::revived(config).map_err(failed)?;
-        let console = ask.overrides.serial.map(SerialOutput::open).transpose().map_err(failed)?;
-        let metadata = match ask.overrides.mmds {
+        let console = serial.map(SerialOutput::open).transpose().map_err(failed)?;
+        let metadata = match mmds {
             Some(document) => Some(self.mmds().store().exchange(document).map_err(failed)?),
             None => None,
         };
@@ -143,7 +158,11 @@ impl Vmm {
             self.exit().report(ExitReason::Lost(why.clone()));
             return Err(failed(why));
         }
-        if ask.resume {
+        if let Some(id) = id {
+            self.rename(id);
+        }
+        let machine = self.live_machine()?;
+        if resume {
             machine.resume();
             self.phase = Phase::Running;
         } else {
@@ -155,9 +174,23 @@ impl Vmm {
     }
 }
 
+/// A machine that was saved, and what is otherwise now.
+pub(super) struct Revival {
+    pub(super) config: FullConfig,
+    pub(super) saved: Saved,
+    pub(super) id: Option<InstanceId>,
+    pub(super) serial: Option<SerialConfig>,
+    pub(super) mmds: Option<Document>,
+    pub(super) resume: bool,
+}
+
 /// What the caller wants to be otherwise than it was.
-fn override_config(config: &mut FullConfig, ask: &LoadSnapshot) -> Result<(), Error> {
-    let Overrides { drives, pmems, nets, vsock: socket, serial: _, mmds, huge_pages } = &ask.overrides;
+pub(super) fn override_config(
+    config: &mut FullConfig,
+    overrides: &Overrides,
+    track_dirty_pages: bool,
+) -> Result<(), Error> {
+    let Overrides { drives, pmems, nets, vsock: socket, serial: _, mmds, huge_pages } = overrides;
     for (id, path) in drives {
         let drive = config.drives.iter_mut().find(|drive| drive.id == *id);
         drive.ok_or_else(|| unknown("Drive", id))?.path_on_host.clone_from(path);
@@ -183,17 +216,9 @@ fn override_config(config: &mut FullConfig, ask: &LoadSnapshot) -> Result<(), Er
     if mmds.is_some() && config.mmds.is_none() {
         return Err(failed("Unknown metadata service: the snapshot has none"));
     }
-    let patch = MachinePatch {
-        track_dirty_pages: Some(ask.track_dirty_pages),
-        huge_pages: *huge_pages,
-        ..MachinePatch::default()
-    };
+    let patch =
+        MachinePatch { track_dirty_pages: Some(track_dirty_pages), huge_pages: *huge_pages, ..MachinePatch::default() };
     config.machine = config.machine.patched(&patch).map_err(failed)?;
-    if config.machine.huge_pages() == HugePages::Hugetlbfs2M && matches!(ask.memory, MemoryBackend::File(_)) {
-        return Err(failed(
-            "a memory file cannot be behind pages of hugetlbfs: use huge_pages None or Transparent, or a backend of type Uffd",
-        ));
-    }
     Ok(())
 }
 
