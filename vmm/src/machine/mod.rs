@@ -134,10 +134,12 @@ impl Machine {
         Ok(true)
     }
 
-    /// Something else is behind memory from now on. The machine stands still, and the log was looked at.
-    pub fn has_another_base(&mut self, source: Source) {
+    /// Something else is behind memory from now on, with all that was written until now. The machine stands still.
+    pub fn has_another_base(&mut self, source: Source) -> Result<(), SlotError> {
+        self.look_at_log()?;
         self.memory.source = source;
         self.over_base = assemble::nothing_written(&self.memory);
+        Ok(())
     }
 
     /// A snapshot was written, and what comes is compared with it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use devices::ram::{GuestRam, GuestRegion};
 
 use super::{Layout, MemoryError, MemoryFile, Run};
-use crate::sys::map::{self, Writes};
+use crate::sys::map::{self, Aside, Writes};
 use crate::sys::memfd;
 
 /// What `/proc/PID/maps` calls memory that is shared with clones.
@@ -65,15 +65,18 @@ pub fn new_file(layout: &Layout) -> io::Result<File> {
 }
 
 /// `file`, which holds what is in these parts of memory, stays as it is from now on, and is behind them: what the guest writes is its own. It
-/// stands still.
-pub fn settle(file: &File, memory: &GuestRam, layout: &Layout, hotplug: Option<u64>) -> Result<(), NotShared> {
+/// stands still. What is left to be unmapped is returned.
+pub fn settle(file: &File, memory: &GuestRam, layout: &Layout, hotplug: Option<u64>) -> Result<Vec<Aside>, NotShared> {
     let mut regions: Vec<(&GuestRegion, u64)> = Vec::new();
     for part in layout.parts().iter().filter(|part| Some(part.start) != hotplug) {
         let region = part.region(memory).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         regions.push((region, part.offset));
     }
+    let mut aside = Vec::new();
     for (region, offset) in regions {
+        aside.extend(map::move_aside(region));
         map::file_behind(region, (0, region.size()), file, offset, Writes::Private).map_err(NotShared::Lost)?;
     }
-    memfd::seal(file).map_err(NotShared::Lost)
+    memfd::seal(file).map_err(NotShared::Lost)?;
+    Ok(aside)
 }

@@ -13,6 +13,7 @@ use devices::ram::GuestRam;
 
 use super::{Progress, memory};
 use crate::memory::{DirtyMap, Layout, MemoryFile, NotShared, Run, Source, new_file, settle};
+use crate::sys::map::Aside;
 use crate::sys::memfd;
 
 /// Most runs of pages that are mapped over others: each costs every clone a call of mmap.
@@ -55,6 +56,8 @@ pub struct Exposed {
     pub source: Option<Source>,
     /// How much was copied, in bytes.
     pub copied: u64,
+    /// What is to be unmapped when nobody waits.
+    pub aside: Vec<Aside>,
 }
 
 impl Exposure {
@@ -69,8 +72,8 @@ impl Exposure {
                     Some(_) => Some(self.copy_over(Vec::new())?),
                     None => None,
                 };
-                settle(&file, &self.ram, &self.layout, self.hotplug)?;
-                Ok(self.exposed(&file, over, true))
+                let aside = settle(&file, &self.ram, &self.layout, self.hotplug)?;
+                Ok(Exposed { aside, ..self.exposed(&file, over, true) })
             }
             (Source::Below(base, runs), Some(written)) => {
                 let mut all = written.clone();
@@ -86,9 +89,9 @@ impl Exposure {
                 memory::write_full(&file, &self.ram, &self.layout, &self.anonymous, &self.progress)?;
                 let file = Arc::new(file);
                 // The machine shares it, too: else there would be two copies of everything.
-                settle(&file, &self.ram, &self.layout, self.hotplug)?;
+                let aside = settle(&file, &self.ram, &self.layout, self.hotplug)?;
                 let copied = self.layout.file_len();
-                Ok(Exposed { copied, ..self.exposed(&file, None, true) })
+                Ok(Exposed { copied, aside, ..self.exposed(&file, None, true) })
             }
         }
     }
@@ -104,7 +107,8 @@ impl Exposure {
     fn exposed(&self, base: &Arc<File>, over: Option<(Arc<File>, Vec<Run>)>, settled: bool) -> Exposed {
         let copied = over.as_ref().map_or(0, |(_, runs)| runs.iter().map(|run| run.len).sum());
         let image = Image { base: base.clone(), over, layout: self.layout.clone() };
-        Exposed { image, source: settled.then(|| Source::Below(base.clone(), Vec::new())), copied }
+        let source = settled.then(|| Source::Below(base.clone(), Vec::new()));
+        Exposed { image, source, copied, aside: Vec::new() }
     }
 }
 

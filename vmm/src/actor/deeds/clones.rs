@@ -123,7 +123,12 @@ impl Vmm {
     fn expose(&mut self, orders: Vec<Order>, paused: Option<Instant>, answer: Answer<Clones>) {
         let handle = self.handle();
         let Some(machine) = &mut self.machine else { return answer(Err(Error::gone())) };
-        let written = machine.over_base().map(Option::<&_>::cloned).map_err(refuse);
+        // Not needed where all of memory is given away; the log is looked at when its pages are gone from KVM's tables, which saves protecting
+        // each of them against writing.
+        let written = match machine.memory().source {
+            Source::Memfd(_) => Ok(None),
+            _ => machine.over_base().map(Option::<&_>::cloned).map_err(refuse),
+        };
         let (state, written) = match (machine.save(), written) {
             (Ok(state), Ok(written)) => (state, written),
             (Err(refusal), _) | (_, Err(refusal)) => {
@@ -163,7 +168,7 @@ impl Vmm {
         answer: Answer<Clones>,
     ) {
         let progress = self.saving.take();
-        let Exposed { image, source, copied } = match exposed {
+        let Exposed { image, source, copied, aside } = match exposed {
             Ok(exposed) => exposed,
             Err(NotShared::Lost(error)) => {
                 let why = format!("clones were to be made, and {}", NotShared::Lost(error));
@@ -175,8 +180,12 @@ impl Vmm {
                 return answer(Err(refuse(format!("memory cannot be shared: {error}"))));
             }
         };
-        if let (Some(machine), Some(source)) = (&mut self.machine, source) {
-            machine.has_another_base(source);
+        if let (Some(machine), Some(source)) = (&mut self.machine, source)
+            && let Err(error) = machine.has_another_base(source)
+        {
+            let why = format!("clones were made, and what the machine has written is not known any more: {error}");
+            self.exit().report(ExitReason::Lost(why.clone()));
+            return answer(Err(refuse(why)));
         }
         self.go_on(paused);
         let pause_us = paused.map_or(0, |asked| microseconds(asked.elapsed()));
@@ -191,6 +200,8 @@ impl Vmm {
                 vmm.cloning = None;
                 answer(Ok(Clones { pause_us, memory_bytes, copied_bytes: copied, children }));
             });
+            // Only now: it takes longer than everything else.
+            drop(aside);
         });
     }
 
