@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
 use crate::lifecycle::{Phase, permit};
-use crate::machine::Machine;
+use crate::machine::{Foundation, Machine};
 use crate::requests::{Answer, Submit};
 use crate::snapshot::Progress;
 use crate::sys::signals::TerminationSignals;
@@ -68,6 +68,8 @@ pub struct Vmm {
     pub(super) cloning: Option<Arc<Progress>>,
     /// Where others may hand over a machine, as long as there is none.
     pub(super) waiting: Option<Listener>,
+    /// What a machine can stand on that is waited for.
+    pub(super) foundation: Option<Foundation>,
     pub(super) report_clock: Clock,
 }
 
@@ -97,6 +99,7 @@ impl Vmm {
             saving: None,
             cloning: None,
             waiting: None,
+            foundation: None,
             report_clock,
         })
     }
@@ -116,6 +119,10 @@ impl Vmm {
 
     /// Serves until there is a reason to end, then ends in good order: vCPUs stop, devices finish and flush.
     pub fn run(mut self) -> ExitReason {
+        if self.waiting.is_some() {
+            // Whoever hands over a machine hears why it cannot be.
+            self.foundation = Foundation::lay(&[], &self.surroundings()).ok();
+        }
         let reason = loop {
             if let Some(reason) = self.turn() {
                 break reason;

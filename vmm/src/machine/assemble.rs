@@ -23,6 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Machine;
 use super::attach::Board;
 use super::fences::Fences;
+use super::foundation::Foundation;
 use super::identity::{Identity, Notice};
 use super::roster::{DeviceName, Home, Seat};
 use super::saved::{self, Saved, State};
@@ -39,7 +40,6 @@ use crate::io_thread::IoThread;
 use crate::kvm::{self, Routes};
 use crate::memory::{DirtyMap, Memory, Watch};
 use crate::sys::clock::process_cpu_time;
-use crate::sys::signals;
 use crate::vcpu::{Buses, Crew, EndOfInterrupt, Vcpu};
 
 /// What a machine needs from those around it.
@@ -60,20 +60,25 @@ pub struct Surroundings {
 pub struct Assembled {
     machine: Machine,
     fences: Fences,
+    exit: Arc<ExitLatch>,
 }
 
 impl Assembled {
-    /// Puts up the fence of the calling thread, the VMM's, for good, when all others are up.
+    /// Puts up the fence of the calling thread, the VMM's, for good, and waits until all others are up.
     pub fn seal(self) -> Result<Machine, Error> {
-        let Self { machine, fences } = self;
-        let own = fences.of_vmm(&machine.seats).map_err(start_error)?;
-        fences.gate.wait().map_err(start_error)?;
-        own.enter().map_err(start_error)?;
+        let Self { machine, fences, exit } = self;
+        // Ours while the others put up theirs: the kernel takes its time to compile each.
+        fences.of_vmm(&machine.seats).map_err(start_error)?.enter().map_err(start_error)?;
+        fences.gate.wait().map_err(|error| {
+            // This thread could build no other machine any more.
+            exit.report(ExitReason::Lost(format!("a thread could not be confined: {error}")));
+            start_error(error)
+        })?;
         Ok(machine)
     }
 }
 
-fn start_error(what: impl std::fmt::Display) -> Error {
+pub(super) fn start_error(what: impl std::fmt::Display) -> Error {
     Error::new(Kind::Host, Subject::Start, what)
 }
 
@@ -98,13 +103,14 @@ pub enum Origin<'a> {
     Saved(&'a Saved),
 }
 
-/// Builds a machine as planned, up to but not including its first, or its next, instruction. Subscribers are added to `events`; on an error
-/// the caller clears them, everything else undoes itself.
+/// Builds a machine as planned, up to but not including its first, or its next, instruction; on a foundation that is there already, if one
+/// is. Subscribers are added to `events`; on an error the caller clears them, everything else undoes itself.
 pub fn assemble(
     plan: &Plan,
     origin: Origin<'_>,
     around: &Surroundings,
     events: &mut EventLoop,
+    foundation: Option<Foundation>,
 ) -> Result<Assembled, Error> {
     let started = Instant::now();
     let no_kernel = || Error::invalid(Subject::Start, "Cannot start microvm without kernel configuration.");
@@ -118,13 +124,11 @@ pub fn assemble(
         Some(_) => CommandLine::default(),
     };
 
-    // First, because it puts up its fence while the rest is done: the thread that every machine has.
-    let fences = Fences::new(around.seccomp.clone(), around.clonable);
-    let files = files_thread(&fences, &around.exit)?;
-
-    // 1. The VM and its memory slots, before any interrupt chip exists (see `memory`).
-    let kvm = kvm::open(plan.machine.cpu_template().capabilities()).map_err(start_error)?;
-    let vm = Arc::new(kvm::create_vm(&kvm).map_err(start_error)?);
+    // 1. The VM, if there is none yet, and its memory slots, before any interrupt chip exists (see `memory`).
+    let Foundation { fences, files, kvm, vm } = match foundation {
+        Some(foundation) => foundation,
+        None => Foundation::lay(plan.machine.cpu_template().capabilities(), around)?,
+    };
     let mut memory =
         Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory), around.clonable).map_err(start_error)?;
     // From here on, whoever touches memory may wait for another process.
@@ -237,7 +241,7 @@ pub fn assemble(
         unsaved,
         watch,
     };
-    Ok(Assembled { machine, fences })
+    Ok(Assembled { machine, fences, exit: around.exit.clone() })
 }
 
 /// Nothing, with room for what will be written if that is to be known.
@@ -338,16 +342,6 @@ fn io_threads(
         start(&drives, hub)?;
     }
     Ok(threads)
-}
-
-/// A thread that may open files when no other may: another one for a drive, or those of a snapshot.
-fn files_thread(fences: &Fences, exit: &Arc<ExitLatch>) -> Result<IoThread, Error> {
-    let fence = fences.of_files().map_err(start_error)?;
-    let thread = IoThread::start(fence, &fences.gate, Vec::new(), exit.clone())
-        .map_err(|e| start_error(format!("cannot start the thread that opens files: {e}")))?;
-    // A snapshot that becomes too large costs the snapshot.
-    thread.run(signals::hear_of_too_large_files_by_errors);
-    Ok(thread)
 }
 
 /// A thread that waits for the end of a page-fault handler.

@@ -5,6 +5,7 @@
 mod assemble;
 mod attach;
 mod fences;
+mod foundation;
 mod identity;
 mod placement;
 mod roster;
@@ -12,6 +13,7 @@ mod saved;
 
 pub use assemble::{Assembled, Origin, Surroundings, assemble};
 pub use fences::rules;
+pub use foundation::Foundation;
 pub use identity::IdentityError;
 pub use roster::DeviceName;
 pub use saved::{Devices, Platform, Saved, State, Vcpus};

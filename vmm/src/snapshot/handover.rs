@@ -24,6 +24,8 @@ const VERSION: u16 = 1;
 const HEAD_LEN: usize = 16;
 /// How long the taker waits for the rest of what has begun to arrive.
 const TAKE_TIME: Duration = Duration::from_secs(2);
+/// Bytes of state for which room is made before they are there.
+const USUAL_LEN: usize = 64 << 10;
 /// Longest answer in bytes.
 const MAX_ANSWER: u32 = 16 << 10;
 
@@ -125,7 +127,8 @@ pub fn take(stream: &UnixStream) -> io::Result<Gift> {
     if u64::from(len) > container::MAX_LEN {
         return Err(wrong("its state is too long"));
     }
-    let mut bytes = Vec::new();
+    // A usual one at once; what claims to be longer gets room as it arrives.
+    let mut bytes = Vec::with_capacity(USUAL_LEN.min(len as usize) + 1);
     let mut limited = stream.take(len.into());
     limited.read_to_end(&mut bytes).map_err(plain)?;
     if bytes.len() as u64 != u64::from(len) {

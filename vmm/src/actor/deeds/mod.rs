@@ -35,16 +35,24 @@ impl Vmm {
         Ok(())
     }
 
-    /// Builds the machine as planned, with all fences, and enters what it counts. It stands still.
-    fn set_up(&mut self, origin: Origin<'_>) -> Result<(), Error> {
-        let surroundings = Surroundings {
+    /// What a machine needs of this VMM.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        Surroundings {
             exit: self.exit().clone(),
             boot_timer: self.settings().boot_timer,
             mmds: self.mmds().clone(),
             seccomp: self.settings().seccomp.clone(),
             clonable: self.settings().clonable,
-        };
-        let machine = machine::assemble(&self.plan, origin, &surroundings, &mut self.events)
+        }
+    }
+
+    /// Builds the machine as planned, with all fences, and enters what it counts. It stands still.
+    fn set_up(&mut self, origin: Origin<'_>) -> Result<(), Error> {
+        let surroundings = self.surroundings();
+        // It was laid for machines that ask for nothing else of KVM.
+        let as_usual = self.plan.machine.cpu_template().capabilities().is_empty();
+        let foundation = self.foundation.take().filter(|_| as_usual);
+        let machine = machine::assemble(&self.plan, origin, &surroundings, &mut self.events, foundation)
             .and_then(Assembled::seal)
             .inspect_err(|_| self.events.clear())?;
         machine.enter_metrics(&REGISTRY);
