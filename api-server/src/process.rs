@@ -36,8 +36,8 @@ use crate::{check_host, demo, last_words, logger, porch, server, wire};
 pub(crate) const FAILED: u8 = 1;
 /// Time from a request's first byte to its last; generous, as clients type by hand too.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// Whoever hands over a machine says what it may do: nobody but the same user.
-const CLONE_SOCK_MODE: u32 = 0o600;
+/// Whoever hands over a machine says what it is: the same user, and its group, so that jails of several users can.
+const CLONE_SOCK_MODE: u32 = 0o660;
 /// Stack of the thread that serves the API; of it only what is touched costs memory.
 const API_STACK_LEN: usize = 2 << 20;
 

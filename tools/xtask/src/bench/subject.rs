@@ -1,5 +1,6 @@
 //! One VMM binary under measurement, and one process of it, driven through the v1 API alone.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -117,6 +118,11 @@ pub(crate) struct Started {
 impl Subject {
     /// Starts a process and returns as soon as its socket accepts.
     pub(crate) fn spawn(&self, rig: &Rig, place: Place) -> Result<Vm> {
+        self.spawn_with(rig, place, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn spawn_with(&self, rig: &Rig, place: Place, arguments: &[&OsStr]) -> Result<Vm> {
         let dir = TempDir::new_in(rig.dir.path())?;
         let socket = dir.path().join("api.sock");
         let mut command = Command::new(&self.binary);
@@ -124,6 +130,7 @@ impl Subject {
             .arg("--api-sock")
             .arg(&socket)
             .args(["--id", "bench"])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(dir.path().join("stderr"))?);
@@ -159,10 +166,7 @@ impl Subject {
     /// [`spawn`](Self::spawn) and the least a bootable VM needs: 1 vCPU, [`GUEST_MIB`], the guest with `words`.
     pub(crate) fn spawn_configured(&self, rig: &Rig, words: &str) -> Result<Vm> {
         let mut vm = self.spawn(rig, Place::Anywhere)?;
-        vm.put("/machine-config", &machine())?;
-        let khz = rig.tsc_khz.map(|khz| format!(" mayfly.tsc_khz={khz}")).unwrap_or_default();
-        let args = format!("{words}{khz}");
-        vm.put("/boot-source", &json!({"kernel_image_path": rig.kernel, "boot_args": args}))?;
+        vm.configure(rig, words, &machine())?;
         Ok(vm)
     }
 }
@@ -211,6 +215,27 @@ impl Vm {
             bail!("{method} {path}: {} {}", reply.status, reply.text());
         }
         Ok(took)
+    }
+
+    /// The guest with `words`, in a machine of this configuration.
+    pub(crate) fn configure(&mut self, rig: &Rig, words: &str, machine: &Value) -> Result<()> {
+        self.put("/machine-config", machine)?;
+        let khz = rig.tsc_khz.map(|khz| format!(" mayfly.tsc_khz={khz}")).unwrap_or_default();
+        let args = format!("{words}{khz}");
+        self.put("/boot-source", &json!({"kernel_image_path": rig.kernel, "boot_args": args}))?;
+        Ok(())
+    }
+
+    /// A request whose reply says something, and how long until its last byte.
+    pub(crate) fn ask(&mut self, method: &str, path: &str, body: &Value) -> Result<(Duration, Value)> {
+        let start = Instant::now();
+        let reply = self.client.request(method, path, Some(&body.to_string()));
+        let took = start.elapsed();
+        let reply = reply.with_context(|| format!("{method} {path}{}", self.said()))?;
+        if reply.status != 200 {
+            bail!("{method} {path}: {} {}", reply.status, reply.text());
+        }
+        Ok((took, reply.json()))
     }
 
     pub(crate) fn put(&mut self, path: &str, body: &Value) -> Result<Duration> {

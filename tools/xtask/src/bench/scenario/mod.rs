@@ -1,6 +1,7 @@
 //! What is measured: each scenario drives fresh processes of a [`Subject`] and returns one sample.
 
 mod block;
+mod clones;
 mod create_destroy;
 mod idle;
 mod jail;
@@ -41,6 +42,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         requests::REQUESTS,
         start::INSTANCE,
         snapshot::SNAPSHOT,
+        clones::CLONES,
         create_destroy::CYCLES,
         memory::MEMORY,
         idle::IDLE,
