@@ -62,6 +62,9 @@ const GOLDEN: [(&str, &str); 6] = [
     ),
 ];
 
+/// The same for `files` of a machine that can be cloned, besides.
+const CLONES: &str = "memfd_create setsockopt connect sendmsg sendto recvfrom pread64";
+
 macro_rules! numbered {
     ($($name:ident)*) => {
         /// Calls by name.
@@ -74,7 +77,8 @@ numbered! {
     SYS_clock_nanosleep SYS_sigaltstack SYS_rt_sigprocmask SYS_getrandom SYS_epoll_wait SYS_epoll_ctl SYS_timerfd_settime
     SYS_timerfd_gettime SYS_unlink SYS_statx SYS_fstat SYS_fdatasync SYS_io_uring_enter SYS_accept4 SYS_recvfrom SYS_writev
     SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs SYS_readlink SYS_flock SYS_ftruncate
-    SYS_pwrite64 SYS_mincore SYS_sysinfo SYS_uname SYS_fsync SYS_rename
+    SYS_pwrite64 SYS_mincore SYS_sysinfo SYS_uname SYS_fsync SYS_rename SYS_memfd_create SYS_setsockopt SYS_connect SYS_sendmsg
+    SYS_sendto SYS_pread64
 }
 
 fn number(name: &str) -> i64 {
@@ -87,27 +91,49 @@ fn number(name: &str) -> i64 {
 fn threads_make_the_calls_that_are_written_down_and_no_others() {
     let (_dir, vmm) = machine(VmmBuilder::new());
     for (name, own) in GOLDEN {
-        let expected: BTreeSet<i64> = EVERY.split_whitespace().chain(own.split_whitespace()).map(number).collect();
-        let mut puppet = Puppet::seize(thread(&vmm, name)).unwrap();
-        let mut made = BTreeSet::new();
-        for call in (0..CALLS).filter(|call| !ENDS.contains(call) && !PROBES.contains(call)) {
-            if let Outcome::Made(_) = puppet.call(call, [BAD; 6]).unwrap_or_else(|e| panic!("{name}: {call}: {e}")) {
-                made.insert(call);
-            }
-        }
-        puppet.let_go().unwrap();
-        let text = |set: Vec<&i64>| format!("{set:?}");
-        assert_eq!(
-            made,
-            expected,
-            "{name}: too many {}, too few {}",
-            text(made.difference(&expected).collect()),
-            text(expected.difference(&made).collect())
-        );
+        assert_makes_these_calls_only(&vmm, name, own);
     }
     // Nobody minds: the machine goes on.
     vmm.get("/").expect_200();
     assert!(vmm.is_running(), "{}", said(&vmm));
+}
+
+/// What `--clonable` adds, to one thread. A socket it gets only if that is a Unix one.
+#[test]
+fn a_machine_that_can_be_cloned_has_one_thread_that_may_do_more() {
+    let (_dir, vmm) = machine(VmmBuilder::new().arg("--clonable"));
+    for (name, own) in GOLDEN {
+        let more = if name == "files" { CLONES } else { "" };
+        assert_makes_these_calls_only(&vmm, name, &format!("{own} {more}"));
+    }
+    let mut puppet = Puppet::seize(thread(&vmm, "files")).unwrap();
+    let mut socket = |family: libc::c_int| puppet.call(libc::SYS_socket, [family as u64, BAD, 0, 0, 0, 0]).unwrap();
+    assert_ne!(socket(libc::AF_UNIX), Outcome::Caught);
+    for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK] {
+        assert_eq!(socket(family), Outcome::Caught, "{family}");
+    }
+    puppet.let_go().unwrap();
+}
+
+#[track_caller]
+fn assert_makes_these_calls_only(vmm: &Vmm, name: &str, own: &str) {
+    let expected: BTreeSet<i64> = EVERY.split_whitespace().chain(own.split_whitespace()).map(number).collect();
+    let mut puppet = Puppet::seize(thread(vmm, name)).unwrap();
+    let mut made = BTreeSet::new();
+    for call in (0..CALLS).filter(|call| !ENDS.contains(call) && !PROBES.contains(call)) {
+        if let Outcome::Made(_) = puppet.call(call, [BAD; 6]).unwrap_or_else(|e| panic!("{name}: {call}: {e}")) {
+            made.insert(call);
+        }
+    }
+    puppet.let_go().unwrap();
+    let text = |set: Vec<&i64>| format!("{set:?}");
+    assert_eq!(
+        made,
+        expected,
+        "{name}: too many {}, too few {}",
+        text(made.difference(&expected).collect()),
+        text(expected.difference(&made).collect())
+    );
 }
 
 /// Calls that whoever breaks out would like to make. Pointers are bad on purpose: a filter looks first.
