@@ -2,7 +2,9 @@
 //!
 //! The main thread runs the VMM; the API has a thread of its own.
 
+use std::fs::Permissions;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -159,11 +161,15 @@ fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReaso
 }
 
 fn bind_clone_sock(path: &Path) -> Result<socket::Listener, CannotStart> {
-    socket::Listener::bind(path, CLONE_SOCK_MODE).map_err(|e| {
-        CannotStart(format!(
-            "Failed to open the socket of --clone-sock at: {}. Nothing may be there yet. ({e})",
-            path.display()
-        ))
+    let bind = || {
+        let listener = socket::Listener::bind(path, CLONE_SOCK_MODE)?;
+        // The umask, which is the jailer's, would keep the group away.
+        std::fs::set_permissions(path, Permissions::from_mode(CLONE_SOCK_MODE))?;
+        Ok(listener)
+    };
+    bind().map_err(|e: io::Error| {
+        let hint = if e.kind() == io::ErrorKind::AddrInUse { ": nothing may be there yet" } else { "" };
+        CannotStart(format!("Failed to open the socket of --clone-sock at: {}{hint} ({e})", path.display()))
     })
 }
 

@@ -1,6 +1,7 @@
 //! The jailer with the real VMM in it, as root and without.
 
 mod attacks;
+mod clones;
 mod layout;
 mod life;
 mod readme;
@@ -76,9 +77,13 @@ impl Place {
     }
 
     fn command(&self, options: &[&str]) -> Command {
+        self.command_as(UID, options)
+    }
+
+    fn command_as(&self, uid: u32, options: &[&str]) -> Command {
         let mut command = Command::new(binary::jailer());
         command.arg("--id").arg(&self.id).arg("--exec-file").arg(binary::mayfly());
-        command.args(["--uid", &UID.to_string(), "--gid", &GID.to_string()]);
+        command.args(["--uid", &uid.to_string(), "--gid", &GID.to_string()]);
         command.arg("--chroot-base-dir").arg(self.base.path()).args(options);
         command
     }
