@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use guest::{Job, Mode, Report};
-use mayfly_tests::{PATIENCE, Vmm, metrics};
+use mayfly_tests::{PATIENCE, Vmm, VmmBuilder, metrics};
 use serde_json::{Value, json};
 
+use super::clones::{clonable, cloned};
 use super::pass_bar::rss_mib;
-use super::{configured, finish, measured, number};
+use super::{configured, configured_with, finish, measured, number};
 
 const PAGES_PER_MIB: u64 = 256;
 /// The guest's pool.
@@ -72,7 +73,19 @@ fn counted(file: &Path, field: &str) -> u64 {
 
 #[test]
 fn what_is_inflated_goes_back_to_the_host_and_comes_back_empty() {
-    let vmm = inflatable(&Job::new(Mode::Balloon { steps: 5 }), &json!({"amount_mib": 0, "deflate_on_oom": false}));
+    goes_back_and_comes_back_empty(VmmBuilder::new());
+}
+
+/// Its memory is a file that is in memory, out of which pages have to be taken.
+#[test]
+fn what_is_inflated_goes_back_also_where_clones_could_share_it() {
+    goes_back_and_comes_back_empty(clonable());
+}
+
+#[track_caller]
+fn goes_back_and_comes_back_empty(builder: VmmBuilder) {
+    let vmm = configured_with(builder, guest::ELF, &Job::new(Mode::Balloon { steps: 5 }));
+    vmm.put("/balloon", &json!({"amount_mib": 0, "deflate_on_oom": false})).expect_204();
     let file = measured(&vmm);
     assert_eq!(start(&vmm) & DEFLATE_ON_OOM, 0, "not asked for");
     let full = rss_mib(&vmm);
@@ -291,8 +304,19 @@ fn without_it_there_is_nothing_to_ask() {
 
 #[test]
 fn a_balloon_survives_a_snapshot() {
+    a_balloon_moves(VmmBuilder::new(), super::snapshots::moved);
+}
+
+#[test]
+fn a_balloon_goes_along_with_clones() {
+    a_balloon_moves(clonable(), cloned);
+}
+
+#[track_caller]
+fn a_balloon_moves(builder: VmmBuilder, moved: impl Fn(Vmm) -> Vmm) {
     let shape = json!({"amount_mib": 0, "deflate_on_oom": true, "stats_polling_interval_s": 1});
-    let mut vmm = inflatable(&Job::new(Mode::Balloon { steps: 4 }), &shape);
+    let mut vmm = configured_with(builder, guest::ELF, &Job::new(Mode::Balloon { steps: 4 }));
+    vmm.put("/balloon", &shape).expect_204();
     start(&vmm);
     for (number, mib) in (1u64..).zip([8, 24, 4, 12]) {
         want(&vmm, mib);
@@ -301,7 +325,7 @@ fn a_balloon_survives_a_snapshot() {
         let facts = ["actual", "answered", "odd", "lost"].map(|key| super::number(&report, key));
         assert_eq!(facts, [mib * PAGES_PER_MIB, 1, 0, 0], "{report:?}");
         if number < 4 {
-            vmm = super::snapshots::moved(vmm);
+            vmm = moved(vmm);
             let now = vmm.get("/balloon").expect_200();
             assert_eq!(now["amount_mib"], mib);
             let now = statistics(&vmm, |now| now["actual_mib"] == mib && now.get("free_memory").is_some());

@@ -2,12 +2,13 @@
 
 use guest::hostile::{CASES, Needs};
 use guest::{End, Job, Mode, Report};
-use mayfly_tests::{Disk, PATIENCE, Vmm};
+use mayfly_tests::{Disk, PATIENCE, Vmm, VmmBuilder};
 use serde_json::{Value, json};
 
+use super::clones::{clonable, cloned};
 use super::hostile::acceptable;
 use super::pass_bar::{LINES_MAX, PassBar, rss_mib};
-use super::{configured, finish, number, text};
+use super::{configured, configured_with, finish, number, text};
 
 const MIB: u64 = 1 << 20;
 /// Where the region is.
@@ -169,7 +170,17 @@ fn g22_plugging_against_the_rules() {
 
 #[test]
 fn plugged_memory_survives_a_snapshot() {
-    let mut vmm = configured(&Job::new(Mode::Mem { steps: 5 }));
+    plugged_memory_moves(VmmBuilder::new(), super::snapshots::moved);
+}
+
+#[test]
+fn plugged_memory_goes_along_with_clones() {
+    plugged_memory_moves(clonable(), cloned);
+}
+
+#[track_caller]
+fn plugged_memory_moves(builder: VmmBuilder, moved: impl Fn(Vmm) -> Vmm) {
+    let mut vmm = configured_with(builder, guest::ELF, &Job::new(Mode::Mem { steps: 5 }));
     put(&vmm, &json!({"total_size_mib": 512}));
     vmm.instance_start();
     vmm.wait_for_line("mem=started", PATIENCE);
@@ -178,7 +189,7 @@ fn plugged_memory_survives_a_snapshot() {
         let report = step(&vmm, number);
         good(&report, mib);
         if number < 5 {
-            vmm = super::snapshots::moved(vmm);
+            vmm = moved(vmm);
             let now = status(&vmm);
             assert_eq!((&now["plugged_size_mib"], &now["requested_size_mib"]), (&json!(mib), &json!(mib)));
         }
