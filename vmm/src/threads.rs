@@ -35,6 +35,10 @@ pub enum Role {
     Files,
     /// Waits for the end of another process on which the machine depends.
     Watch,
+    /// Brings memory from a file, and notes what is wanted.
+    Pager,
+    /// Brings memory that will be wanted.
+    Prefetch,
 }
 
 static NAMES: OnceLock<Names> = OnceLock::new();
@@ -62,6 +66,8 @@ impl Role {
             (Role::Io(index), _) => format!("io {index}"),
             (Role::Files, _) => "files".to_owned(),
             (Role::Watch, _) => "watch".to_owned(),
+            (Role::Pager, _) => "pager".to_owned(),
+            (Role::Prefetch, _) => "prefetch".to_owned(),
         }
     }
 
@@ -79,6 +85,8 @@ impl Role {
             Role::Io(_) => "io",
             Role::Files => "files",
             Role::Watch => "watch",
+            Role::Pager => "pager",
+            Role::Prefetch => "prefetch",
         }
     }
 }
@@ -120,7 +128,16 @@ mod tests {
         let firecracker = |role: Role| role.name(Names::Firecracker);
         assert_eq!(firecracker(Role::Api), "fc_api");
         assert_eq!(firecracker(Role::Vcpu(3)), "fc_vcpu 3");
-        for role in [Role::Api, Role::Vmm, Role::Vcpu(u8::MAX), Role::Io(9999), Role::Files, Role::Watch] {
+        for role in [
+            Role::Api,
+            Role::Vmm,
+            Role::Vcpu(u8::MAX),
+            Role::Io(9999),
+            Role::Files,
+            Role::Watch,
+            Role::Pager,
+            Role::Prefetch,
+        ] {
             for names in [Names::Mayfly, Names::Firecracker] {
                 assert!(role.name(names).len() <= 15, "{role:?}");
             }

@@ -115,6 +115,7 @@ pub(crate) struct SnapshotRestore {
     #[serde(default)]
     pub(crate) force: bool,
     pub(crate) id: Option<String>,
+    pub(crate) working_set_path: Option<PathBuf>,
     #[serde(default)]
     pub(crate) huge_pages: SnapshotHugePages,
     #[serde(default)]
@@ -204,6 +205,7 @@ impl TryFrom<SnapshotLoad> for LoadSnapshot {
             memory,
             track_dirty_pages: load.track_dirty_pages || load.enable_diff_snapshots,
             id: None,
+            working_set_path: None,
             resume: load.resume_vm,
             clock_realtime: load.clock_realtime,
             force: false,
@@ -229,6 +231,7 @@ impl TryFrom<SnapshotRestore> for LoadSnapshot {
             memory: restore.mem_backend.into(),
             track_dirty_pages: restore.track_dirty_pages,
             id: instance_id(restore.id).map_err(refuse)?,
+            working_set_path: restore.working_set_path,
             resume: restore.resume_vm,
             clock_realtime: restore.clock_realtime,
             force: restore.force,

@@ -29,6 +29,19 @@ pub(crate) fn kill(pid: u32, signal: i32) -> io::Result<()> {
     checked(unsafe { libc::kill(pid, signal) }).map(|_| ())
 }
 
+/// Sends a signal to one thread of a process.
+///
+/// # Errors
+/// There is no such thread.
+pub fn signal_thread(pid: u32, tid: u32, signal: i32) -> io::Result<()> {
+    let [pid, tid, signal] = [i64::from(pid), i64::from(tid), i64::from(signal)];
+    // SAFETY: tgkill takes three integers.
+    match unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Waits until the process is over, without reaping it; `false` when `patience` was over first.
 pub(crate) fn wait_for_process(pid: u32, patience: Duration) -> bool {
     // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use mayfly_tests::{Disk, Vmm, VmmBuilder};
+use mayfly_tests::{Disk, PATIENCE, Vmm, VmmBuilder};
 use serde_json::{Value, json};
 
 use super::configured_with;
@@ -77,6 +78,11 @@ fn lived(clone: &Vmm) -> String {
         assert!([" doubled=0", " failed=0", " changed=0", " memory=0"].iter().all(|ok| line.contains(ok)), "{line}");
     }
     text.lines().find_map(|line| line.strip_prefix("restored=")).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+#[track_caller]
+fn clone(vmm: &Vmm, waiting: &[Waiting]) -> Value {
+    clone_with(vmm, waiting, |_, waiting| waiting.child(), json!({}))
 }
 
 fn distinct(mut ids: Vec<String>) -> bool {
@@ -226,4 +232,44 @@ fn what_cannot_be_cloned_is_refused_and_goes_on() {
     lived(&waiting.vmm);
     let lives = ticks(&parent.console().text()).len();
     wait_for_ticks(&parent, lives + 2);
+}
+
+/// Who waits for a machine may be killed at any moment of it, or never answer: the others go on, and so does the parent, which answers meanwhile.
+#[test]
+fn whoever_dies_or_sleeps_costs_nobody_else_anything() {
+    let parent = configured_with(clonable(), guest::ELF, &life(10));
+    parent.instance_start();
+    wait_for_ticks(&parent, 1);
+    for turn in 0..20u64 {
+        let waiting = [Waiting::new(), Waiting::new()];
+        let children: Vec<Value> = waiting.iter().map(Waiting::child).collect();
+        let mut client = parent.client();
+        client.send("POST", "/clones", Some(&json!({"children": children}).to_string())).unwrap();
+        std::thread::sleep(Duration::from_micros(turn * 100));
+        waiting[0].vmm.signal(9);
+        let answer = client.read_response().unwrap().expect_200();
+        assert!(answer["children"][1]["load_us"].is_u64(), "{answer}");
+        let first = &answer["children"][0];
+        assert!(first["load_us"].is_u64() || first["error"].is_string(), "{answer}");
+        lived(&waiting[1].vmm);
+    }
+    let sleeper = Waiting::new();
+    let other = Waiting::new();
+    sleeper.vmm.signal(libc::SIGSTOP);
+    let mut client = parent.client();
+    let children = [sleeper.child(), other.child()];
+    client.send("POST", "/clones", Some(&json!({"children": children}).to_string())).unwrap();
+    let lives = ticks(&parent.console().text()).len();
+    wait_for_ticks(&parent, lives + 5);
+    assert_eq!(parent.get("/").json()["state"], "Running");
+    lived(&other.vmm);
+    let answer = client.read_response().unwrap().expect_200();
+    let error = answer["children"][0]["error"].as_str().unwrap();
+    assert!(error.contains("it did not go on in time"), "{answer}");
+    assert!(answer["children"][1]["load_us"].is_u64(), "{answer}");
+    // It was told that it failed, so there is no such machine.
+    sleeper.vmm.signal(libc::SIGCONT);
+    sleeper.vmm.wait_for_log("it was offered too long ago", PATIENCE);
+    assert_eq!(sleeper.vmm.get("/").json()["state"], "Not started");
+    clone(&parent, &[sleeper]);
 }

@@ -8,6 +8,7 @@ mod clones;
 mod console;
 mod cpu_template;
 mod entropy;
+mod faults;
 mod hostile;
 mod identity;
 mod idle;
@@ -21,6 +22,7 @@ mod pmem;
 mod slow_drive;
 mod snapshots;
 mod vsock;
+mod working_set;
 
 use std::path::PathBuf;
 

@@ -675,6 +675,25 @@ fn a_kill_leaves_a_whole_snapshot() {
     finish(&restored(&saved));
 }
 
+/// Killed at any moment of a load, the process leaves the snapshot as it is.
+#[test]
+fn a_kill_of_a_load_leaves_nothing() {
+    let vmm = configured(&life(3).with("pool_mib", 8));
+    let saved = saved_after(vmm, 2);
+    let before = [fs::read(saved.state()).unwrap(), fs::read(saved.memory()).unwrap()];
+    for turn in 0..30u64 {
+        let vmm = VmmBuilder::new().start();
+        let mut client = vmm.client();
+        client.send("PUT", LOAD, Some(&saved.load().to_string())).unwrap();
+        std::thread::sleep(Duration::from_micros(turn * 120));
+        vmm.signal(9);
+        let _ = vmm.wait_exit(PATIENCE);
+        assert_eq!(names(saved.dir.path()), ["memory", "state"]);
+    }
+    assert!([fs::read(saved.state()).unwrap(), fs::read(saved.memory()).unwrap()] == before);
+    finish(&restored(&saved));
+}
+
 /// A file system with room for so much, as long as it lives.
 struct Small(tempfile::TempDir);
 

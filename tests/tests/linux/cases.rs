@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 20] = [
+pub(crate) const CASES: [(&str, &[&str]); 21] = [
     (
         "05-readme",
         &[
@@ -23,7 +23,7 @@ pub(crate) const CASES: [(&str, &[&str]); 20] = [
     ),
     ("06-readme-jail", &["jail-no-refusal", "jail-boot", "jail-in-its-group", "jail-confined", "jail-nothing-left"]),
     ("07-fences", &["v2-fences"]),
-    ("08-jails", &["v2-jail-layout", "v2-jail-attacks", "v2-jail-life", "v2-jail-readme"]),
+    ("08-jails", &["v2-jail-layout", "v2-jail-attacks", "v2-jail-life", "v2-jail-readme", "v2-jail-clones"]),
     ("09-jails-rootless", &["v2-jail-rootless"]),
     (
         "10-bzimage",
@@ -236,6 +236,23 @@ pub(crate) const CASES: [(&str, &[&str]); 20] = [
             "snapshot-end",
         ],
     ),
+    (
+        "91-clones",
+        &[
+            "clones-boot",
+            "clones-made",
+            "clones-1-goes-on",
+            "clones-2-goes-on",
+            "clones-parent-goes-on",
+            "clones-1-listens",
+            "clones-2-listens",
+            "clones-parent-listens",
+            "clones-identities",
+            "clones-context-ids",
+            "clones-nothing-wrong",
+            "clones-end",
+        ],
+    ),
 ];
 
 /// What a scenario is called that runs its VMM in a jail, and so are its cases.
@@ -245,13 +262,17 @@ const JAILED: &str = "jailed-";
 const THEIR_OWN_WAY: [&str; 5] = ["05-readme", "06-readme-jail", "07-fences", "08-jails", "09-jails-rootless"];
 
 /// Scenarios that run without a jail, to show what a VMM without one does. The bare-metal guest's tests have all devices without a jail.
-const WITHOUT_A_JAIL: [&str; 4] = ["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network"];
+const WITHOUT_A_JAIL: [&str; 5] = ["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network", "91-clones"];
+
+/// Those of them that do not run in one: they start several VMMs. The tests of jails have such.
+const ONLY_WITHOUT_A_JAIL: [&str; 1] = ["91-clones"];
 
 /// The scenarios whose name contains `filter`, in order; first those without a jail.
 pub(crate) fn scenarios(filter: &str) -> Vec<String> {
     let names = || CASES.iter().map(|(scenario, _)| *scenario);
     let plain = names().filter(|name| THEIR_OWN_WAY.contains(name) || WITHOUT_A_JAIL.contains(name)).map(str::to_owned);
-    let jailed = names().filter(|name| !THEIR_OWN_WAY.contains(name)).map(|scenario| format!("{JAILED}{scenario}"));
+    let in_jails = |name: &&str| !THEIR_OWN_WAY.contains(name) && !ONLY_WITHOUT_A_JAIL.contains(name);
+    let jailed = names().filter(in_jails).map(|scenario| format!("{JAILED}{scenario}"));
     plain.chain(jailed).filter(|scenario| scenario.contains(filter)).collect()
 }
 

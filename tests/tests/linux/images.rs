@@ -131,6 +131,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "84-vsock",
     "85-mmds",
     "90-snapshot",
+    "91-clones",
 ];
 
 /// The README's block behind the first comment with this text.

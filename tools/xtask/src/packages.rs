@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 use crate::shell;
 
 /// What for: the emulator; the guests' user space; the root disk (`mkfs.ext4`); the API's client; taps, mounts, loop devices and
-/// namespaces on the host; the OpenAPI fuzzer's language.
-const NEEDED: [&str; 10] = [
+/// namespaces on the host; the OpenAPI fuzzer's language; calls of the
+/// kernel that fail.
+const NEEDED: [&str; 11] = [
     "qemu-system-x86",
     "busybox-static",
     "e2fsprogs",
@@ -19,6 +20,7 @@ const NEEDED: [&str; 10] = [
     "python3-venv",
     "findutils",
     "bsdutils",
+    "strace",
 ];
 
 /// Installs what is missing of [`NEEDED`], and says so in one sentence when it cannot.

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use devices::mmds::Mmds;
 use devices::sys::random;
+use vmm_sys_util::timerfd::TimerFd;
 
+use super::deeds::snapshots::Recording;
 use super::handle::{Handle, Job, Mailbox};
 use crate::blueprint::Plan;
 use crate::config::InstanceId;
@@ -46,6 +48,7 @@ const EXIT: u32 = 1;
 const SIGNALS: u32 = 2;
 const REPORT: u32 = 3;
 const OFFER: u32 = 4;
+const RECORDED: u32 = 5;
 
 /// The state of the VMM. Belongs to the thread that runs it; others reach it only through requests.
 pub struct Vmm {
@@ -68,6 +71,10 @@ pub struct Vmm {
     pub(super) cloning: Option<Arc<Progress>>,
     /// Where others may hand over a machine, as long as there is none.
     pub(super) waiting: Option<Listener>,
+    /// A working set that is being recorded.
+    pub(super) recording: Option<Recording>,
+    /// When that is enough.
+    pub(super) record_clock: TimerFd,
     /// What a machine can stand on that is waited for.
     pub(super) foundation: Option<Foundation>,
     pub(super) report_clock: Clock,
@@ -84,6 +91,8 @@ impl Vmm {
         events.watch(signals.as_raw_fd(), SIGNALS)?;
         let report_clock = Clock::new()?;
         events.watch(report_clock.as_raw_fd(), REPORT)?;
+        let record_clock = TimerFd::new()?;
+        events.watch(record_clock.as_raw_fd(), RECORDED)?;
         Ok(Self {
             settings,
             mailbox,
@@ -99,6 +108,8 @@ impl Vmm {
             saving: None,
             cloning: None,
             waiting: None,
+            recording: None,
+            record_clock,
             foundation: None,
             report_clock,
         })
@@ -130,6 +141,7 @@ impl Vmm {
         };
         self.phase = Phase::Ended;
         self.events.clear();
+        self.end_recording();
         for unfinished in [self.saving.take(), self.cloning.take()].into_iter().flatten() {
             unfinished.cancel();
         }
@@ -148,11 +160,13 @@ impl Vmm {
     /// Waits for something to do and does it. A reason to end stays one in later turns.
     fn turn(&mut self) -> Option<ExitReason> {
         let (mut mail, mut signalled, mut report_due, mut offered) = (false, false, false, false);
+        let mut recorded = false;
         let turn = self.events.turn(|token| match token {
             MAILBOX => mail = true,
             SIGNALS => signalled = true,
             REPORT => report_due = true,
             OFFER => offered = true,
+            RECORDED => recorded = true,
             _ => {}
         });
         if let Err(error) = turn {
@@ -163,6 +177,11 @@ impl Vmm {
         }
         if let Some(reason) = self.exit.reason() {
             return Some(reason.clone());
+        }
+        if recorded {
+            // Reading makes it silent: it rings once.
+            let _ = self.record_clock.wait();
+            self.end_recording();
         }
         if report_due {
             self.report_on_time();

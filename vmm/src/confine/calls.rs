@@ -130,6 +130,21 @@ pub const CLONES: &[Call] = &[
     Call::any(SYS_recvfrom, "the answer, likewise"),
 ];
 
+/// The thread that brings memory from a file.
+pub const PAGER: &[Call] = &[
+    Call::any(SYS_pread64, "a page of the file"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0xc028_aa03)], "UFFDIO_COPY: it is where it is missing"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0xc020_aa04)], "UFFDIO_ZEROPAGE: likewise, of zeroes"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x8010_aa02)], "UFFDIO_WAKE: it is there already"),
+];
+
+/// The thread that brings memory that will be wanted.
+pub const PREFETCH: &[Call] = &[
+    Call::with(SYS_madvise, &[Arg::is(2, 22)], "MADV_POPULATE_READ"),
+    Call::with(SYS_madvise, &[Arg::is(2, 23)], "MADV_POPULATE_WRITE"),
+    Call::with(SYS_madvise, &[Arg::is(2, bits(MADV_WILLNEED))], "before Linux 5.14"),
+];
+
 /// The signal that makes a vCPU leave the guest: the first real-time signal that the C library leaves to programs.
 const KICK: u32 = 34;
 

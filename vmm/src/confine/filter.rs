@@ -144,7 +144,7 @@ impl Filters {
         let name = match role {
             Role::Api => "api",
             Role::Vcpu(_) => "vcpu",
-            Role::Vmm | Role::Io(_) | Role::Files | Role::Watch => "vmm",
+            Role::Vmm | Role::Io(_) | Role::Files | Role::Watch | Role::Pager | Role::Prefetch => "vmm",
         };
         self.0.get(name).cloned()
     }

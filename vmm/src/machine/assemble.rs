@@ -25,6 +25,7 @@ use super::attach::Board;
 use super::fences::Fences;
 use super::foundation::Foundation;
 use super::identity::{Identity, Notice};
+use super::prefetch::Prefetch;
 use super::roster::{DeviceName, Home, Seat};
 use super::saved::{self, Saved, State};
 use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
@@ -32,13 +33,13 @@ use crate::arch::{acpi, cpuid, mptable, msr, regs, template};
 use crate::blueprint::Plan;
 use crate::boot::{self, CommandLine, Entry};
 use crate::config::{CpuTemplate, IoEngine, MachineConfig, Template};
-use crate::confine::Seccomp;
+use crate::confine::{Fence, FilterError, Seccomp};
 use crate::error::{Error, Kind, Subject};
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
 use crate::io_thread::IoThread;
 use crate::kvm::{self, Routes};
-use crate::memory::{DirtyMap, Memory, Watch};
+use crate::memory::{DirtyMap, Memory};
 use crate::sys::clock::process_cpu_time;
 use crate::vcpu::{Buses, Crew, EndOfInterrupt, Vcpu};
 
@@ -134,7 +135,13 @@ pub fn assemble(
     // From here on, whoever touches memory may wait for another process.
     let watch = memory.faults.as_mut().and_then(|faults| faults.watch(around.exit.clone()));
     let watch = match watch {
-        Some(watch) => Some((watch_thread(watch.clone(), &fences, &around.exit)?, watch)),
+        Some(watch) => Some((helper(fences.of_watch(), &fences, vec![watch.clone()], &around.exit)?, watch)),
+        None => None,
+    };
+    let pager = match memory.pager.take() {
+        Some(pager) => {
+            Some(helper(fences.of_pager(), &fences, vec![pager.at_work(around.exit.clone())], &around.exit)?)
+        }
         None => None,
     };
     let ram = &memory.ram;
@@ -221,6 +228,13 @@ pub fn assemble(
     }
     let io_threads = io_threads(&seats, hub, &fences, &around.exit)?;
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
+    let prefetch = match saved.and_then(|saved| saved.working_set.clone()) {
+        Some(wanted) => {
+            let thread = helper(fences.of_prefetch(), &fences, Vec::new(), &around.exit)?;
+            Some(Prefetch::begin(thread, wanted, &memory))
+        }
+        None => None,
+    };
     let _terminal = RawTerminal::enter();
     let unsaved = nothing_written(&memory);
     let machine = Machine {
@@ -240,6 +254,8 @@ pub fn assemble(
         over_base: unsaved.clone(),
         unsaved,
         watch,
+        _pager: pager,
+        _prefetch: prefetch,
     };
     Ok(Assembled { machine, fences, exit: around.exit.clone() })
 }
@@ -344,11 +360,17 @@ fn io_threads(
     Ok(threads)
 }
 
-/// A thread that waits for the end of a page-fault handler.
-fn watch_thread(watch: Arc<Watch>, fences: &Fences, exit: &Arc<ExitLatch>) -> Result<IoThread, Error> {
-    let fence = fences.of_watch().map_err(start_error)?;
-    IoThread::start(fence, &fences.gate, vec![watch], exit.clone())
-        .map_err(|e| start_error(format!("cannot start the thread that watches the page-fault handler: {e}")))
+/// A thread that helps the machine, and has nothing to do with its devices.
+fn helper(
+    fence: Result<Fence, FilterError>,
+    fences: &Fences,
+    subscribers: Vec<Arc<dyn Subscriber>>,
+    exit: &Arc<ExitLatch>,
+) -> Result<IoThread, Error> {
+    let fence = fence.map_err(start_error)?;
+    let kind = fence.role().kind();
+    IoThread::start(fence, &fences.gate, subscribers, exit.clone())
+        .map_err(|e| start_error(format!("cannot start the thread {kind}: {e}")))
 }
 
 /// Logs how long the guest took from the start request to the moment it says it is up.

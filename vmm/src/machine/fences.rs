@@ -61,6 +61,8 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
         (&["vcpu"], calls::VCPU),
         (&["files"], calls::FILES),
         (&["files"], calls::CLONES),
+        (&["pager"], calls::PAGER),
+        (&["prefetch"], calls::PREFETCH),
     ];
     for needs in DEVICES {
         lists.extend([(LOOPS, needs.event_loop), (&["vcpu"], needs.vcpu), (&["vmm"], needs.end)]);
@@ -97,6 +99,16 @@ impl Fences {
     /// For the thread that waits for the end of a page-fault handler, and has nothing to do with the guest.
     pub(super) fn of_watch(&self) -> Result<Fence, FilterError> {
         self.seccomp.fence(Role::Watch, &[calls::EVERY, calls::EVENT_LOOP], false)
+    }
+
+    /// For the thread that brings memory from a file.
+    pub(super) fn of_pager(&self) -> Result<Fence, FilterError> {
+        self.seccomp.fence(Role::Pager, &[calls::EVERY, calls::EVENT_LOOP, calls::PAGER], false)
+    }
+
+    /// For the thread that brings memory that will be wanted.
+    pub(super) fn of_prefetch(&self) -> Result<Fence, FilterError> {
+        self.seccomp.fence(Role::Prefetch, &[calls::EVERY, calls::EVENT_LOOP, calls::PREFETCH], false)
     }
 
     /// For the VMM thread of a machine with these devices.

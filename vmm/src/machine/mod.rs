@@ -8,6 +8,7 @@ mod fences;
 mod foundation;
 mod identity;
 mod placement;
+mod prefetch;
 mod roster;
 mod saved;
 
@@ -19,6 +20,7 @@ pub use roster::DeviceName;
 pub use saved::{Devices, Platform, Saved, State, Vcpus};
 
 use identity::Identity;
+use prefetch::Prefetch;
 use roster::Seat;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +53,8 @@ pub struct Machine {
     files: IoThread,
     /// Waits for the end of the page-fault handler, if there is one.
     watch: Option<(IoThread, Arc<Watch>)>,
+    /// Brings memory that will be wanted, if that is known.
+    _prefetch: Option<Prefetch>,
     keyboard: Arc<I8042>,
     serial: Arc<Com1>,
     pvpanic: Arc<PvPanic>,
@@ -58,6 +62,8 @@ pub struct Machine {
     identity: Identity<EventFd>,
     /// The terminal on standard input is raw while the machine exists.
     _terminal: Option<RawTerminal>,
+    /// Brings memory from a file that is missing there, if it comes so.
+    _pager: Option<IoThread>,
     kvm: Kvm,
     vm: Arc<VmFd>,
     memory: Memory,

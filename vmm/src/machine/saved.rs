@@ -14,7 +14,7 @@ use crate::config::MAX_VCPUS;
 use crate::error::{Error, Subject};
 use crate::kvm::KvmError;
 use crate::memory::SavedMemory;
-use crate::snapshot::Section;
+use crate::snapshot::{Section, WorkingSet};
 
 /// The chips that every machine has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,6 +72,8 @@ pub struct Saved {
     pub memory: SavedMemory,
     /// The guest's clock goes on from the time of day rather than from where it stood.
     pub clock_realtime: bool,
+    /// What of its memory it will want.
+    pub working_set: Option<WorkingSet>,
 }
 
 /// KVM's clock tells the time of day in which it was read (include/uapi/linux/kvm.h).

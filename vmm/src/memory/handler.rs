@@ -20,7 +20,7 @@ use super::{Layout, MemoryError};
 use crate::config::HugePages;
 use crate::exit::{ExitLatch, ExitReason};
 use crate::sys::pages::PAGE_LEN;
-use crate::sys::uffd::{self, Uffd};
+use crate::sys::uffd::{self, Removals, Uffd};
 
 /// How long the end in good order may take before the process ends without it.
 const GOOD_ORDER: Duration = Duration::from_secs(1);
@@ -101,7 +101,7 @@ impl Handler {
     /// Hands memory that was just mapped over to it.
     pub(super) fn hand_over(&self, memory: &GuestRam, huge_pages: HugePages) -> Result<Faults, MemoryError> {
         let fail = |what: &str, e: io::Error| MemoryError::Handler(format!("{what}: {e}"));
-        let uffd = Uffd::new().map_err(|e| {
+        let uffd = Uffd::new(Removals::Told).map_err(|e| {
             fail("Failed to create userfaultfd (give this user access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd)", e)
         })?;
         let page_len = match huge_pages {

@@ -7,6 +7,7 @@ mod dirty;
 mod handler;
 mod hotplug;
 mod origin;
+mod pager;
 mod pmem;
 mod slots;
 mod source;
@@ -15,6 +16,7 @@ pub use dirty::DirtyMap;
 pub use handler::{Faults, Handler, Watch};
 pub use hotplug::{HotplugMemory, HotplugRegion};
 pub use origin::{Layout, Mark, MemoryFile, Part, Run};
+pub use pager::{Pager, Record, Touched};
 pub use pmem::PmemRegion;
 pub use slots::{Access, Slot, SlotError, Slots};
 pub use source::{NotShared, Source, new_file, settle};
@@ -95,6 +97,8 @@ pub enum SavedMemory {
     File(MemoryFile),
     /// With another process, which brings it page by page.
     Handler(Handler),
+    /// In a file from which a thread of ours brings it page by page, and notes which ones are wanted.
+    Recorded(MemoryFile, Arc<Record>),
 }
 
 /// All the memory of a machine.
@@ -113,6 +117,8 @@ pub struct Memory {
     pub anonymous: bool,
     /// What keeps memory coming that another process brings.
     pub faults: Option<Faults>,
+    /// What keeps memory coming from a file, until somebody runs it.
+    pub pager: Option<Pager>,
     /// What is behind RAM, for whoever wants to share it with clones.
     pub source: Source,
 }
@@ -144,7 +150,7 @@ impl Memory {
             hotplug = Some(described);
         }
         let hotplug_start = hotplug.as_ref().map(|region| GuestAddress(region.shape.start));
-        let mut faults = None;
+        let (mut faults, mut pager) = (None, None);
         let source = match saved {
             None if shared => Source::shared(&ram, lay_out(&ram, hotplug.as_ref()).file_len())?,
             None => Source::Anonymous,
@@ -156,11 +162,15 @@ impl Memory {
                 faults = Some(handler.hand_over(&everything, plan.machine.huge_pages())?);
                 Source::Handler
             }
+            Some(SavedMemory::Recorded(file, record)) => {
+                pager = Some(file.page_in(&everything, hotplug_start, record.clone())?);
+                Source::Handler
+            }
         };
         let anonymous = match saved {
             None => true,
             Some(SavedMemory::File(file)) => file.is_in_memory(),
-            Some(SavedMemory::Handler(_)) => false,
+            Some(SavedMemory::Handler(_) | SavedMemory::Recorded(..)) => false,
         };
         check_reach(kvm, &everything)?;
         let limit = u32::try_from(kvm.get_nr_memslots()).unwrap_or(u32::MAX);
@@ -178,7 +188,7 @@ impl Memory {
                 return Err(MemoryError::HotplugSlots(shape.len >> 20, shape.slot_len >> 20, wanted, room));
             }
         }
-        Ok(Self { ram, everything, slots, pmems, hotplug, anonymous, faults, source })
+        Ok(Self { ram, everything, slots, pmems, hotplug, anonymous, faults, pager, source })
     }
 }
 

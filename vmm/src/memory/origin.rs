@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use devices::ram::{GuestRam, GuestRegion};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
-use super::MemoryError;
+use super::{MemoryError, Pager, Record};
 use crate::sys::map::{self, Writes};
 use crate::sys::memfd;
 use crate::sys::pages::{self, PAGE_LEN};
@@ -29,7 +30,7 @@ pub struct Part {
 
 impl Part {
     /// The region of `memory` that is exactly this part.
-    pub(super) fn region<'a>(&self, memory: &'a GuestRam) -> Option<&'a GuestRegion> {
+    pub(crate) fn region<'a>(&self, memory: &'a GuestRam) -> Option<&'a GuestRegion> {
         let region = memory.find_region(GuestAddress(self.start))?;
         (region.start_addr().0 == self.start && region.len() == self.len).then_some(region)
     }
@@ -167,12 +168,7 @@ impl MemoryFile {
     /// mapping of the file would not be.
     pub(super) fn put_behind(&self, memory: &GuestRam, hotplug: Option<GuestAddress>) -> Result<(), MemoryError> {
         for part in self.layout.parts() {
-            let region = part.region(memory).ok_or_else(|| {
-                MemoryError::Saved(format!(
-                    "it has memory at {:#x}+{:#x}, and the machine does not",
-                    part.start, part.len
-                ))
-            })?;
+            let region = self.region(part, memory)?;
             let done = match hotplug {
                 Some(start) if start.0 == part.start => self.copy(part, region),
                 _ => self.map(part, region),
@@ -180,6 +176,31 @@ impl MemoryFile {
             done.map_err(|e| MemoryError::Saved(e.to_string()))?;
         }
         Ok(())
+    }
+
+    /// Has it brought page by page into memory that was just mapped, by a [`Pager`]. What is hot-pluggable is copied.
+    pub(super) fn page_in(
+        &self,
+        memory: &GuestRam,
+        hotplug: Option<GuestAddress>,
+        record: Arc<Record>,
+    ) -> Result<Pager, MemoryError> {
+        let refuse = |e: io::Error| MemoryError::Saved(e.to_string());
+        let mut pager = Pager::new(self.file.try_clone().map_err(refuse)?, record)?;
+        for part in self.layout.parts() {
+            let region = self.region(part, memory)?;
+            match hotplug {
+                Some(start) if start.0 == part.start => self.copy(part, region).map_err(refuse)?,
+                _ => pager.add(part, region)?,
+            }
+        }
+        Ok(pager)
+    }
+
+    fn region<'a>(&self, part: &Part, memory: &'a GuestRam) -> Result<&'a GuestRegion, MemoryError> {
+        part.region(memory).ok_or_else(|| {
+            MemoryError::Saved(format!("it has memory at {:#x}+{:#x}, and the machine does not", part.start, part.len))
+        })
     }
 
     /// Maps a part: the first file, then over it what the second one holds.
@@ -211,5 +232,65 @@ impl MemoryFile {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    const PAGE: u64 = PAGE_LEN as u64;
+
+    fn file(len: u64, byte: u8) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&vec![byte; len as usize], 0).unwrap();
+        file
+    }
+
+    /// Two parts of eight pages.
+    fn base() -> MemoryFile {
+        let layout = Layout::new([(GuestAddress(0), 8 * PAGE), (GuestAddress(1 << 20), 8 * PAGE)].into_iter());
+        MemoryFile::new(file(16 * PAGE, 1), layout, &[]).unwrap()
+    }
+
+    #[test]
+    fn the_second_file_lies_over_the_first() {
+        let len = 8 * PAGE as usize;
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), len), (GuestAddress(1 << 20), len)]).unwrap();
+        let runs = vec![Run { offset: PAGE, len: 2 * PAGE }, Run { offset: 15 * PAGE, len: PAGE }];
+        let both = base().with_overlay(file(16 * PAGE, 2), runs).unwrap();
+        both.put_behind(&memory, None).unwrap();
+        let byte = |at: u64| memory.read_obj::<u8>(GuestAddress(at)).unwrap();
+        let second = 1 << 20;
+        let places = [0, PAGE - 1, PAGE, 3 * PAGE - 1, 3 * PAGE, second, second + 7 * PAGE - 1, second + 7 * PAGE];
+        assert_eq!(places.map(byte), [1, 1, 2, 2, 1, 1, 1, 2]);
+        // What can be unplugged is copied, and from the second file.
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), len), (GuestAddress(second), len)]).unwrap();
+        both.put_behind(&memory, Some(GuestAddress(second))).unwrap();
+        let byte = |at: u64| memory.read_obj::<u8>(GuestAddress(at)).unwrap();
+        assert_eq!([0, PAGE, second, second + 7 * PAGE].map(byte), [1, 2, 2, 2]);
+    }
+
+    #[test]
+    fn runs_that_make_no_sense_are_refused() {
+        let run = |offset, len| Run { offset, len };
+        for runs in [
+            vec![run(1, PAGE)],
+            vec![run(0, PAGE - 1)],
+            vec![run(0, 0)],
+            vec![run(16 * PAGE, PAGE)],
+            vec![run(7 * PAGE, 2 * PAGE)],
+            vec![run(0, u64::MAX - PAGE + 1)],
+            vec![run(u64::MAX - PAGE + 1, PAGE)],
+            vec![run(2 * PAGE, PAGE), run(PAGE, PAGE)],
+            vec![run(PAGE, 2 * PAGE), run(2 * PAGE, PAGE)],
+        ] {
+            let error = base().with_overlay(file(16 * PAGE, 2), runs.clone()).unwrap_err().to_string();
+            assert!(error.contains("there is no memory for"), "{runs:?}: {error}");
+        }
+        let error = base().with_overlay(file(15 * PAGE, 2), Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("the second file has"), "{error}");
     }
 }

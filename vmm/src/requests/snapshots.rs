@@ -132,6 +132,8 @@ pub struct LoadSnapshot {
     pub track_dirty_pages: bool,
     /// Another name.
     pub id: Option<InstanceId>,
+    /// Where it is written which pages the guest wants first; if nothing is there, it will be.
+    pub working_set_path: Option<PathBuf>,
     /// Let it run.
     pub resume: bool,
     /// The guest's clock goes on from the time of day.

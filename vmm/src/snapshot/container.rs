@@ -166,6 +166,11 @@ impl<'a> Rest<'a> {
     }
 }
 
+/// The checksum that a file has at its end. (That of all of its bytes would be the same for every file.)
+pub fn checksum(bytes: &[u8]) -> u32 {
+    bytes.last_chunk().map_or(0, |last| u32::from_le_bytes(*last))
+}
+
 /// The version of a file of ours, whether or not this program can read it.
 pub fn version_of(bytes: &[u8]) -> Result<Version, BadFile> {
     if bytes.len() < CRC_LEN {

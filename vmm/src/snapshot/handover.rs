@@ -24,6 +24,8 @@ const VERSION: u16 = 1;
 const HEAD_LEN: usize = 16;
 /// How long the taker waits for the rest of what has begun to arrive.
 const TAKE_TIME: Duration = Duration::from_secs(2);
+/// How long an answer is waited for when all the time is over.
+const SHORT_TIME: Duration = Duration::from_millis(1);
 /// Bytes of state for which room is made before they are there.
 const USUAL_LEN: usize = 64 << 10;
 /// Longest answer in bytes.
@@ -95,7 +97,8 @@ fn send(stream: &UnixStream, bytes: &[u8], file: &File) -> io::Result<()> {
 
 /// Waits for the answer.
 pub fn hear(mut stream: UnixStream, until: Instant) -> io::Result<Taken> {
-    stream.set_read_timeout(Some(left(until)?))?;
+    // One that has answered while others were waited for is heard, however late it is.
+    stream.set_read_timeout(Some(left(until).unwrap_or(SHORT_TIME)))?;
     let mut len = [0; 4];
     stream.read_exact(&mut len).map_err(plain)?;
     let len = u32::from_le_bytes(len);
@@ -133,6 +136,10 @@ pub fn take(stream: &UnixStream) -> io::Result<Gift> {
     limited.read_to_end(&mut bytes).map_err(plain)?;
     if bytes.len() as u64 != u64::from(len) {
         return Err(wrong("its state is incomplete"));
+    }
+    if socket::has_hung_up(stream) {
+        // Whoever gave it up believes that there is no such machine.
+        return Err(wrong("it was offered too long ago: whoever did has hung up"));
     }
     Ok(Gift { bytes, base, over })
 }
@@ -229,6 +236,7 @@ mod tests {
         assert_eq!(take_of(&with_file(head(1, 2, 0))), "it hung up");
         assert!(take_of(&with_file(head(1, 1, u32::MAX))).contains("too long"));
         assert!(take_of(&with_file(head(1, 1, 5))).contains("incomplete"));
+        assert!(take_of(&with_file(head(1, 1, 0))).contains("too long ago"));
         let device = File::open("/dev/zero").unwrap();
         let sends_device = |stream: &mut UnixStream| send(stream, &head(1, 1, 0), &device).unwrap();
         assert!(take_of(&sends_device).contains("what should be a memory file is none"));

@@ -13,6 +13,7 @@ pub mod handover;
 mod image;
 mod memory;
 mod progress;
+mod working_set;
 
 use std::fs::File;
 use std::io::Read;
@@ -28,12 +29,13 @@ pub use container::{BadFile, Reader, Section, VERSION, Version, Writer};
 pub use describe::Description;
 pub use image::{Exposed, Exposure, Image};
 pub use progress::Progress;
+pub use working_set::{BadWorkingSet, WorkingSet};
 
 use crate::arch::host::{HostCpu, Misfit};
 use crate::config::FullConfig;
 use crate::error::{Error, Subject};
 use crate::machine::{Devices, Platform, State, Vcpus};
-use crate::memory::{DirtyMap, Handler, Layout, Mark, MemoryFile, SavedMemory};
+use crate::memory::{DirtyMap, Handler, Layout, Mark, MemoryFile, Record, SavedMemory};
 use crate::sys::process::kernel_release;
 use draft::Draft;
 
@@ -281,17 +283,24 @@ impl Loaded {
         Ok(MemoryFile::new(file, self.memory.layout.clone(), &self.memory.marks)?)
     }
 
+    /// The same, page by page, and what is wanted is noted.
+    pub fn with_record(self, path: &Path, record: Arc<Record>) -> Result<(State, SavedMemory), LoadError> {
+        let memory = self.memory_file(path)?;
+        Ok((self.state, SavedMemory::Recorded(memory, record)))
+    }
+
     /// Its state, and its memory with the handler that listens at `path`.
     pub fn with_handler(self, path: &Path) -> Result<(State, SavedMemory), LoadError> {
         Ok((self.state, SavedMemory::Handler(Handler::connect(path, self.memory.layout)?)))
     }
 }
 
-/// Reads `data` as a state file, after giving it a checksum that fits. For fuzzing.
+/// Reads `data` as a state file, and as what is handed over to a clone, after giving it a checksum that fits. For fuzzing.
 pub fn fuzz(data: &[u8]) {
     let mut bytes = data.to_vec();
     bytes.extend_from_slice(&crc32c::crc32c(data).to_le_bytes());
     let _ = load(&bytes, true);
+    let _ = load_clone(&bytes);
 }
 
 #[cfg(test)]

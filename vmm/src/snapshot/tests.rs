@@ -4,6 +4,7 @@ use devices::legacy::i8042::I8042;
 use devices::legacy::ioapic::IoApicState;
 use devices::legacy::power::{PowerEvent, PowerSink};
 use devices::legacy::serial::Com1State;
+use devices::mmds::Document;
 use devices::virtio::state::{CellState, DeviceState, Progress, RegistersState};
 use proptest::prelude::*;
 use vm_memory::GuestAddress;
@@ -11,7 +12,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
 use crate::arch::state::VcpuState;
-use crate::config::MachineConfig;
+use crate::config::{BucketSpec, InstanceId, MachineConfig, SerialConfig};
+use crate::memory::Run;
 
 struct Nobody;
 
@@ -152,6 +154,35 @@ fn registers_that_no_processor_has_are_named() {
     assert!(state.check().unwrap_err().to_string().contains("0x123456789abcdef0"));
 }
 
+/// A machine as it is handed over, with everything that a clone can be told.
+fn handed_over() -> (Vec<u8>, CloneOrder) {
+    let loaded = load(&file(1), false).unwrap();
+    let limiter = BucketSpec { size: 1000, one_time_burst: 0, refill_ms: 100 };
+    let order = CloneOrder {
+        id: Some(InstanceId::try_from("clone-1").unwrap()),
+        resume: true,
+        clock_realtime: true,
+        track_dirty_pages: true,
+        serial: Some(SerialConfig { serial_out_path: Some("/console".into()), rate_limiter: Some(limiter) }),
+        mmds: Document::of_text(r#"{"who": {"am": ["i", 1, null]}}"#),
+        runs: vec![Run { offset: 4096, len: 8192 }],
+    };
+    (encode_clone(&loaded.config, loaded.layout(), &loaded.state, &order).unwrap(), order)
+}
+
+#[test]
+fn what_is_handed_over_can_be_read() {
+    let (bytes, order) = handed_over();
+    let (loaded, found) = load_clone(&bytes).unwrap();
+    assert_eq!(format!("{found:?}"), format!("{order:?}"));
+    assert_eq!(loaded.state.devices.0[0].0, "entropy device");
+    // Neither is taken for the other.
+    let error = load(&bytes, false).unwrap_err().to_string();
+    assert!(error.contains("clone"), "{error}");
+    let error = load_clone(&file(1)).unwrap_err().to_string();
+    assert!(error.contains("clone"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -169,6 +200,20 @@ proptest! {
         }
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
+        }
+        fuzz(&bytes);
+    }
+
+    /// The same for what is handed over, by a process that a guest may have taken over.
+    #[test]
+    fn any_offer_does_no_harm(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let (mut bytes, _) = handed_over();
+        bytes.truncate(bytes.len() - 4);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
         }
         fuzz(&bytes);
     }

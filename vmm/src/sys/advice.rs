@@ -37,6 +37,31 @@ pub fn discard(region: &MmapRegion<impl Bitmap>, offset: usize, len: usize) -> i
     }
 }
 
+/// Has pages mapped as if somebody had read them, or written to them. Where the kernel does not know that (before Linux 5.14), they are read
+/// from their file at least.
+pub fn populate(region: &MmapRegion<impl Bitmap>, offset: u64, len: u64, write: bool) -> io::Result<()> {
+    /// `MADV_POPULATE_READ`, `MADV_POPULATE_WRITE` (include/uapi/asm-generic/mman-common.h).
+    const POPULATE: [libc::c_int; 2] = [22, 23];
+    let (Ok(offset), Ok(len)) = (usize::try_from(offset), usize::try_from(len)) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    if offset > region.size() || len > region.size() - offset {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let [read, written] = POPULATE;
+    for advice in [if write { written } else { read }, libc::MADV_WILLNEED] {
+        // SAFETY: the range was just found to lie in a live mapping, whose contents stay as they are.
+        if unsafe { libc::madvise(region.as_ptr().add(offset).cast(), len, advice) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINVAL) {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 /// Advice that is not taken costs nothing, so errors are ignored.
 fn advise(region: &MmapRegion<impl Bitmap>, advice: libc::c_int) {
     // SAFETY: the range is exactly one live mapping, and neither piece of advice changes its contents.

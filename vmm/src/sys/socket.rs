@@ -92,6 +92,17 @@ pub fn connect_within(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     Ok(socket)
 }
 
+/// Whether the other side has hung up, and left nothing to be read.
+pub fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut byte = 0u8;
+    // SAFETY: a byte to write to, and its length.
+    let count = unsafe {
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        libc::recv(stream.as_raw_fd(), (&raw mut byte).cast(), 1, flags)
+    };
+    count == 0
+}
+
 /// The address of a path, which must leave room for the zero at its end.
 fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
     // SAFETY: plain data, for which all zeroes is a value.

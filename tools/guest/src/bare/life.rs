@@ -50,6 +50,8 @@ struct Wrong {
 pub fn run(machine: &mut Machine) {
     let line = machine.command_line;
     let (after, pool_mib, pace_ms) = (line.number("after", 10), line.number("pool_mib", 4), line.number("pace_ms", 10));
+    // To write to every page at once as soon as it was restored, and say so: for whoever wants to know how long that takes.
+    let mut sweep = line.number("sweep", 0) != 0;
     let options = Options { depth: DEPTH, data_pieces: 1, indirect: true, event_idx: true };
     let mut block = match block::chosen_window(machine).map(|window| Block::start(machine, window, options)) {
         Some(Ok(block)) => Some(block),
@@ -141,6 +143,11 @@ pub fn run(machine: &mut Machine) {
             if page == pages {
                 (page, round) = (0, round + 1);
             }
+        }
+        if sweep && generation_id() != generation {
+            sweep = false;
+            (0..pages).for_each(|page| pool.write64(page * PAGE + 8, round));
+            say!("swept={pages}");
         }
         if next.passed() {
             next = machine.clock.deadline_ms(pace_ms);

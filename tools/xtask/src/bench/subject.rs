@@ -265,6 +265,17 @@ impl Vm {
         self.put_and_hear("/snapshot/load", &body, |console| console.seen("=0 "))
     }
 
+    /// [`load`](Self::load) by `PUT /snapshot/restore`, with more in its body; and the wait until the guest has said `text` as well.
+    pub(crate) fn restore(&mut self, state: &Path, memory: &Path, more: &Value, text: &str) -> Result<Duration> {
+        let backend = json!({"backend_type": "File", "backend_path": memory});
+        let mut body = json!({"snapshot_path": state, "mem_backend": backend, "resume_vm": true});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            body[key] = value.clone();
+        }
+        let started = self.put_and_hear("/snapshot/restore", &body, |console| console.seen(text))?;
+        Ok(started.first_output)
+    }
+
     /// A request that makes the guest speak, and the wait for what it says.
     fn put_and_hear(
         &mut self,

@@ -275,7 +275,7 @@ impl Vmm {
             None => Ok(base),
         });
         let memory = SavedMemory::File(memory.map_err(|e| e.to_string())?);
-        let saved = Saved { state: loaded.state, memory, clock_realtime: order.clock_realtime };
+        let saved = Saved { state: loaded.state, memory, clock_realtime: order.clock_realtime, working_set: None };
         let CloneOrder { id, serial, mmds, resume, .. } = order;
         let revival = Revival { config, saved, id, serial, mmds, resume };
         self.revive(revival, asked).map_err(|e| e.what().to_string())

@@ -8,7 +8,7 @@ mod memory_hotplug;
 mod nets;
 mod pmem;
 mod reports;
-mod snapshots;
+pub(super) mod snapshots;
 
 use std::time::Instant;
 
@@ -75,6 +75,7 @@ impl Vmm {
         machine.pause(move || {
             handle.send(move |vmm| {
                 vmm.phase = Phase::Paused;
+                vmm.end_recording();
                 LATENCIES.vmm_pause_vm.set(microseconds(asked.elapsed()));
                 answer(Ok(()));
                 vmm.serve_postponed();

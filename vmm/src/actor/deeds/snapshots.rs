@@ -1,5 +1,6 @@
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use devices::mmds::Document;
 
@@ -10,11 +11,12 @@ use crate::error::{Error, Subject};
 use crate::exit::ExitReason;
 use crate::lifecycle::Phase;
 use crate::machine::{Origin, Saved};
+use crate::memory::Record;
 use crate::requests::{
     Answer, CreateSnapshot, LoadSnapshot, MemoryBackend, NetOverride, Overrides, SnapshotKind, SnapshotProgress,
     VsockOverride,
 };
-use crate::snapshot::{self, Extent, Progress};
+use crate::snapshot::{self, Extent, Progress, WorkingSet};
 use crate::telemetry::{LATENCIES, microseconds};
 
 fn refuse(what: impl std::fmt::Display) -> Error {
@@ -109,6 +111,7 @@ impl Vmm {
         log::debug!("event_start: build microvm from snapshot");
         let bytes = snapshot::read_file(&ask.snapshot_path).map_err(failed)?;
         let mut loaded = snapshot::load(&bytes, ask.force).map_err(failed)?;
+        let state_crc = snapshot::container::checksum(&bytes);
         drop(bytes);
         override_config(&mut loaded.config, &ask.overrides, ask.track_dirty_pages)?;
         if loaded.config.machine.huge_pages() == HugePages::Hugetlbfs2M && matches!(ask.memory, MemoryBackend::File(_))
@@ -118,14 +121,53 @@ impl Vmm {
             ));
         }
         let config = std::mem::take(&mut loaded.config);
-        let loaded = match &ask.memory {
-            MemoryBackend::File(path) => loaded.with_file(path),
-            MemoryBackend::Handler(path) => loaded.with_handler(path),
+        let mut working_set = None;
+        let mut recording = None;
+        if let Some(path) = ask.working_set_path {
+            let refuse = |e: &dyn std::fmt::Display| failed(format!("working_set_path {}: {e}", path.display()));
+            if matches!(ask.memory, MemoryBackend::Handler(_)) {
+                return Err(refuse(&"memory has to come from a file"));
+            }
+            working_set = WorkingSet::read(&path, state_crc, loaded.layout()).map_err(|e| refuse(&e))?;
+            if working_set.is_none() {
+                recording = Some(Recording { record: Arc::default(), path, state_crc });
+            }
+        }
+        let loaded = match (&ask.memory, &recording) {
+            (MemoryBackend::File(path), Some(recording)) => loaded.with_record(path, recording.record.clone()),
+            (MemoryBackend::File(path), None) => loaded.with_file(path),
+            (MemoryBackend::Handler(path), _) => loaded.with_handler(path),
         };
         let (state, memory) = loaded.map_err(failed)?;
-        let saved = Saved { state, memory, clock_realtime: ask.clock_realtime };
+        let saved = Saved { state, memory, clock_realtime: ask.clock_realtime, working_set };
         let Overrides { serial, mmds, .. } = ask.overrides;
-        self.revive(Revival { config, saved, id: ask.id, serial, mmds, resume: ask.resume }, asked)
+        self.revive(Revival { config, saved, id: ask.id, serial, mmds, resume: ask.resume }, asked)?;
+        if let Some(recording) = recording {
+            self.begin_recording(recording);
+        }
+        Ok(())
+    }
+
+    /// What the guest wants is noted from the beginning; from now on until it is paused, or for so long.
+    fn begin_recording(&mut self, recording: Recording) {
+        if let Err(error) = self.record_clock.reset(RECORDING_TIME, None) {
+            log::warn!("The working set is recorded until the machine is paused: {error}");
+        }
+        self.recording = Some(recording);
+    }
+
+    /// The guest has got what it wanted first: that is written down, where files may be made.
+    pub(in crate::actor) fn end_recording(&mut self) {
+        let Some(Recording { record, path, state_crc }) = self.recording.take() else { return };
+        let Some(machine) = &self.machine else { return };
+        machine.run_with_files(move || {
+            let set = WorkingSet::of(&record.end());
+            let pages = set.page_count();
+            match set.write(&path, state_crc) {
+                Ok(()) => log::info!("The working set of {pages} pages was written to {}.", path.display()),
+                Err(error) => log::warn!("The working set cannot be written to {}: {error}", path.display()),
+            }
+        });
     }
 
     /// Becomes the machine. If that fails everything is as it was before.
@@ -172,6 +214,16 @@ impl Vmm {
         LATENCIES.vmm_load_snapshot.set(microseconds(asked.elapsed()));
         Ok(())
     }
+}
+
+/// How long it is noted what a guest wants, if it is not paused before.
+const RECORDING_TIME: Duration = Duration::from_secs(10);
+
+/// A working set that is being recorded.
+pub(in crate::actor) struct Recording {
+    record: Arc<Record>,
+    path: PathBuf,
+    state_crc: u32,
 }
 
 /// A machine that was saved, and what is otherwise now.

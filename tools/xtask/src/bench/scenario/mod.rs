@@ -13,6 +13,7 @@ mod slow_drive;
 mod snapshot;
 mod start;
 mod vsock;
+mod working_set;
 
 use anyhow::Result;
 
@@ -43,6 +44,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         start::INSTANCE,
         snapshot::SNAPSHOT,
         clones::CLONES,
+        working_set::WORKING_SET,
         create_destroy::CYCLES,
         memory::MEMORY,
         idle::IDLE,
