@@ -231,7 +231,7 @@ pub fn assemble(
     let prefetch = match saved.and_then(|saved| saved.working_set.clone()) {
         Some(wanted) => {
             let thread = helper(fences.of_prefetch(), &fences, Vec::new(), &around.exit)?;
-            Some(Prefetch::begin(thread, wanted, &memory))
+            Some(Prefetch::new(thread, wanted))
         }
         None => None,
     };
@@ -255,7 +255,7 @@ pub fn assemble(
         unsaved,
         watch,
         _pager: pager,
-        _prefetch: prefetch,
+        prefetch,
     };
     Ok(Assembled { machine, fences, exit: around.exit.clone() })
 }

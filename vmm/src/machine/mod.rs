@@ -54,7 +54,7 @@ pub struct Machine {
     /// Waits for the end of the page-fault handler, if there is one.
     watch: Option<(IoThread, Arc<Watch>)>,
     /// Brings memory that will be wanted, if that is known.
-    _prefetch: Option<Prefetch>,
+    prefetch: Option<Prefetch>,
     keyboard: Arc<I8042>,
     serial: Arc<Com1>,
     pvpanic: Arc<PvPanic>,
@@ -153,6 +153,13 @@ impl Machine {
     /// A snapshot was written, and what comes is compared with it.
     pub fn was_saved(&mut self) {
         self.unsaved = assemble::nothing_written(&self.memory);
+    }
+
+    /// Begins to bring memory that will be wanted, if it is known what that is.
+    pub fn bring_what_is_wanted(&self) {
+        if let Some(prefetch) = &self.prefetch {
+            prefetch.begin(&self.memory);
+        }
     }
 
     /// Tells the guest that it was restored from a snapshot and so may exist more than once. Call it before [`Self::resume`].

@@ -1,7 +1,7 @@
 //! Bringing memory that the guest will want, beside it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::io_thread::IoThread;
 use crate::memory::Memory;
@@ -10,16 +10,22 @@ use crate::snapshot::WorkingSet;
 /// What brings memory. It is given up when the machine ends.
 pub(super) struct Prefetch {
     stop: Arc<AtomicBool>,
-    _thread: IoThread,
+    /// Taken when it begins.
+    wanted: Mutex<Option<WorkingSet>>,
+    thread: IoThread,
 }
 
 impl Prefetch {
-    /// Has `thread` bring what is `wanted`.
-    pub(super) fn begin(thread: IoThread, wanted: WorkingSet, memory: &Memory) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (ram, layout, given_up) = (memory.everything.clone(), memory.layout(), stop.clone());
-        thread.run(move || wanted.bring(&ram, &layout, &given_up));
-        Self { stop, _thread: thread }
+    /// Has `thread` bring what is `wanted`, as soon as [`Self::begin`] says so.
+    pub(super) fn new(thread: IoThread, wanted: WorkingSet) -> Self {
+        Self { stop: Arc::default(), wanted: Mutex::new(Some(wanted)), thread }
+    }
+
+    /// Begins, if it has not. Not while the machine is put together: the kernel changes mappings for nobody while it brings pages.
+    pub(super) fn begin(&self, memory: &Memory) {
+        let Some(wanted) = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let (ram, layout, given_up) = (memory.everything.clone(), memory.layout(), self.stop.clone());
+        self.thread.run(move || wanted.bring(&ram, &layout, &given_up));
     }
 }
 

@@ -75,7 +75,8 @@ pub fn run(machine: &mut Machine) {
     let mut page = 0;
     let mut sequence = 0;
     let depth = block.as_ref().map_or(0, |block| block.depth.min(DEPTH));
-    let mut generation = generation_id();
+    let born = generation_id();
+    let mut generation = born;
     let mut last = None;
     say!("life=started generation={:#x} pages={pages}", generation);
     if let Some(rng) = &mut rng {
@@ -144,7 +145,7 @@ pub fn run(machine: &mut Machine) {
                 (page, round) = (0, round + 1);
             }
         }
-        if sweep && generation_id() != generation {
+        if sweep && generation_id() != born {
             sweep = false;
             (0..pages).for_each(|page| pool.write64(page * PAGE + 8, round));
             say!("swept={pages}");

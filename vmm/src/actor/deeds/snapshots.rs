@@ -204,6 +204,7 @@ impl Vmm {
             self.rename(id);
         }
         let machine = self.live_machine()?;
+        machine.bring_what_is_wanted();
         if resume {
             machine.resume();
             self.phase = Phase::Running;
