@@ -4,6 +4,7 @@
 //! it has the name of the program, and in log lines it is `main`.
 
 use std::io;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 
@@ -107,16 +108,52 @@ pub fn spawn_fenced(
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let inner = gate.clone();
-    let thread = spawn(fence.role(), stack_len, move || {
-        let outcome = fence.enter();
-        let entered = outcome.is_ok();
-        inner.entered(outcome);
-        if entered {
-            body();
-        }
-    })?;
+    let thread = spawn(fence.role(), stack_len, move || behind(&fence, &inner, body))?;
     gate.expect_one();
     Ok(thread)
+}
+
+/// Does something behind a fence, if it is to be had; the gate hears of it.
+fn behind(fence: &Fence, gate: &Gate, body: impl FnOnce()) {
+    let outcome = fence.enter();
+    let entered = outcome.is_ok();
+    gate.entered(outcome);
+    if entered {
+        body();
+    }
+}
+
+type Errand = Box<dyn FnOnce() + Send>;
+
+/// A thread that waits for what it is to do. Dropping it ends the thread. One that exists is soon at work, even where others keep processors
+/// busy, whose turn a new one has to wait for.
+#[derive(Debug)]
+pub struct Parked {
+    errand: Sender<Errand>,
+    thread: JoinHandle<()>,
+}
+
+impl Parked {
+    /// Starts it.
+    pub fn start(role: Role, stack_len: usize) -> io::Result<Self> {
+        let (errand, waiting) = channel::<Errand>();
+        let thread = spawn(role, stack_len, move || {
+            // An error: it is not needed.
+            if let Ok(errand) = waiting.recv() {
+                errand();
+            }
+        })?;
+        Ok(Self { errand, thread })
+    }
+
+    /// The same as [`spawn_fenced`], with a thread that is there.
+    pub fn send(self, fence: Fence, gate: &Arc<Gate>, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        gate.expect_one();
+        let inner = gate.clone();
+        // It waits for that, so it takes it.
+        let _ = self.errand.send(Box::new(move || behind(&fence, &inner, body)));
+        self.thread
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use mayfly_tests::sys::uffd::{self, Event};
 use serde_json::Value;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-const PAGE: u64 = 4096;
+/// Of the host, and huge ones.
+const PAGES: [u64; 2] = [4096, 2 << 20];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -51,8 +52,10 @@ fn serve(words: &[String]) -> io::Result<()> {
         value[key].as_u64().ok_or_else(|| io::Error::other(format!("no number {key} in {value}")))
     };
     let mut mappings = Vec::new();
+    let mut page_len = 0;
     for value in parsed.as_array().ok_or_else(|| io::Error::other("no array"))? {
-        assert_eq!((number(value, "page_size")?, number(value, "page_size_kib")?), (PAGE, PAGE));
+        page_len = number(value, "page_size")?;
+        assert!(PAGES.contains(&page_len) && number(value, "page_size_kib")? == page_len, "{value}");
         mappings.push(Mapping {
             start: number(value, "base_host_virt_addr")?,
             len: number(value, "size")?,
@@ -62,16 +65,18 @@ fn serve(words: &[String]) -> io::Result<()> {
     eprintln!("mappings={}", mappings.len());
     let mut removed: Vec<(u64, u64)> = Vec::new();
     let mut faults = 0;
-    let mut page = [0; PAGE as usize];
+    let mut page = vec![0; page_len as usize];
+    let zeroes = page.clone();
     loop {
         match uffd::next(&uffd, Duration::from_millis(100))? {
             Some(Event::Missing(address)) => {
-                let address = address & !(PAGE - 1);
+                let address = address & !(page_len - 1);
                 let mapping =
                     mappings.iter().find(|mapping| (mapping.start..mapping.start + mapping.len).contains(&address));
                 let mapping = mapping.ok_or_else(|| io::Error::other(format!("a fault at {address:#x}")))?;
                 if removed.iter().any(|(start, end)| (*start..*end).contains(&address)) {
-                    uffd::zero(&uffd, address, PAGE)?;
+                    // Not by UFFDIO_ZEROPAGE, which huge pages do not have.
+                    uffd::copy(&uffd, address, &zeroes)?;
                 } else {
                     memory.read_exact_at(&mut page, mapping.offset + address - mapping.start)?;
                     uffd::copy(&uffd, address, &page)?;

@@ -462,6 +462,55 @@ fn a_page_fault_handler_brings_memory() {
     assert!(told.text().contains("life=over"));
 }
 
+/// Huge pages of the host, as long as it lives.
+struct HugePages(u32);
+
+const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePages {
+    #[track_caller]
+    fn reserve(count: u32) -> Self {
+        let have = || -> u32 { fs::read_to_string(HUGE_PAGES).unwrap().trim().parse().unwrap() };
+        let before = have();
+        fs::write(HUGE_PAGES, (before + count).to_string()).expect("this test needs root");
+        let this = Self(before);
+        assert_eq!(have(), before + count, "the host has no room for {count} huge pages");
+        this
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(HUGE_PAGES, self.0.to_string());
+    }
+}
+
+/// A machine whose memory is made of huge pages is saved, and goes on in pages that a handler brings, huge ones again or not.
+#[test]
+fn a_handler_brings_huge_pages() {
+    let _pages = HugePages::reserve(48);
+    let told = Told::new();
+    let vmm = living(&told, 10);
+    vmm.put("/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "2M"})).expect_204();
+    let saved = told.saved_after(vmm, 3);
+    refused(&VmmBuilder::new().start(), &saved.load(), "hugetlbfs");
+    for pages in ["2M", "None"] {
+        let handler = Handler::start(&saved.memory(), None);
+        let vmm = VmmBuilder::new().start();
+        let mut load = handler.load(&saved);
+        load["huge_pages"] = json!(pages);
+        vmm.put(LOAD, &load).expect_204();
+        assert_eq!(vmm.get("/machine-config").json()["huge_pages"], pages);
+        finish(&vmm);
+        let text = vmm.console().text();
+        assert!(ticks(&text).iter().all(|(_, line)| line.contains(" memory=0")), "{text}");
+    }
+    // And by a file, in the host's own pages.
+    let vmm = VmmBuilder::new().start();
+    vmm.put(LOAD, &saved.load_with("huge_pages", json!("None"))).expect_204();
+    finish(&vmm);
+}
+
 /// S7: the guest cannot go on, and whoever asks is told why.
 #[test]
 fn a_handler_that_dies_ends_the_machine() {

@@ -4,20 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use guest::{Job, Mode};
 use mayfly_tests::{PATIENCE, Vmm, VmmBuilder};
 use serde_json::{Value, json};
 
+use super::configured;
 use super::pass_bar::rss_mib;
-use super::snapshots::{RESTORE, Saved, finish, life, save, set_state, ticks, wait_for_ticks};
-use super::{configured, configured_with};
+use super::snapshots::{RESTORE, Saved, life, save, set_state, ticks, wait_for_ticks};
 
 /// Memory that the guest works on.
 const POOL_MIB: u64 = 16;
 const PAGES: u64 = POOL_MIB << 8;
 
 fn saved() -> Saved {
-    let vmm = configured(&life(30).with("pool_mib", POOL_MIB));
+    let vmm = configured(&life(1_000_000).with("pool_mib", POOL_MIB));
     vmm.instance_start();
     wait_for_ticks(&vmm, 3);
     save(&vmm)
@@ -51,10 +50,26 @@ fn recorded(vmm: &Vmm) -> u64 {
     rest.split(' ').next().unwrap().parse().unwrap()
 }
 
+/// Waits until each page of the pool had its turn since the machine was restored, and found what it should.
 #[track_caller]
-fn good(vmm: &Vmm) {
-    let text = vmm.console().text();
-    assert!(ticks(&text).iter().all(|(_, line)| line.contains(" memory=0")), "{text}");
+fn goes_round(vmm: &Vmm) {
+    let rounds = |line: &str| -> u64 {
+        let (_, rest) = line.split_once(" rounds=").unwrap();
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let text = vmm.console().text();
+        let all = ticks(&text);
+        assert!(all.iter().all(|(_, line)| line.contains(" memory=0")), "{text}");
+        if let (Some((_, first)), Some((_, last))) = (all.first(), all.last())
+            && rounds(last) >= rounds(first) + 2
+        {
+            return;
+        }
+        assert!(Instant::now() < deadline && vmm.is_running(), "{}", vmm.said());
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 #[test]
@@ -63,18 +78,18 @@ fn what_is_wanted_is_recorded_once_and_brought_ahead_from_then_on() {
     let dir = tempfile::tempdir().unwrap();
     let set = dir.path().join("set");
 
-    // Recorded until it is paused. Enough ticks that all of the pool had its turn.
+    // Recorded until it is paused.
     let vmm = restored(&saved, &set, true);
     assert!(threads(&vmm).contains(&"pager".to_owned()));
-    wait_for_ticks(&vmm, 20);
+    goes_round(&vmm);
     assert!(!set.exists());
     set_state(&vmm, "Paused");
     let pages = recorded(&vmm);
     assert!((PAGES..PAGES + 500).contains(&pages), "{pages} pages");
     assert!(set.exists());
     set_state(&vmm, "Resumed");
-    finish(&vmm);
-    good(&vmm);
+    let lives = ticks(&vmm.console().text()).len();
+    wait_for_ticks(&vmm, lives + 2);
 
     // Brought before anybody asks: the guest stands still.
     let resident = |set: Option<&Path>| {
@@ -93,12 +108,9 @@ fn what_is_wanted_is_recorded_once_and_brought_ahead_from_then_on() {
         std::thread::sleep(Duration::from_millis(5));
     }
     set_state(&vmm, "Resumed");
-    finish(&vmm);
-    good(&vmm);
+    goes_round(&vmm);
     // And for one that runs at once.
-    let vmm = restored(&saved, &set, true);
-    finish(&vmm);
-    good(&vmm);
+    goes_round(&restored(&saved, &set, true));
 }
 
 /// The end of the machine is the end of the recording, too; a set of another snapshot is recorded anew.
@@ -111,7 +123,9 @@ fn a_set_belongs_to_one_snapshot() {
         let saved = saved();
         let vmm = restored(&saved, &set, true);
         assert!(threads(&vmm).contains(&"pager".to_owned()));
-        finish(&vmm);
+        goes_round(&vmm);
+        vmm.signal(libc::SIGTERM);
+        assert_eq!(vmm.wait_exit(PATIENCE), 143);
         assert!(recorded(&vmm) >= PAGES);
         contents.push(fs::read(&set).unwrap());
         assert!(!contents.iter().rev().skip(1).any(|other| Some(other) == contents.last()));
@@ -141,21 +155,16 @@ fn what_is_no_working_set_is_refused_and_leaves_nothing() {
     refused(&by_handler, "memory has to come from a file");
     // It can still be loaded, and where no set can be written the machine goes on.
     vmm.put(RESTORE, &ask(&saved, Path::new("/nowhere/set"), true)).expect_204();
-    finish(&vmm);
+    goes_round(&vmm);
+    vmm.signal(libc::SIGTERM);
+    assert_eq!(vmm.wait_exit(PATIENCE), 143);
     assert!(vmm.log().contains("The working set cannot be written to /nowhere/set"), "{}", vmm.log());
 }
 
 /// A page that cannot be had ends the machine: nobody waits for ever.
 #[test]
 fn a_file_that_becomes_shorter_ends_a_machine_that_is_recorded() {
-    let vmm = configured_with(
-        VmmBuilder::new(),
-        guest::ELF,
-        &Job::new(Mode::Life { after: 1_000_000 }).with("pool_mib", POOL_MIB),
-    );
-    vmm.instance_start();
-    wait_for_ticks(&vmm, 3);
-    let saved = save(&vmm);
+    let saved = saved();
     let dir = tempfile::tempdir().unwrap();
     let vmm = restored(&saved, &dir.path().join("set"), false);
     fs::File::options().write(true).open(saved.memory()).unwrap().set_len(4096).unwrap();

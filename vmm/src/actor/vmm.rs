@@ -69,6 +69,8 @@ pub struct Vmm {
     pub(super) saving: Option<Arc<Progress>>,
     /// Clones that are being made, and whether they still are to be.
     pub(super) cloning: Option<Arc<Progress>>,
+    /// What is to be done when they are made.
+    pub(super) after_clones: Vec<Job>,
     /// Where others may hand over a machine, as long as there is none.
     pub(super) waiting: Option<Listener>,
     /// A working set that is being recorded.
@@ -107,6 +109,7 @@ impl Vmm {
             postponed: None,
             saving: None,
             cloning: None,
+            after_clones: Vec::new(),
             waiting: None,
             recording: None,
             record_clock,
@@ -132,7 +135,7 @@ impl Vmm {
     pub fn run(mut self) -> ExitReason {
         if self.waiting.is_some() {
             // Whoever hands over a machine hears why it cannot be.
-            self.foundation = Foundation::lay(&[], &self.surroundings()).ok();
+            self.foundation = Foundation::lay_ahead(&self.surroundings()).ok();
         }
         let reason = loop {
             if let Some(reason) = self.turn() {
@@ -246,6 +249,19 @@ impl Vmm {
     /// From here on, requests that change the machine wait for [`Self::serve_postponed`].
     pub(super) fn postpone(&mut self) {
         self.postponed = Some(Vec::new());
+    }
+
+    /// Does something that changes the machine, or has it wait with the others.
+    pub(super) fn do_or_postpone(&mut self, job: Job) {
+        match &mut self.postponed {
+            Some(postponed) => postponed.push(job),
+            None => job(self),
+        }
+    }
+
+    /// Whether requests that change the machine wait.
+    pub(super) fn postponed(&self) -> bool {
+        self.postponed.is_some()
     }
 
     /// Serves what had to wait. One of them may start another wait, which the rest joins.

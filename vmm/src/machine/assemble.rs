@@ -126,7 +126,7 @@ pub fn assemble(
     };
 
     // 1. The VM, if there is none yet, and its memory slots, before any interrupt chip exists (see `memory`).
-    let Foundation { fences, files, kvm, vm } = match foundation {
+    let Foundation { fences, files, kvm, vm, vcpu: parked } = match foundation {
         Some(foundation) => foundation,
         None => Foundation::lay(plan.machine.cpu_template().capabilities(), around)?,
     };
@@ -218,7 +218,7 @@ pub fn assemble(
         }
     };
     let vcpu_fence = fences.of_vcpus(&seats).map_err(start_error)?;
-    let crew = Crew::muster(&vm, vcpus, &vcpu_fence, &fences.gate)
+    let crew = Crew::muster(&vm, vcpus, &vcpu_fence, &fences.gate, parked)
         .map_err(|e| start_error(format!("cannot start a vCPU thread: {e}")))?;
 
     // 5. Events. Doorbells are bound later, when a driver is ready.

@@ -12,13 +12,16 @@ use crate::exit::ExitLatch;
 use crate::io_thread::IoThread;
 use crate::kvm;
 use crate::sys::signals;
+use crate::threads::Parked;
+use crate::vcpu::Crew;
 
-/// A VM without memory, and the thread that every machine has.
+/// A VM without memory, and the thread that every machine has; where somebody waits, one for its first vCPU, too.
 pub struct Foundation {
     pub(super) fences: Fences,
     pub(super) files: IoThread,
     pub(super) kvm: Kvm,
     pub(super) vm: Arc<VmFd>,
+    pub(super) vcpu: Option<Parked>,
 }
 
 impl Foundation {
@@ -29,7 +32,13 @@ impl Foundation {
         let files = files_thread(&fences, &around.exit)?;
         let kvm = kvm::open(capabilities).map_err(start_error)?;
         let vm = Arc::new(kvm::create_vm(&kvm).map_err(start_error)?);
-        Ok(Self { fences, files, kvm, vm })
+        Ok(Self { fences, files, kvm, vm, vcpu: None })
+    }
+
+    /// With all that is the same for every machine, for whoever waits for one.
+    pub fn lay_ahead(around: &Surroundings) -> Result<Self, Error> {
+        let vcpu = Crew::park().map_err(start_error)?;
+        Ok(Self { vcpu: Some(vcpu), ..Self::lay(&[], around)? })
     }
 }
 

@@ -152,7 +152,10 @@ impl Memory {
         let hotplug_start = hotplug.as_ref().map(|region| GuestAddress(region.shape.start));
         let (mut faults, mut pager) = (None, None);
         let source = match saved {
-            None if shared => Source::shared(&ram, lay_out(&ram, hotplug.as_ref()).file_len())?,
+            None if shared => {
+                let len = lay_out(&ram, hotplug.as_ref()).file_len();
+                Source::shared(&ram, len, plan.machine.huge_pages())?
+            }
             None => Source::Anonymous,
             Some(SavedMemory::File(file)) => {
                 file.put_behind(&everything, hotplug_start)?;

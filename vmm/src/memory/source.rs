@@ -7,6 +7,8 @@ use std::sync::Arc;
 use devices::ram::{GuestRam, GuestRegion};
 
 use super::{Layout, MemoryError, MemoryFile, Run};
+use crate::config::HugePages;
+use crate::sys::advice;
 use crate::sys::map::{self, Aside, Writes};
 use crate::sys::memfd;
 
@@ -39,7 +41,7 @@ pub enum NotShared {
 
 impl Source {
     /// Puts a file in memory of `len` bytes behind RAM that was just mapped.
-    pub(super) fn shared(ram: &GuestRam, len: u64) -> Result<Self, MemoryError> {
+    pub(super) fn shared(ram: &GuestRam, len: u64, huge_pages: HugePages) -> Result<Self, MemoryError> {
         let refuse = |e: io::Error| MemoryError::Map(io::Error::other(format!("memory that clones can share: {e}")));
         memfd::check_limit(len).map_err(refuse)?;
         let file = memfd::create(NAME, len).map_err(refuse)?;
@@ -48,6 +50,9 @@ impl Source {
             let region = part.region(ram).ok_or_else(|| refuse(io::ErrorKind::NotFound.into()))?;
             let whole = (0, region.size());
             map::file_behind(region, whole, &file, part.offset, Writes::Shared).map_err(refuse)?;
+            if huge_pages == HugePages::Transparent {
+                advice::huge_pages(region);
+            }
         }
         Ok(Self::Memfd(Arc::new(file)))
     }

@@ -10,7 +10,7 @@ use super::metrics::VcpuMetrics;
 use super::run::Vcpu;
 use super::sys;
 use crate::confine::{Fence, Gate};
-use crate::threads::{self, Role};
+use crate::threads::{self, Parked, Role};
 
 /// Enough for an exit and the devices behind it; of it only what is touched costs memory.
 const STACK_LEN: usize = 256 << 10;
@@ -71,8 +71,20 @@ pub struct Crew {
 }
 
 impl Crew {
+    /// A thread for the first vCPU of a machine that is not there yet.
+    pub fn park() -> io::Result<Parked> {
+        Parked::start(Role::Vcpu(0), STACK_LEN)
+    }
+
     /// Starts a thread for each vCPU, behind a fence like this one. They stand still until [`Self::run`].
-    pub fn muster(vm: &VmFd, vcpus: Vec<Vcpu>, fence: &Fence, gate: &Arc<Gate>) -> io::Result<Self> {
+    /// The first one may be `parked` already, see [`Self::park`].
+    pub fn muster(
+        vm: &VmFd,
+        vcpus: Vec<Vcpu>,
+        fence: &Fence,
+        gate: &Arc<Gate>,
+        mut parked: Option<Parked>,
+    ) -> io::Result<Self> {
         sys::install_kick_handler()?;
         let board =
             Arc::new(Board { shared: Mutex::new(Shared { wanted: Wanted::Pause, still: 0 }), changed: Condvar::new() });
@@ -82,8 +94,11 @@ impl Crew {
         for vcpu in vcpus {
             let board = board.clone();
             let fence = fence.for_role(Role::Vcpu(vcpu.index()));
-            let thread = threads::spawn_fenced(fence, gate, STACK_LEN, move || vcpu.live(&board))?;
-            crew.threads.push(thread);
+            let body = move || vcpu.live(&board);
+            crew.threads.push(match parked.take() {
+                Some(parked) => parked.send(fence, gate, body),
+                None => threads::spawn_fenced(fence, gate, STACK_LEN, body)?,
+            });
         }
         Ok(crew)
     }

@@ -64,6 +64,15 @@ impl Rig {
         self.cpus.nth(1).unwrap_or(self.first_cpu())
     }
 
+    /// A kernel that stops its processor for good.
+    pub(crate) fn sleeper(&self) -> Result<PathBuf> {
+        let path = self.dir.path().join("sleeper.elf");
+        if !path.exists() {
+            std::fs::write(&path, sleeper_elf())?;
+        }
+        Ok(path)
+    }
+
     /// A new file of `mib` MiB in memory, every page of it present.
     pub(crate) fn disk(&self, name: &str, mib: usize) -> Result<PathBuf> {
         let path = self.dir.path().join(name);
@@ -75,6 +84,28 @@ impl Rig {
         }
         Ok(path)
     }
+}
+
+/// A kernel that stops its processor for good: `cli`, `hlt`, and back to that, at 16 MiB. The usual guest runs in user mode, which cannot.
+fn sleeper_elf() -> Vec<u8> {
+    const AT: u64 = 0x100_0000;
+    const CODE: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
+    const HEADERS: u64 = 64 + 56;
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    // An executable for x86-64, of version 1.
+    elf.extend([2u16, 62].iter().flat_map(|n| n.to_le_bytes()));
+    elf.extend(1u32.to_le_bytes());
+    // Entry, program headers, no sections, no flags.
+    elf.extend([AT, 64, 0].iter().flat_map(|n: &u64| n.to_le_bytes()));
+    elf.extend(0u32.to_le_bytes());
+    elf.extend([64u16, 56, 1, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
+    // To be loaded, readable and executable: offset, addresses, lengths, alignment.
+    elf.extend([1u32, 5].iter().flat_map(|n| n.to_le_bytes()));
+    let len = CODE.len() as u64;
+    elf.extend([HEADERS, AT, AT, len, len, 1].iter().flat_map(|n: &u64| n.to_le_bytes()));
+    elf.extend(CODE);
+    elf
 }
 
 /// A binary and what the table calls it.

@@ -106,6 +106,14 @@ impl Vmm {
             Ok(orders) => orders,
             Err(refusal) => return answer(Err(refusal)),
         };
+        self.fill_orders(orders, answer);
+    }
+
+    /// Does so when no others are being made: the thread that is needed waits for those, and the machine must not stand still as long as that.
+    fn fill_orders(&mut self, orders: Vec<Order>, answer: Answer<Clones>) {
+        if self.cloning.is_some() {
+            return self.after_clones.push(Box::new(move |vmm| vmm.fill_orders(orders, answer)));
+        }
         let handle = self.handle();
         let Some(machine) = &self.machine else { return answer(Err(Error::gone())) };
         if matches!(machine.memory().source, Source::Handler | Source::Anonymous) {
@@ -187,22 +195,31 @@ impl Vmm {
             self.exit().report(ExitReason::Lost(why.clone()));
             return answer(Err(refuse(why)));
         }
+        let progress = progress.unwrap_or_else(|| Arc::new(Progress::new(0)));
+        // Before others have their turn.
+        self.cloning = Some(progress.clone());
         self.go_on(paused);
         let pause_us = paused.map_or(0, |asked| microseconds(asked.elapsed()));
         let Some(machine) = &self.machine else { return answer(Err(Error::gone())) };
-        let progress = progress.unwrap_or_else(|| Arc::new(Progress::new(0)));
-        self.cloning = Some(progress.clone());
         let handle = self.handle();
         machine.run_with_files(move || {
             let children = hand_over(orders, &image, &state, &progress);
             let memory_bytes = image.layout.file_len();
-            handle.send(move |vmm| {
-                vmm.cloning = None;
-                answer(Ok(Clones { pause_us, memory_bytes, copied_bytes: copied, children }));
-            });
+            handle.send(move |_| answer(Ok(Clones { pause_us, memory_bytes, copied_bytes: copied, children })));
             // Only now: it takes longer than everything else.
             drop(aside);
+            handle.send(|vmm| {
+                vmm.cloning = None;
+                vmm.serve_after_clones();
+            });
         });
+    }
+
+    /// Makes the clones that had to wait for others, unless something else has to be waited for by now.
+    fn serve_after_clones(&mut self) {
+        for job in std::mem::take(&mut self.after_clones) {
+            self.do_or_postpone(job);
+        }
     }
 
     /// Lets a machine run that stood still for its clones only, and serves what had to wait.
@@ -232,18 +249,24 @@ impl Vmm {
             Ok(Clones { pause_us: 0, memory_bytes, copied_bytes: 0, children })
         };
         let handle = self.handle();
-        let work = move || {
+        if let Some(machine) = &self.machine {
+            return machine.run_with_files(move || {
+                let outcome = work();
+                handle.send(move |_| answer(outcome));
+            });
+        }
+        // Without a machine there is no thread for files, and no fence either: until it is done, nobody gets a machine here.
+        let spawned = threads::spawn(Role::Files, STACK_LEN, move || {
             let outcome = work();
-            handle.send(move |_| answer(outcome));
-        };
-        match &self.machine {
-            Some(machine) => machine.run_with_files(work),
-            None => {
-                // Without a machine there is no thread for files, and no fence either.
-                if let Err(error) = threads::spawn(Role::Files, STACK_LEN, work) {
-                    log::error!("No thread to make clones: {error}");
-                }
-            }
+            handle.send(move |vmm| {
+                answer(outcome);
+                vmm.serve_postponed();
+            });
+        });
+        match spawned {
+            Ok(_thread) => self.postpone(),
+            // The answer went with the thread that is not there: whoever waits for it hears that the VMM is gone.
+            Err(error) => log::error!("There is no thread to make clones: {error}"),
         }
     }
 
@@ -262,8 +285,8 @@ impl Vmm {
 
     fn be_clone(&mut self, stream: &UnixStream, asked: Instant) -> Result<(), String> {
         let gift = handover::take(stream).map_err(|e| e.to_string())?;
-        if self.phase != Phase::Configuring || !self.plan.is_pristine() {
-            return Err("it has been configured, or has a machine already".to_owned());
+        if self.phase != Phase::Configuring || !self.plan.is_pristine() || self.postponed() {
+            return Err("it has been configured, has a machine already, or is making clones itself".to_owned());
         }
         let (mut loaded, order) = snapshot::load_clone(&gift.bytes).map_err(|e| e.to_string())?;
         let mut config = std::mem::take(&mut loaded.config);

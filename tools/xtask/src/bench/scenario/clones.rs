@@ -74,8 +74,7 @@ fn sample(subject: &Subject, rig: &Rig) -> Result<Sample> {
     let (pause, child) = (ms_of(&answer["pause_us"])?, ms_of(&answer["children"][0]["load_us"])?);
     drop((waiting, busy));
 
-    let sleeper = rig.dir.path().join("sleeper.elf");
-    std::fs::write(&sleeper, sleeper_elf())?;
+    let sleeper = rig.sleeper()?;
     let mut idle = clonable()?;
     idle.put("/machine-config", &machine)?;
     idle.put("/boot-source", &json!({"kernel_image_path": sleeper}))?;
@@ -107,26 +106,4 @@ fn private_mib(vm: &Vm) -> Result<f64> {
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     };
     Ok((kib("Private_Dirty:")? + kib("Private_Clean:")?) / 1024.0)
-}
-
-/// A kernel that stops its processor for good: `cli`, `hlt`, and back to that, at 16 MiB. The usual guest runs in user mode, which cannot.
-fn sleeper_elf() -> Vec<u8> {
-    const AT: u64 = 0x100_0000;
-    const CODE: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
-    const HEADERS: u64 = 64 + 56;
-    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-    elf.resize(16, 0);
-    // An executable for x86-64, of version 1.
-    elf.extend([2u16, 62].iter().flat_map(|n| n.to_le_bytes()));
-    elf.extend(1u32.to_le_bytes());
-    // Entry, program headers, no sections, no flags.
-    elf.extend([AT, 64, 0].iter().flat_map(|n: &u64| n.to_le_bytes()));
-    elf.extend(0u32.to_le_bytes());
-    elf.extend([64u16, 56, 1, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
-    // To be loaded, readable and executable: offset, addresses, lengths, alignment.
-    elf.extend([1u32, 5].iter().flat_map(|n| n.to_le_bytes()));
-    let len = CODE.len() as u64;
-    elf.extend([HEADERS, AT, AT, len, len, 1].iter().flat_map(|n: &u64| n.to_le_bytes()));
-    elf.extend(CODE);
-    elf
 }

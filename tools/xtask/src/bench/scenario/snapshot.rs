@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::super::pairs::{Better, Metric, Rounds, Sample};
-use super::super::subject::{Place, Rig, Subject};
+use super::super::subject::{Place, Rig, Subject, machine};
 use super::{Scenario, ms};
 
 static PAUSE: Metric = metric("pause call", "ms");
@@ -15,6 +15,7 @@ static CREATE: Metric = metric("full snapshot of 128 MiB, 100 of them written", 
 static FILE: Metric = metric("memory file of a guest that uses little", "MiB");
 static CALL: Metric = metric("snapshot load call", "ms");
 static OUTPUT: Metric = metric("snapshot load → first guest output", "ms");
+static ASLEEP: Metric = metric("snapshot load call, guest that sleeps", "ms");
 
 const fn metric(name: &'static str, unit: &'static str) -> Metric {
     Metric { name, unit, better: Better::Lower }
@@ -23,7 +24,7 @@ const fn metric(name: &'static str, unit: &'static str) -> Metric {
 /// Save and load, by files in memory.
 pub(crate) const SNAPSHOT: Scenario = Scenario {
     name: "snapshot",
-    metrics: &[&PAUSE, &CREATE, &FILE, &CALL, &OUTPUT],
+    metrics: &[&PAUSE, &CREATE, &FILE, &CALL, &OUTPUT, &ASLEEP],
     rounds: Rounds { wanted: 30, warm_up: 2 },
     sample,
     needs_network: false,
@@ -50,11 +51,25 @@ fn sample(subject: &Subject, rig: &Rig) -> Result<Sample> {
     save(1)?;
     let small =
         std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&memory)?) as f64 * 512.0 / f64::from(1 << 20);
+    // The answer of one that begins to work at once may have to wait for a processor.
+    let mut vm = subject.spawn(rig, Place::Anywhere)?;
+    vm.put("/machine-config", &machine())?;
+    vm.put("/boot-source", &json!({"kernel_image_path": rig.sleeper()?}))?;
+    vm.put("/actions", &json!({"action_type": "InstanceStart"}))?;
+    vm.request("PATCH", "/vm", Some(r#"{"state": "Paused"}"#))?;
+    vm.put("/snapshot/create", &json!({"snapshot_path": state, "mem_file_path": memory}))?;
+    drop(vm);
+    let mut vm = subject.spawn(rig, Place::Anywhere)?;
+    let backend = json!({"backend_type": "File", "backend_path": memory});
+    let body = json!({"snapshot_path": state, "mem_backend": backend, "resume_vm": true});
+    let asleep = vm.put("/snapshot/load", &body)?;
+    drop(vm);
     Ok(vec![
         (&PAUSE, ms(pause)),
         (&CREATE, ms(create)),
         (&FILE, small),
         (&CALL, ms(started.call)),
         (&OUTPUT, ms(started.first_output)),
+        (&ASLEEP, ms(asleep)),
     ])
 }
