@@ -341,7 +341,7 @@ fn moved(vmm: Vmm, cid: Option<u32>) -> Vmm {
 fn a_snapshot_ends_connections_and_nothing_else() {
     let mut vmm = running(0);
     let mut cid = 7;
-    for round in 0..50 {
+    for round in 0..1000 {
         let mut streams: Vec<UnixStream> = (0..3).map(|_| connect(&vmm, ECHO)).collect();
         echoes(&mut streams[0], format!("round {round}").as_bytes());
         // Half said, half closed, and nobody knows what it wants.
