@@ -75,17 +75,24 @@ struct ClonedChild {
     #[serde(skip_serializing_if = "Option::is_none")]
     load_us: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    private_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 impl From<Clones> for MadeClones {
     fn from(clones: Clones) -> Self {
         let child = |child: vmm::requests::Cloned| {
-            let (load_us, error) = match child.outcome {
-                Ok(us) => (Some(us), None),
+            let (became, error) = match child.outcome {
+                Ok(became) => (Some(became), None),
                 Err(why) => (None, Some(why)),
             };
-            ClonedChild { socket: child.socket, load_us, error }
+            ClonedChild {
+                socket: child.socket,
+                load_us: became.map(|became| became.load_us),
+                private_bytes: became.map(|became| became.private_bytes),
+                error,
+            }
         };
         let Clones { pause_us, memory_bytes, copied_bytes, children } = clones;
         Self { pause_us, memory_bytes, copied_bytes, children: children.into_iter().map(child).collect() }

@@ -51,6 +51,8 @@ fn clone_with(vmm: &Vmm, waiting: &[Waiting], child: impl Fn(usize, &Waiting) ->
     for (made, waiting) in answer["children"].as_array().unwrap().iter().zip(waiting) {
         assert_eq!(made["socket"], json!(waiting.socket));
         assert!(made["load_us"].as_u64().is_some(), "{made}\n{}", waiting.vmm.said());
+        // Where it is told that it is somebody else; and what could be unplugged.
+        assert!(made["private_bytes"].as_u64().is_some_and(|bytes| bytes >= 8192), "{made}");
         assert!(!waiting.socket.exists(), "whoever is a clone waits no more");
     }
     answer
@@ -157,6 +159,43 @@ fn a_paused_machine_has_clones_with_disks_of_their_own() {
         }
         assert!(distinct(waiting.iter().map(|clone| lived(&clone.vmm)).collect()));
     }
+}
+
+/// Two that write to the same file would destroy what is on it, whatever it is called; two that read it do not.
+#[test]
+fn a_disk_is_written_by_one_machine_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::sparse(dir.path(), "disk", 1 << 20).unwrap();
+    let other_name = dir.path().join("link");
+    fs::hard_link(disk.path(), &other_name).unwrap();
+    let parent = configured_with(clonable(), guest::ELF, &life(10));
+    parent.drive("d", disk.path(), "Sync");
+    let shared = Disk::sparse(dir.path(), "shared", 1 << 20).unwrap();
+    let read_only =
+        json!({"drive_id": "r", "path_on_host": shared.path(), "is_root_device": false, "is_read_only": true});
+    parent.put("/drives/r", &read_only).expect_204();
+    parent.instance_start();
+    wait_for_ticks(&parent, 2);
+    let waiting = [Waiting::new()];
+    for path in [None, Some(disk.path()), Some(&other_name)] {
+        let mut child = waiting[0].child();
+        if let Some(path) = path {
+            child["drives"] = json!([{"drive_id": "d", "path_on_host": path}]);
+        }
+        let answer = post(&parent, &json!({"children": [child]})).expect_200();
+        let error = answer["children"][0]["error"].as_str().unwrap();
+        assert!(error.contains("drive d: ") && error.contains("is what the original writes to"), "{answer}");
+    }
+    let copy = dir.path().join("copy");
+    set_state(&parent, "Paused");
+    fs::copy(disk.path(), &copy).unwrap();
+    let child = |_, waiting: &Waiting| {
+        let mut child = waiting.child();
+        child["drives"] = json!([{"drive_id": "d", "path_on_host": copy}]);
+        child
+    };
+    clone_with(&parent, &waiting, child, json!({}));
+    lived(&waiting[0].vmm);
 }
 
 /// From the files of a snapshot, by a process that has no machine itself and by one that has.

@@ -1,8 +1,21 @@
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use serde::{Deserialize, Serialize};
 
 use super::file::open_disk;
 use crate::config::DriveConfig;
 use crate::error::{Error, Subject};
+
+/// What is behind a drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Disk {
+    /// A file, by the number of its file system and its own.
+    File(u64, u64),
+    /// A block device.
+    Device(u64),
+}
 
 /// A drive with its file opened.
 #[derive(Debug)]
@@ -26,5 +39,14 @@ impl Drive {
             )
         })?;
         Ok(Self { config, file })
+    }
+
+    /// Which file or block device it is, whatever its path and whoever asks on this host.
+    pub fn disk(&self) -> io::Result<Disk> {
+        let about = self.file.metadata()?;
+        Ok(match about.file_type().is_block_device() {
+            true => Disk::Device(about.rdev()),
+            false => Disk::File(about.dev(), about.ino()),
+        })
     }
 }

@@ -11,7 +11,7 @@ mod serial;
 mod vsock;
 
 pub use boot::BootSource;
-pub use drive::Drive;
+pub use drive::{Disk, Drive};
 pub use file::{FileError, open_disk, open_image};
 pub use net::Net;
 pub use serial::SerialOutput;

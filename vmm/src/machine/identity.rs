@@ -153,6 +153,9 @@ impl<L: IrqLine> Identity<L> {
         Self { ram, generation_id, clock }
     }
 
+    /// Bytes of the pages that [`Self::renew`] writes to.
+    pub const WRITTEN_LEN: u64 = 2 * PAGE_SIZE;
+
     /// Tells the guest that it was restored from a snapshot, and so may exist more than once. Call it with the guest's memory in place
     /// and before its vCPUs run.
     pub fn renew(&self) -> Result<(), IdentityError> {

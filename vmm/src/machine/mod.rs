@@ -155,6 +155,11 @@ impl Machine {
         self.unsaved = assemble::nothing_written(&self.memory);
     }
 
+    /// Bytes of its memory that a restored machine shares with no other one of the same file when it begins.
+    pub fn private_len(&self) -> u64 {
+        self.memory.copied_len + Identity::<EventFd>::WRITTEN_LEN
+    }
+
     /// Begins to bring memory that will be wanted, if it is known what that is.
     pub fn bring_what_is_wanted(&self) {
         if let Some(prefetch) = &self.prefetch {

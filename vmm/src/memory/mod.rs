@@ -119,6 +119,8 @@ pub struct Memory {
     pub faults: Option<Faults>,
     /// What keeps memory coming from a file, until somebody runs it.
     pub pager: Option<Pager>,
+    /// Bytes of a saved machine's memory that were copied.
+    pub copied_len: u64,
     /// What is behind RAM, for whoever wants to share it with clones.
     pub source: Source,
 }
@@ -150,7 +152,7 @@ impl Memory {
             hotplug = Some(described);
         }
         let hotplug_start = hotplug.as_ref().map(|region| GuestAddress(region.shape.start));
-        let (mut faults, mut pager) = (None, None);
+        let (mut faults, mut pager, mut copied_len) = (None, None, 0);
         let source = match saved {
             None if shared => {
                 let len = lay_out(&ram, hotplug.as_ref()).file_len();
@@ -158,7 +160,7 @@ impl Memory {
             }
             None => Source::Anonymous,
             Some(SavedMemory::File(file)) => {
-                file.put_behind(&everything, hotplug_start)?;
+                copied_len = file.put_behind(&everything, hotplug_start)?;
                 if clonable { Source::below(file)? } else { Source::Anonymous }
             }
             Some(SavedMemory::Handler(handler)) => {
@@ -191,7 +193,7 @@ impl Memory {
                 return Err(MemoryError::HotplugSlots(shape.len >> 20, shape.slot_len >> 20, wanted, room));
             }
         }
-        Ok(Self { ram, everything, slots, pmems, hotplug, anonymous, faults, pager, source })
+        Ok(Self { ram, everything, slots, pmems, hotplug, anonymous, faults, pager, copied_len, source })
     }
 }
 

@@ -165,17 +165,18 @@ impl MemoryFile {
     }
 
     /// Puts it behind memory that was just mapped. What is hot-pluggable is copied: it must be zeroes again when it was unplugged, which a
-    /// mapping of the file would not be.
-    pub(super) fn put_behind(&self, memory: &GuestRam, hotplug: Option<GuestAddress>) -> Result<(), MemoryError> {
+    /// mapping of the file would not be. Says how many bytes that were.
+    pub(super) fn put_behind(&self, memory: &GuestRam, hotplug: Option<GuestAddress>) -> Result<u64, MemoryError> {
+        let mut copied = 0;
         for part in self.layout.parts() {
             let region = self.region(part, memory)?;
             let done = match hotplug {
                 Some(start) if start.0 == part.start => self.copy(part, region),
-                _ => self.map(part, region),
+                _ => self.map(part, region).map(|()| 0),
             };
-            done.map_err(|e| MemoryError::Saved(e.to_string()))?;
+            copied += done.map_err(|e| MemoryError::Saved(e.to_string()))?;
         }
-        Ok(())
+        Ok(copied)
     }
 
     /// Has it brought page by page into memory that was just mapped, by a [`Pager`]. What is hot-pluggable is copied.
@@ -190,7 +191,9 @@ impl MemoryFile {
         for part in self.layout.parts() {
             let region = self.region(part, memory)?;
             match hotplug {
-                Some(start) if start.0 == part.start => self.copy(part, region).map_err(refuse)?,
+                Some(start) if start.0 == part.start => {
+                    self.copy(part, region).map_err(refuse)?;
+                }
                 _ => pager.add(part, region)?,
             }
         }
@@ -215,12 +218,12 @@ impl MemoryFile {
         Ok(())
     }
 
-    /// Copies what there is of a part; holes stay zeroes that nobody has touched.
-    fn copy(&self, part: &Part, region: &GuestRegion) -> io::Result<()> {
+    /// Copies what there is of a part, so many bytes; holes stay zeroes that nobody has touched.
+    fn copy(&self, part: &Part, region: &GuestRegion) -> io::Result<u64> {
         let file = self.over.as_ref().map_or(&self.file, |over| &over.file);
         let mut chunk = vec![0; CHUNK_LEN];
         let end = part.offset.saturating_add(part.len);
-        let mut at = part.offset;
+        let (mut at, mut copied) = (part.offset, 0);
         while let Some((data, hole)) = pages::next_data(file, at, end)? {
             at = data;
             while at < hole {
@@ -229,9 +232,10 @@ impl MemoryFile {
                 file.read_exact_at(bytes, at)?;
                 region.write_slice(bytes, MemoryRegionAddress(at - part.offset)).map_err(io::Error::other)?;
                 at += count as u64;
+                copied += count as u64;
             }
         }
-        Ok(())
+        Ok(copied)
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Answer, Overrides, Submit};
 use crate::actor::Vmm;
 use crate::config::InstanceId;
 use crate::lifecycle::Ask;
+use crate::snapshot::Became;
 
 /// Most clones that are made at once.
 pub const MAX_CHILDREN: usize = 256;
@@ -67,8 +68,8 @@ pub struct Clones {
 pub struct Cloned {
     /// Where it waited.
     pub socket: PathBuf,
-    /// The time from the first byte that it was sent until it was the machine, in microseconds; or why it is not.
-    pub outcome: Result<u64, String>,
+    /// How it became the machine, or why it did not.
+    pub outcome: Result<Became, String>,
 }
 
 impl Submit for CloneMachine {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::configuration::limits;
 use super::container::{BadFile, Reader, Section};
 use super::{LoadError, Loaded, MemorySection, read_parts, write};
+use crate::blueprint::Disk;
 use crate::config::{FullConfig, InstanceId, RateLimits, SerialConfig};
 use crate::machine::State;
 use crate::memory::{Layout, Run};
@@ -29,6 +30,8 @@ pub struct CloneOrder {
     pub mmds: Option<Document>,
     /// Which pages are in the second memory file.
     pub runs: Vec<Run>,
+    /// What the original writes to, and the clone must not.
+    pub taken: Vec<Disk>,
 }
 
 /// The same, as it is written.
@@ -41,6 +44,7 @@ struct OrderSection {
     serial: Option<(Option<PathBuf>, RateLimits)>,
     mmds: Option<String>,
     runs: Vec<Run>,
+    taken: Vec<Disk>,
 }
 
 impl Section for OrderSection {
@@ -62,6 +66,7 @@ impl From<&CloneOrder> for OrderSection {
             serial: order.serial.as_ref().map(serial),
             mmds: order.mmds.as_ref().map(Document::to_text),
             runs: order.runs.clone(),
+            taken: order.taken.clone(),
         }
     }
 }
@@ -80,6 +85,7 @@ impl OrderSection {
             serial: self.serial.map(serial).transpose()?,
             mmds: self.mmds.map(|text| Document::of_text(&text).ok_or("its metadata is no JSON object")).transpose()?,
             runs: self.runs,
+            taken: self.taken,
         })
     }
 }

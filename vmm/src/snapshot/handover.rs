@@ -34,10 +34,19 @@ const MAX_ANSWER: u32 = 16 << 10;
 /// What the taker answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Taken {
-    /// It is the machine, which took so many microseconds.
-    In(u64),
+    /// It is the machine.
+    In(Became),
     /// It is not, and why.
     Refused(String),
+}
+
+/// How a process became a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Became {
+    /// In so many microseconds.
+    pub load_us: u64,
+    /// With so many bytes of guest memory that no other clone shares, to begin with.
+    pub private_bytes: u64,
 }
 
 /// What was handed over.
@@ -198,7 +207,9 @@ mod tests {
         let path = dir.path().join("waiting");
         let listener = UnixListener::bind(&path).unwrap();
         let until = Instant::now() + Duration::from_secs(10);
-        for (over, taken) in [(false, Taken::In(7)), (true, Taken::Refused("because".to_owned()))] {
+        for (over, taken) in
+            [(false, Taken::In(Became { load_us: 7, private_bytes: 8 })), (true, Taken::Refused("because".to_owned()))]
+        {
             let state = vec![7; 100_000];
             let (given, gift) = std::thread::scope(|scope| {
                 let giver = scope.spawn(|| hear(give(&path, &image(over), &state, until).unwrap(), until));

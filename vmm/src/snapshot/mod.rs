@@ -27,6 +27,7 @@ pub use clone::{CloneOrder, encode_clone, load_clone};
 pub use configuration::{BadConfiguration, Configuration};
 pub use container::{BadFile, Reader, Section, VERSION, Version, Writer};
 pub use describe::Description;
+pub use handover::Became;
 pub use image::{Exposed, Exposure, Image};
 pub use progress::Progress;
 pub use working_set::{BadWorkingSet, WorkingSet};

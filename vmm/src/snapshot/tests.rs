@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
 use crate::arch::state::VcpuState;
+use crate::blueprint::Disk;
 use crate::config::{BucketSpec, InstanceId, MachineConfig, SerialConfig};
 use crate::memory::Run;
 
@@ -166,6 +167,7 @@ fn handed_over() -> (Vec<u8>, CloneOrder) {
         serial: Some(SerialConfig { serial_out_path: Some("/console".into()), rate_limiter: Some(limiter) }),
         mmds: Document::of_text(r#"{"who": {"am": ["i", 1, null]}}"#),
         runs: vec![Run { offset: 4096, len: 8192 }],
+        taken: vec![Disk::File(1, 2), Disk::Device(3)],
     };
     (encode_clone(&loaded.config, loaded.layout(), &loaded.state, &order).unwrap(), order)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::snapshots::{Revival, override_config};
 use crate::actor::Vmm;
+use crate::blueprint::Disk;
 use crate::config::{FullConfig, HugePages};
 use crate::error::{Error, Subject};
 use crate::exit::ExitReason;
@@ -14,7 +15,7 @@ use crate::machine::{Saved, State};
 use crate::memory::{Layout, MemoryFile, NotShared, SavedMemory, Source};
 use crate::requests::{Answer, Child, CloneSnapshot, Cloned, Clones, HowToClone, MAX_CHILDREN, Overrides};
 use crate::snapshot::handover::{self, Taken};
-use crate::snapshot::{self, CloneOrder, Exposed, Exposure, Image, Progress};
+use crate::snapshot::{self, Became, CloneOrder, Exposed, Exposure, Image, Progress};
 use crate::telemetry::microseconds;
 use crate::threads::{self, Role};
 
@@ -36,7 +37,7 @@ struct Order {
 }
 
 /// Judges the request, and says what each clone is to be.
-fn orders(config: &FullConfig, how: HowToClone) -> Result<Vec<Order>, Error> {
+fn orders(config: &FullConfig, how: HowToClone, taken: &[Disk]) -> Result<Vec<Order>, Error> {
     let HowToClone { children, resume, track_dirty_pages, clock_realtime } = how;
     if children.is_empty() || children.len() > MAX_CHILDREN {
         return Err(refuse(format!("children: there are {}, and can be 1 to {MAX_CHILDREN}", children.len())));
@@ -54,8 +55,16 @@ fn orders(config: &FullConfig, how: HowToClone) -> Result<Vec<Order>, Error> {
         override_config(&mut config, &child.overrides, track_dirty_pages)
             .map_err(|e| refuse(format!("children[{at}]: {}", e.what())))?;
         let Overrides { serial, mmds, .. } = child.overrides;
-        let order =
-            CloneOrder { id: child.id, resume, clock_realtime, track_dirty_pages, serial, mmds, runs: Vec::new() };
+        let order = CloneOrder {
+            id: child.id,
+            resume,
+            clock_realtime,
+            track_dirty_pages,
+            serial,
+            mmds,
+            runs: Vec::new(),
+            taken: taken.to_vec(),
+        };
         Ok(Order { socket: child.socket, config, order })
     };
     children.into_iter().enumerate().map(order).collect()
@@ -83,9 +92,9 @@ fn hand_over(orders: Vec<Order>, image: &Image, state: &State, progress: &Progre
         let heard = given.and_then(|stream| {
             progress.advance(0).map_err(|e| e.to_string())?;
             match handover::hear(stream, until) {
-                Ok(Taken::In(us)) => {
-                    log::debug!("a clone took {us} us, and {} us until it was heard of", asked.elapsed().as_micros());
-                    Ok(us)
+                Ok(Taken::In(became)) => {
+                    log::debug!("{became:?}, {} us until it was heard of", asked.elapsed().as_micros());
+                    Ok(became)
                 }
                 Ok(Taken::Refused(why)) => Err(why),
                 Err(error) => Err(format!("no answer: {error}")),
@@ -102,7 +111,9 @@ impl Vmm {
         if !self.settings().clonable {
             return answer(Err(refuse(NOT_CLONABLE)));
         }
-        let orders = match orders(&self.plan.config(), how) {
+        let writable = self.plan.drives().iter().filter(|drive| !drive.config.is_read_only);
+        let taken: Vec<Disk> = writable.filter_map(|drive| drive.disk().ok()).collect();
+        let orders = match orders(&self.plan.config(), how, &taken) {
             Ok(orders) => orders,
             Err(refusal) => return answer(Err(refusal)),
         };
@@ -240,7 +251,7 @@ impl Vmm {
             let CloneSnapshot { snapshot_path, mem_file_path, force, how } = ask;
             let bytes = snapshot::read_file(&snapshot_path).map_err(refuse)?;
             let loaded = snapshot::load(&bytes, force).map_err(refuse)?;
-            let orders = orders(&loaded.config, how)?;
+            let orders = orders(&loaded.config, how, &[])?;
             let file = loaded.memory_file(&mem_file_path).map_err(refuse)?;
             let layout = loaded.layout().clone();
             let image = Image::of_file(&file, layout).map_err(|e| refuse(format!("the memory file: {e}")))?;
@@ -274,7 +285,7 @@ impl Vmm {
     pub(in crate::actor) fn take_over(&mut self, stream: UnixStream) {
         let asked = Instant::now();
         let taken = match self.be_clone(&stream, asked) {
-            Ok(()) => Taken::In(microseconds(asked.elapsed())),
+            Ok(private_bytes) => Taken::In(Became { load_us: microseconds(asked.elapsed()), private_bytes }),
             Err(why) => {
                 log::warn!("A machine was offered, and not taken: {why}");
                 Taken::Refused(why)
@@ -283,7 +294,7 @@ impl Vmm {
         handover::answer(stream, &taken);
     }
 
-    fn be_clone(&mut self, stream: &UnixStream, asked: Instant) -> Result<(), String> {
+    fn be_clone(&mut self, stream: &UnixStream, asked: Instant) -> Result<u64, String> {
         let gift = handover::take(stream).map_err(|e| e.to_string())?;
         if self.phase != Phase::Configuring || !self.plan.is_pristine() || self.postponed() {
             return Err("it has been configured, has a machine already, or is making clones itself".to_owned());
@@ -299,8 +310,9 @@ impl Vmm {
         });
         let memory = SavedMemory::File(memory.map_err(|e| e.to_string())?);
         let saved = Saved { state: loaded.state, memory, clock_realtime: order.clock_realtime, working_set: None };
-        let CloneOrder { id, serial, mmds, resume, .. } = order;
-        let revival = Revival { config, saved, id, serial, mmds, resume };
-        self.revive(revival, asked).map_err(|e| e.what().to_string())
+        let CloneOrder { id, serial, mmds, resume, taken, .. } = order;
+        let revival = Revival { config, saved, id, serial, mmds, resume, taken };
+        self.revive(revival, asked).map_err(|e| e.what().to_string())?;
+        Ok(self.machine.as_ref().map_or(0, |machine| machine.private_len()))
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use devices::mmds::Document;
 
 use crate::actor::Vmm;
-use crate::blueprint::{Plan, SerialOutput};
+use crate::blueprint::{Disk, Plan, SerialOutput};
 use crate::config::{FullConfig, HugePages, InstanceId, MachinePatch, ResourceId, SerialConfig, VsockConfig};
 use crate::error::{Error, Subject};
 use crate::exit::ExitReason;
@@ -141,7 +141,7 @@ impl Vmm {
         let (state, memory) = loaded.map_err(failed)?;
         let saved = Saved { state, memory, clock_realtime: ask.clock_realtime, working_set };
         let Overrides { serial, mmds, .. } = ask.overrides;
-        self.revive(Revival { config, saved, id: ask.id, serial, mmds, resume: ask.resume }, asked)?;
+        self.revive(Revival { config, saved, id: ask.id, serial, mmds, resume: ask.resume, taken: Vec::new() }, asked)?;
         if let Some(recording) = recording {
             self.begin_recording(recording);
         }
@@ -172,8 +172,9 @@ impl Vmm {
 
     /// Becomes the machine. If that fails everything is as it was before.
     pub(super) fn revive(&mut self, revival: Revival, asked: Instant) -> Result<(), Error> {
-        let Revival { config, saved, id, serial, mmds, resume } = revival;
+        let Revival { config, saved, id, serial, mmds, resume, taken } = revival;
         let plan = Plan::revived(config).map_err(failed)?;
+        check_disks(&plan, &taken)?;
         let console = serial.map(SerialOutput::open).transpose().map_err(failed)?;
         let metadata = match mmds {
             Some(document) => Some(self.mmds().store().exchange(document).map_err(failed)?),
@@ -235,6 +236,21 @@ pub(super) struct Revival {
     pub(super) serial: Option<SerialConfig>,
     pub(super) mmds: Option<Document>,
     pub(super) resume: bool,
+    /// What the original writes to, if that goes on.
+    pub(super) taken: Vec<Disk>,
+}
+
+/// Two machines that write to the same file system destroy it.
+fn check_disks(plan: &Plan, taken: &[Disk]) -> Result<(), Error> {
+    for drive in plan.drives().iter().filter(|drive| !drive.config.is_read_only) {
+        if drive.disk().is_ok_and(|disk| taken.contains(&disk)) {
+            let (id, path) = (&drive.config.id, drive.config.path_on_host.display());
+            return Err(failed(format!(
+                "drive {id}: {path} is what the original writes to: give the clone a copy (`drives`)"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What the caller wants to be otherwise than it was.
