@@ -1,7 +1,7 @@
 //! A page-fault handler as others write them: brings the memory of a snapshot page by page, by v1's handshake.
 //!
-//! `uffd-handler SOCKET MEMORY [FAULTS]` listens, takes one machine, and serves it from the file; after so many faults it ends, which no
-//! handler should.
+//! `uffd-handler SOCKET MEMORY [FAULTS [silent]]` listens, takes one machine, and serves it from the file; after so many faults it ends, or does
+//! nothing any more, which no handler should.
 
 use std::fs::File;
 use std::io;
@@ -35,10 +35,11 @@ struct Mapping {
 }
 
 fn serve(words: &[String]) -> io::Result<()> {
-    let (socket, memory, most) = match words {
-        [socket, memory] => (socket, memory, u64::MAX),
-        [socket, memory, most] => (socket, memory, most.parse().map_err(io::Error::other)?),
-        _ => return Err(io::Error::other("usage: uffd-handler SOCKET MEMORY [FAULTS]")),
+    let (socket, memory, most, silent) = match words {
+        [socket, memory] => (socket, memory, u64::MAX, false),
+        [socket, memory, most] => (socket, memory, most.parse().map_err(io::Error::other)?, false),
+        [socket, memory, most, _] => (socket, memory, most.parse().map_err(io::Error::other)?, true),
+        _ => return Err(io::Error::other("usage: uffd-handler SOCKET MEMORY [FAULTS [silent]]")),
     };
     let memory = File::open(memory)?;
     let listener = UnixListener::bind(socket)?;
@@ -68,6 +69,11 @@ fn serve(words: &[String]) -> io::Result<()> {
     let mut page = vec![0; page_len as usize];
     let zeroes = page.clone();
     loop {
+        if silent && faults >= most {
+            eprintln!("silent");
+            std::thread::park();
+            continue;
+        }
         match uffd::next(&uffd, Duration::from_millis(100))? {
             Some(Event::Missing(address)) => {
                 let address = address & !(page_len - 1);
@@ -82,7 +88,7 @@ fn serve(words: &[String]) -> io::Result<()> {
                     uffd::copy(&uffd, address, &page)?;
                 }
                 faults += 1;
-                if faults >= most {
+                if faults >= most && !silent {
                     eprintln!("ending");
                     return Ok(());
                 }

@@ -420,10 +420,19 @@ struct Handler {
 
 impl Handler {
     fn start(memory: &Path, faults: Option<u64>) -> Self {
+        Self::with(memory, &faults.map(|faults| faults.to_string()).into_iter().collect::<Vec<_>>())
+    }
+
+    /// One that does nothing any more after so many faults.
+    fn that_falls_silent(memory: &Path, faults: u64) -> Self {
+        Self::with(memory, &[faults.to_string(), "silent".to_owned()])
+    }
+
+    fn with(memory: &Path, more: &[String]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("uffd.sock");
         let mut command = Command::new(env!("CARGO_BIN_EXE_uffd-handler"));
-        command.arg(&socket).arg(memory).args(faults.map(|faults| faults.to_string()));
+        command.arg(&socket).arg(memory).args(more);
         let process = command.spawn().unwrap();
         let deadline = Instant::now() + PATIENCE;
         while !socket.exists() {
@@ -524,6 +533,43 @@ fn a_handler_that_dies_ends_the_machine() {
         assert_eq!(vmm.wait_exit(PATIENCE), 1, "{}", vmm.said());
         assert!(vmm.log().contains("the page-fault handler has ended"), "{}", vmm.log());
     }
+}
+
+/// S7: whoever waits for a page waits, and nobody else: the machine can be asked, and ended.
+#[test]
+fn a_handler_that_falls_silent_holds_up_the_guest_only() {
+    let vmm = configured(&life(1_000_000).with("pool_mib", 16));
+    let saved = saved_after(vmm, 2);
+    let handler = Handler::that_falls_silent(&saved.memory(), 1000);
+    let vmm = VmmBuilder::new().start();
+    vmm.put(LOAD, &handler.load(&saved)).expect_204();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < deadline {
+        assert_eq!(vmm.get("/").json()["state"], "Running");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let lives = ticks(&vmm.console().text()).len();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(ticks(&vmm.console().text()).len(), lives, "the guest waits");
+    vmm.signal(libc::SIGTERM);
+    assert_eq!(vmm.wait_exit(PATIENCE), 143, "{}", vmm.said());
+}
+
+/// And a load that waits for one is given up.
+#[test]
+fn a_handler_that_brings_nothing_ends_the_load() {
+    let vmm = configured(&life(1_000_000));
+    let saved = saved_after(vmm, 2);
+    let handler = Handler::that_falls_silent(&saved.memory(), 0);
+    let vmm = VmmBuilder::new().start();
+    let mut client = vmm.client();
+    client.send("PUT", LOAD, Some(&handler.load(&saved).to_string())).unwrap();
+    assert_eq!(vmm.wait_exit(PATIENCE), 1, "{}", vmm.said());
+    assert!(
+        vmm.log().contains("the page-fault handler has not brought in 15 s what the load waits for"),
+        "{}",
+        vmm.log()
+    );
 }
 
 #[test]

@@ -11,9 +11,11 @@ use fctools::runtime::tokio::TokioRuntime;
 use fctools::vm::api::{VmApi, VmApiError};
 use fctools::vm::configuration::{InitMethod, VmConfiguration, VmConfigurationData};
 use fctools::vm::models::{
-    BootSource, Drive, DriveCacheType, DriveIoEngine, MachineConfiguration, NetworkInterface, UpdateDrive,
+    BootSource, CreateSnapshot, Drive, DriveCacheType, DriveIoEngine, MachineConfiguration, NetworkInterface,
+    SnapshotType, UpdateDrive,
 };
 use fctools::vm::shutdown::{VmShutdownAction, VmShutdownError, VmShutdownMethod};
+use fctools::vm::snapshot::PrepareVmFromSnapshotOptions;
 use fctools::vm::{Vm, VmState};
 use fctools::vmm::arguments::{VmmApiSocket, VmmArguments};
 use fctools::vmm::executor::unrestricted::UnrestrictedVmmExecutor;
@@ -158,6 +160,60 @@ async fn configure_boot_pause_resume_and_update() {
         other => panic!("{other:?}"),
     }
     assert_eq!(vm.get_state(), VmState::Running);
+    kill(&mut vm).await;
+}
+
+/// Saved, and loaded by another process; then what changed is saved on top, and loaded again.
+#[tokio::test]
+async fn a_snapshot_is_made_and_gone_on_with() {
+    let place = Installation::new();
+    let mut system = system();
+    let kernel = existing(&mut system, &place.file("kernel", guest::ELF));
+    let disk = Disk::sparse(place.dir.path(), "disk", 1 << 20).unwrap();
+    let mut data = configuration(kernel, Mode::SpinQuiet);
+    data.machine_configuration.track_dirty_pages = Some(true);
+    data.drives.push(Drive {
+        drive_id: "data".to_owned(),
+        is_root_device: false,
+        cache_type: None,
+        partuuid: None,
+        is_read_only: Some(false),
+        block: Some(existing(&mut system, disk.path())),
+        rate_limiter: None,
+        io_engine: Some(DriveIoEngine::Async),
+        socket: None,
+    });
+    let mut vm = place.prepare(system, data, InitMethod::ViaApiCalls).await;
+    vm.start(PATIENCE).await.unwrap();
+    for (round, kind) in [(1, SnapshotType::Full), (2, SnapshotType::Diff)] {
+        vm.pause().await.unwrap();
+        let mut produced = |name: &str| {
+            // What changed lies over what was saved before.
+            let path = place.path(&format!("{name}-{}", if name == "state" { round } else { 1 }));
+            vm.get_resource_system_mut().create_resource(path, ResourceType::Produced).unwrap()
+        };
+        let (snapshot, mem_file) = (produced("state"), produced("memory"));
+        let create = CreateSnapshot { snapshot_type: Some(kind), snapshot, mem_file };
+        let saved = vm.create_snapshot(create).await.unwrap();
+        let arguments = VmmArguments::new(VmmApiSocket::Enabled(place.path(&format!("api-{round}.sock"))));
+        let options = PrepareVmFromSnapshotOptions {
+            executor: UnrestrictedVmmExecutor::new(arguments).id(VmmId::new("sdk-clone").unwrap()),
+            process_spawner: DirectProcessSpawner,
+            runtime: TokioRuntime,
+            moved_resource_type: MovedResourceType::Renamed,
+            ownership_model: VmmOwnershipModel::Shared,
+            enable_diff_snapshots: Some(true),
+            resume_vm: Some(true),
+        };
+        let mut next = saved.prepare_vm(&mut vm, options).await.unwrap();
+        next.start(PATIENCE).await.unwrap();
+        let info = next.get_info().await.unwrap();
+        assert_eq!((info.id.as_str(), info.is_paused), ("sdk-clone", false));
+        assert_eq!(next.get_machine_configuration().await.unwrap().mem_size_mib, 64);
+        let action = VmShutdownAction { method: VmShutdownMethod::Kill, timeout: Some(PATIENCE), graceful: false };
+        let _ = vm.shutdown([action]).await;
+        vm = next;
+    }
     kill(&mut vm).await;
 }
 

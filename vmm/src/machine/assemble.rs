@@ -133,7 +133,10 @@ pub fn assemble(
     let mut memory =
         Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory), around.clonable).map_err(start_error)?;
     // From here on, whoever touches memory may wait for another process.
-    let watch = memory.faults.as_mut().and_then(|faults| faults.watch(around.exit.clone()));
+    let watch = match &mut memory.faults {
+        Some(faults) => Some(faults.watch(around.exit.clone()).map_err(start_error)?),
+        None => None,
+    };
     let watch = match watch {
         Some(watch) => Some((helper(fences.of_watch(), &fences, vec![watch.clone()], &around.exit)?, watch)),
         None => None,

@@ -160,6 +160,13 @@ impl Machine {
         self.memory.copied_len + Identity::<EventFd>::WRITTEN_LEN
     }
 
+    /// It is put together, and was told who it is: nothing of ours waits for its memory any more.
+    pub fn is_loaded(&self) {
+        if let Some((_, watch)) = &self.watch {
+            watch.machine_is_loaded();
+        }
+    }
+
     /// Begins to bring memory that will be wanted, if it is known what that is.
     pub fn bring_what_is_wanted(&self) {
         if let Some(prefetch) = &self.prefetch {

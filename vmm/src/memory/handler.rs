@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use devices::event::{Interest, Source, Subscriber};
 use devices::ram::GuestRam;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+use vmm_sys_util::timerfd::TimerFd;
 
 use super::{Layout, MemoryError};
 use crate::config::HugePages;
@@ -24,6 +25,12 @@ use crate::sys::uffd::{self, Removals, Uffd};
 
 /// How long the end in good order may take before the process ends without it.
 const GOOD_ORDER: Duration = Duration::from_secs(1);
+
+/// The same where the handler is there, and disks may be what takes so long.
+const LONG_ORDER: Duration = Duration::from_secs(10);
+
+/// How long a load may wait for the handler.
+const LOAD_TIME: Duration = Duration::from_secs(15);
 
 /// How often to look whether it has.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -47,22 +54,58 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Who sees to it that the machine ends when the handler has. `None` if the handler cannot be watched.
-    pub fn watch(&mut self, exit: Arc<ExitLatch>) -> Option<Arc<Watch>> {
-        Some(Arc::new(Watch { end: self.end.take()?, exit, over: AtomicBool::new(false) }))
+    /// Who sees to it that the machine ends when the handler has, or when it brings nothing.
+    pub fn watch(&mut self, exit: Arc<ExitLatch>) -> io::Result<Arc<Watch>> {
+        let mut time = TimerFd::new()?;
+        time.reset(LOAD_TIME, None)?;
+        let (over, loaded) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Arc::new(Watch { end: self.end.take(), time, exit, loaded, over }))
     }
 }
 
 /// Waits for the end of a handler, on a thread of its own: all others may wait for a page that nobody brings.
-#[derive(Debug)]
 pub struct Watch {
-    end: OwnedFd,
+    /// Readable when the handler has ended. `None` if it cannot be seen.
+    end: Option<OwnedFd>,
+    /// Rings when the load should be over.
+    time: TimerFd,
     exit: Arc<ExitLatch>,
+    loaded: AtomicBool,
     /// The machine has ended in good order.
     over: AtomicBool,
 }
 
+const END: u32 = 0;
+const TIME: u32 = 1;
+const EXIT: u32 = 2;
+
 impl Watch {
+    /// The machine is there: from now on a handler may take its time.
+    pub fn machine_is_loaded(&self) {
+        self.loaded.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives the end in good order its time. If a thread waits for memory there is none.
+    fn wait_for_the_end(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            if self.over.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        let code = self.exit.reason().map_or(1, ExitReason::code);
+        let reason = self.exit.reason().map_or_else(String::new, |reason| format!("{reason}. "));
+        log::error!("The microVM ended: {reason}It does not end in good order, because a thread waits for memory.");
+        log::logger().flush();
+        std::process::exit(i32::from(code));
+    }
+
+    fn lose(&self, why: &str) {
+        self.exit.report(ExitReason::Lost(why.to_owned()));
+        self.wait_for_the_end(GOOD_ORDER);
+    }
+
     /// The machine has ended, and nobody waits for memory any more.
     pub fn machine_is_gone(&self) {
         self.over.store(true, Ordering::Relaxed);
@@ -71,22 +114,22 @@ impl Watch {
 
 impl Subscriber for Watch {
     fn sources(&self) -> Vec<Source> {
-        vec![Source { fd: self.end.as_raw_fd(), interest: Interest::Readable, token: 0 }]
+        let readable = |fd, token| Source { fd, interest: Interest::Readable, token };
+        let end = self.end.as_ref().map(|end| readable(end.as_raw_fd(), END));
+        let others = [readable(self.time.as_raw_fd(), TIME), readable(self.exit.wake().as_raw_fd(), EXIT)];
+        end.into_iter().chain(others).collect()
     }
 
-    fn ready(&self, _token: u32) {
-        let why = "the page-fault handler has ended, and with it all memory that it had not brought yet";
-        self.exit.report(ExitReason::Lost(why.to_owned()));
-        let until = Instant::now() + GOOD_ORDER;
-        while Instant::now() < until {
-            if self.over.load(Ordering::Relaxed) {
-                return;
+    fn ready(&self, token: u32) {
+        match token {
+            END => self.lose("the page-fault handler has ended, and with it all memory that it had not brought yet"),
+            TIME if !self.loaded.load(Ordering::Relaxed) => {
+                let seconds = LOAD_TIME.as_secs();
+                self.lose(&format!("the page-fault handler has not brought in {seconds} s what the load waits for"));
             }
-            std::thread::sleep(LOOK_AGAIN);
+            EXIT => self.wait_for_the_end(LONG_ORDER),
+            _ => {}
         }
-        log::error!("The machine is lost: {why}. It does not end in good order, because a thread waits for memory.");
-        log::logger().flush();
-        std::process::exit(i32::from(ExitReason::Lost(String::new()).code()));
     }
 }
 

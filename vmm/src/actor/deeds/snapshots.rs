@@ -205,6 +205,7 @@ impl Vmm {
             self.rename(id);
         }
         let machine = self.live_machine()?;
+        machine.is_loaded();
         machine.bring_what_is_wanted();
         if resume {
             machine.resume();
