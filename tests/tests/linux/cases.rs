@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 21] = [
+pub(crate) const CASES: [(&str, &[&str]); 22] = [
     (
         "05-readme",
         &[
@@ -253,6 +253,18 @@ pub(crate) const CASES: [(&str, &[&str]); 21] = [
             "clones-end",
         ],
     ),
+    (
+        "92-reseed",
+        &[
+            "reseed-boot",
+            "reseed-made",
+            "reseed-1-heard",
+            "reseed-2-heard",
+            "reseed-parent-did-not",
+            "reseed-random-differs",
+            "reseed-end",
+        ],
+    ),
 ];
 
 /// What a scenario is called that runs its VMM in a jail, and so are its cases.
@@ -262,10 +274,11 @@ const JAILED: &str = "jailed-";
 const THEIR_OWN_WAY: [&str; 5] = ["05-readme", "06-readme-jail", "07-fences", "08-jails", "09-jails-rootless"];
 
 /// Scenarios that run without a jail, to show what a VMM without one does. The bare-metal guest's tests have all devices without a jail.
-const WITHOUT_A_JAIL: [&str; 5] = ["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network", "91-clones"];
+const WITHOUT_A_JAIL: [&str; 6] =
+    ["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network", "91-clones", "92-reseed"];
 
 /// Those of them that do not run in one: they start several VMMs. The tests of jails have such.
-const ONLY_WITHOUT_A_JAIL: [&str; 1] = ["91-clones"];
+const ONLY_WITHOUT_A_JAIL: [&str; 2] = ["91-clones", "92-reseed"];
 
 /// The scenarios whose name contains `filter`, in order; first those without a jail.
 pub(crate) fn scenarios(filter: &str) -> Vec<String> {

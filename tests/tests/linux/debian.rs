@@ -1,4 +1,4 @@
-//! Debian's cloud kernel, fetched by apt once and kept under `target/`. Nothing is installed.
+//! Debian's cloud kernel, and the image of its usual one, fetched by apt once and kept under `target/`. Nothing is installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use mayfly_tests::{binary, stock};
 
 /// Depends on the current kernel of the release.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
+/// The same for the kernel that has a driver for the generation id (`CONFIG_VMGENID`), which the other one has not.
+const USUAL_META_PACKAGE: &str = "linux-image-amd64";
 
 /// A kernel taken apart.
 #[derive(Debug)]
@@ -32,6 +34,11 @@ impl Kernel {
         self.dir.join("vmlinux-no-pvh")
     }
 
+    /// The image of the usual kernel.
+    pub(crate) fn usual_bzimage(&self) -> PathBuf {
+        self.dir.join("bzImage-usual")
+    }
+
     /// The module of that name.
     pub(crate) fn module(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.dir.join("modules").join(format!("{name}.ko"));
@@ -43,7 +50,7 @@ impl Kernel {
 pub(crate) fn kernel() -> Result<Kernel> {
     let cache = binary::target_dir().join("linux-tier");
     let kernel = Kernel { dir: cache.join("kernel") };
-    if kernel.dir.is_dir() {
+    if kernel.usual_bzimage().is_file() {
         println!("kernel: cached in {}", kernel.dir.display());
         return Ok(kernel);
     }
@@ -54,11 +61,33 @@ pub(crate) fn kernel() -> Result<Kernel> {
     }
     fs::create_dir_all(&aside)?;
     unpack(&aside).context("cannot prepare Debian's kernel")?;
+    if kernel.dir.exists() {
+        // Of an earlier version of these tests.
+        fs::remove_dir_all(&kernel.dir)?;
+    }
     fs::rename(&aside, &kernel.dir)?;
     Ok(kernel)
 }
 
 fn unpack(dir: &Path) -> Result<()> {
+    let (tree, bzimage) = fetch(META_PACKAGE, dir)?;
+    let mut vmlinux = stock::kernel::vmlinux(&bzimage)?;
+    fs::write(dir.join("bzImage"), bzimage)?;
+    fs::write(dir.join("vmlinux"), &vmlinux)?;
+    stock::kernel::deface_pvh_note(&mut vmlinux)?;
+    fs::write(dir.join("vmlinux-no-pvh"), vmlinux)?;
+    fs::create_dir(dir.join("modules"))?;
+    copy_modules(&tree.join("lib/modules"), &dir.join("modules"))?;
+    fs::remove_dir_all(tree)?;
+    let (tree, bzimage) = fetch(USUAL_META_PACKAGE, dir)?;
+    fs::write(dir.join("bzImage-usual"), bzimage)?;
+    fs::remove_dir_all(tree)?;
+    Ok(())
+}
+
+/// The files of the kernel that a package depends on, and its image.
+fn fetch(meta_package: &str, dir: &Path) -> Result<(PathBuf, Vec<u8>)> {
+    let current_package = || current_package(meta_package);
     let package = current_package().or_else(|_| {
         tool("apt-get", &["update"], dir)?;
         current_package()
@@ -77,28 +106,20 @@ fn unpack(dir: &Path) -> Result<()> {
     let image =
         find(&tree.join("boot"), &|name| name.starts_with("vmlinuz-"))?.context("the package has no kernel image")?;
     let bzimage = fs::read(image)?;
-    let mut vmlinux = stock::kernel::vmlinux(&bzimage)?;
-    fs::write(dir.join("bzImage"), bzimage)?;
-    fs::write(dir.join("vmlinux"), &vmlinux)?;
-    stock::kernel::deface_pvh_note(&mut vmlinux)?;
-    fs::write(dir.join("vmlinux-no-pvh"), vmlinux)?;
-    fs::create_dir(dir.join("modules"))?;
-    copy_modules(&tree.join("lib/modules"), &dir.join("modules"))?;
-    fs::remove_dir_all(tree)?;
     fs::remove_file(deb)?;
-    Ok(())
+    Ok((tree, bzimage))
 }
 
 /// The package that the meta package depends on now.
-fn current_package() -> Result<String> {
+fn current_package(meta_package: &str) -> Result<String> {
     let output = Command::new("apt-cache")
-        .args(["depends", META_PACKAGE])
+        .args(["depends", meta_package])
         .output()
         .context("cannot run apt-cache: this tier needs a Debian system")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     let mut kernels = names.filter(|name| name.starts_with("linux-image-"));
-    kernels.next().map(str::to_owned).with_context(|| format!("apt does not know {META_PACKAGE}"))
+    kernels.next().map(str::to_owned).with_context(|| format!("apt does not know {meta_package}"))
 }
 
 fn tool(program: &str, args: &[&str], dir: &Path) -> Result<()> {

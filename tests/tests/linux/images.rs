@@ -93,6 +93,7 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     archive.directory("images")?;
     for (name, path) in [
         ("bzImage", kernel.bzimage()),
+        ("bzImage-usual", kernel.usual_bzimage()),
         ("vmlinux", kernel.vmlinux()),
         ("vmlinux-no-pvh", kernel.vmlinux_without_pvh()),
         ("inner.cpio", inner),
@@ -132,6 +133,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "85-mmds",
     "90-snapshot",
     "91-clones",
+    "92-reseed",
 ];
 
 /// The README's block behind the first comment with this text.

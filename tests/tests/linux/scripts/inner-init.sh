@@ -237,6 +237,14 @@ do_alive() {
     done
 }
 
+# Draws random numbers from the kernel, and looks whether it has heard that it is one of several.
+do_random() {
+    while :; do
+        say random "$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')"
+        say reseeded "$(dmesg | grep -c 'crng reseeded due to virtual machine fork')"
+    done
+}
+
 do_reboot() { reboot -f; }
 do_poweroff() { poweroff -f; }
 do_panic() { echo c >/proc/sysrq-trigger; }
