@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::clones::{clonable, cloned};
 use super::hostile::acceptable;
 use super::pass_bar::{LINES_MAX, PassBar, rss_mib};
+use super::snapshots::{LOAD, Saved, create, create_diff, same_contents, set_state};
 use super::{configured, configured_with, finish, number, text};
 
 const MIB: u64 = 1 << 20;
@@ -194,5 +195,32 @@ fn plugged_memory_moves(builder: VmmBuilder, moved: impl Fn(Vmm) -> Vmm) {
             assert_eq!((&now["plugged_size_mib"], &now["requested_size_mib"]), (&json!(mib), &json!(mib)));
         }
     }
+    super::snapshots::finish(&vmm);
+}
+
+/// R7 with memory in several slots of KVM's, plugged and unplugged: each difference, laid over those before, is the whole.
+#[test]
+fn differences_of_plugged_memory_add_up() {
+    const STEPS: u64 = 20;
+    let vmm = configured(&Job::new(Mode::Mem { steps: STEPS + 1 }));
+    vmm.patch("/machine-config", &json!({"track_dirty_pages": true})).expect_204();
+    put(&vmm, &json!({"total_size_mib": 256}));
+    vmm.instance_start();
+    let line = vmm.wait_for_line("mem=started", PATIENCE);
+    let (chain, whole) = (Saved::nothing(), Saved::nothing());
+    for (number, mib) in (1..=STEPS).zip([8, 2, 140, 0, 16, 130, 4].into_iter().cycle()) {
+        want(&vmm, mib);
+        good(&step(&vmm, number), mib);
+        set_state(&vmm, "Paused");
+        create_diff(&vmm, &chain, &chain.memory());
+        create(&vmm, &whole).expect_204();
+        assert!(same_contents(&chain.memory(), &whole.memory()), "step {number} ({line})");
+        set_state(&vmm, "Resumed");
+    }
+    drop(vmm);
+    let vmm = VmmBuilder::new().start();
+    vmm.put(LOAD, &chain.load()).expect_204();
+    want(&vmm, 6);
+    good(&step(&vmm, STEPS + 1), 6);
     super::snapshots::finish(&vmm);
 }

@@ -78,6 +78,11 @@ pub(super) struct Saved {
 }
 
 impl Saved {
+    /// Where one can be, and nothing is yet.
+    pub(super) fn nothing() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
     pub(super) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -87,7 +92,7 @@ impl Saved {
     }
 
     /// What `PUT /snapshot/load` wants.
-    fn load(&self) -> Value {
+    pub(super) fn load(&self) -> Value {
         let backend = json!({"backend_type": "File", "backend_path": self.memory()});
         json!({"snapshot_path": self.state(), "mem_backend": backend, "resume_vm": true})
     }
@@ -105,7 +110,7 @@ pub(super) fn set_state(vmm: &Vmm, state: &str) {
     vmm.patch("/vm", &json!({"state": state})).expect_204();
 }
 
-fn create(vmm: &Vmm, saved: &Saved) -> Response {
+pub(super) fn create(vmm: &Vmm, saved: &Saved) -> Response {
     vmm.put("/snapshot/create", &json!({"snapshot_path": saved.state(), "mem_file_path": saved.memory()}))
 }
 
@@ -588,13 +593,13 @@ fn a_handler_that_is_not_there_is_named() {
     finish(&vmm);
 }
 
-fn create_diff(vmm: &Vmm, saved: &Saved, memory: &Path) {
+pub(super) fn create_diff(vmm: &Vmm, saved: &Saved, memory: &Path) {
     let body = json!({"snapshot_type": "Diff", "snapshot_path": saved.state(), "mem_file_path": memory});
     vmm.put("/snapshot/create", &body).expect_204();
 }
 
 /// Whether two files hold the same, however many holes each has.
-fn same_contents(one: &Path, other: &Path) -> bool {
+pub(super) fn same_contents(one: &Path, other: &Path) -> bool {
     let (one, other) = (fs::File::open(one).unwrap(), fs::File::open(other).unwrap());
     let len = one.metadata().unwrap().len();
     assert_eq!(len, other.metadata().unwrap().len());
