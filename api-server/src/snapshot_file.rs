@@ -53,7 +53,7 @@ pub(crate) fn verify(path: &Path, memory: Option<&Path>) -> Result<String, Strin
     let mut said =
         format!("{}: {len} bytes of format {} are whole, and fit this host\n", path.display(), description.version);
     if let Some(memory) = memory {
-        let pages = description.judge_memory(memory).map_err(|e| format!("{}: {e}", memory.display()))?;
+        let pages = description.judge_memory(memory, path).map_err(|e| format!("{}: {e}", memory.display()))?;
         said.push_str(&format!(
             "{}: its length is right, and so are {pages} pages that were compared\n",
             memory.display()

@@ -19,33 +19,45 @@ fn unfiltered() -> VmmBuilder {
     VmmBuilder::new().arg("--no-seccomp")
 }
 
-/// Every thread of a process under strace, which has some of its calls fail.
-struct Failing(Child);
+/// Threads of a process under strace, which does something to some of their calls.
+struct Strace(Child);
 
-impl Failing {
-    /// The `which`th of these calls fails with EIO, in each thread.
+impl Strace {
+    /// In every thread, the `which`th of these calls fails with EIO.
     #[track_caller]
-    fn calls(vmm: &Vmm, call: &str, which: &str) -> Self {
+    fn fails(vmm: &Vmm, calls: &str, which: &str) -> Self {
+        Self::attach(vmm, vmm.pid(), &["-f"], calls, &format!("error=EIO:when={which}"), &threads(vmm))
+    }
+
+    /// The process is killed when this thread makes the `which`th of these calls.
+    #[track_caller]
+    fn kills(vmm: &Vmm, tid: u32, calls: &str, which: usize) -> Self {
+        Self::attach(vmm, tid, &[], calls, &format!("signal=KILL:when={which}"), &[tid])
+    }
+
+    #[track_caller]
+    fn attach(vmm: &Vmm, to: u32, more: &[&str], calls: &str, what: &str, tids: &[u32]) -> Self {
         let strace = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-p", &vmm.pid().to_string()])
-            .args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:error=EIO:when={which}")])
+            .args(["-qq", "-o", "/dev/null", "-p", &to.to_string()])
+            .args(more)
+            .args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{what}")])
             .stdin(Stdio::null())
             .spawn()
             .expect("strace, which `cargo xtask test` installs");
-        let failing = Self(strace);
+        let strace = Self(strace);
         let deadline = Instant::now() + PATIENCE;
-        while !threads(vmm).iter().all(|tid| traced(vmm, *tid)) {
+        while !tids.iter().all(|tid| traced(vmm, *tid)) {
             assert!(Instant::now() < deadline, "strace does not see all threads");
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(2));
         }
-        failing
+        strace
     }
 }
 
-impl Drop for Failing {
+impl Drop for Strace {
     fn drop(&mut self) {
         // It lets go of the process when it is asked to end, and not when it is killed.
-        let _ = Command::new("kill").args(["-INT", &self.0.id().to_string()]).status();
+        let _ = Command::new("kill").args(["-INT", &self.0.id().to_string()]).stderr(Stdio::null()).status();
         let _ = self.0.wait();
     }
 }
@@ -88,7 +100,7 @@ fn a_disk_that_does_not_take_what_is_written_costs_the_snapshot() {
         wait_for_ticks(&vmm, 5);
         set_state(&vmm, "Paused");
         {
-            let _failing = Failing::calls(&vmm, "fsync", &which.to_string());
+            let _failing = Strace::fails(&vmm, "fsync", &which.to_string());
             let fault = create(&vmm, &saved).expect_fault("Input/output error");
             assert!(fault.starts_with("Create snapshot error: Cannot write "), "{fault}");
         }
@@ -123,10 +135,99 @@ fn a_disk_that_cannot_be_read_is_a_refusal() {
     let saved = save(&vmm);
     let vmm = unfiltered().start();
     {
-        let _failing = Failing::calls(&vmm, "pread64", "1");
+        let _failing = Strace::fails(&vmm, "pread64", "1");
         vmm.put(LOAD, &load(&saved)).expect_fault("Input/output error");
     }
     assert_eq!(vmm.get("/").json()["state"], "Not started");
+    vmm.put(LOAD, &load(&saved)).expect_204();
+    finish(&vmm);
+}
+
+/// Tries something with each call of each kind in turn, so many apart, until the process makes no more of that kind. How often it was killed.
+fn at_each(calls: &[&str], apart: usize, attempt: impl Fn(&str, usize) -> bool) -> usize {
+    let killed = |call: &&str| (1..).step_by(apart).take_while(|which| attempt(call, *which)).count();
+    calls.iter().map(killed).sum()
+}
+
+/// What there is in its directory.
+fn names(saved: &Saved) -> Vec<String> {
+    let entries = fs::read_dir(saved.state().parent().unwrap()).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A saved machine with little memory.
+#[track_caller]
+fn small() -> Saved {
+    let vmm = configured_with(VmmBuilder::new(), guest::ELF, &life(3).with("pool_mib", 1));
+    vmm.instance_start();
+    wait_for_ticks(&vmm, 2);
+    save(&vmm)
+}
+
+/// R1 at each system call of the thread that makes the files: the snapshot that was there is whole, or the new one is.
+#[test]
+fn a_kill_at_each_step_of_a_save_leaves_a_whole_snapshot() {
+    const CALLS: [&str; 8] = ["openat", "ftruncate", "flock", "pwrite64", "write", "fsync", "rename", "close"];
+    let saved = small();
+    let mut paused = load(&saved);
+    paused["resume_vm"] = json!(false);
+    let begin = || {
+        let vmm = VmmBuilder::new().start();
+        vmm.put(LOAD, &paused).expect_204();
+        vmm
+    };
+    let attempt = |call: &str, which| {
+        let vmm = begin();
+        let name = |tid: &u32| fs::read_to_string(format!("/proc/{}/task/{tid}/comm", vmm.pid())).unwrap();
+        let files = threads(&vmm).into_iter().find(|tid| name(tid).trim() == "files").unwrap();
+        let _strace = Strace::kills(&vmm, files, call, which);
+        let body = json!({"snapshot_path": saved.state(), "mem_file_path": saved.memory()}).to_string();
+        let answer = vmm.client().request("PUT", "/snapshot/create", Some(&body));
+        if let Ok(answer) = answer {
+            answer.expect_204();
+            return false;
+        }
+        assert_eq!(vmm.wait_exit(PATIENCE), 128 + libc::SIGKILL);
+        let known = [".memory.partial", ".state.partial", "memory", "state"];
+        assert!(names(&saved).iter().all(|name| known.contains(&name.as_str())), "{call} {which}: {:?}", names(&saved));
+        begin();
+        true
+    };
+    let steps = at_each(&CALLS, 1, attempt);
+    assert!(steps > 15, "{steps} steps");
+    // Between one name and the other: the next one puts that right before it writes anything.
+    assert!(attempt("rename", 2));
+    assert!(names(&saved).contains(&".memory.partial".to_owned()));
+    assert!(attempt("pwrite64", 1));
+    assert!(!attempt("pwrite64", 10_000));
+    assert_eq!(names(&saved), ["memory", "state"]);
+    let vmm = begin();
+    set_state(&vmm, "Resumed");
+    finish(&vmm);
+}
+
+/// The same at calls of a load by the thread that does it.
+#[test]
+fn a_kill_at_each_step_of_a_load_leaves_the_snapshot() {
+    const CALLS: [&str; 8] = ["openat", "pread64", "mmap", "ioctl", "clone3", "eventfd2", "madvise", "seccomp"];
+    let saved = small();
+    let before = contents(&saved);
+    let attempt = |call: &str, which| {
+        let vmm = VmmBuilder::new().start();
+        let _strace = Strace::kills(&vmm, vmm.pid(), call, which);
+        let answer = vmm.client().request("PUT", LOAD, Some(&load(&saved).to_string()));
+        if answer.is_ok() {
+            return false;
+        }
+        assert_eq!(vmm.wait_exit(PATIENCE), 128 + libc::SIGKILL);
+        assert!(contents(&saved) == before, "{call} {which}");
+        true
+    };
+    let steps = at_each(&CALLS, 2, attempt);
+    assert!(steps > 12, "{steps} steps");
+    let vmm = VmmBuilder::new().start();
     vmm.put(LOAD, &load(&saved)).expect_204();
     finish(&vmm);
 }

@@ -58,7 +58,7 @@ const GOLDEN: [(&str, &str); 6] = [
     ("io 1", "epoll_wait epoll_ctl timerfd_settime io_uring_enter fdatasync"),
     (
         "files",
-        "epoll_wait epoll_ctl openat2 openat statx fstat fstatfs readlink flock ftruncate pwrite64 mincore sysinfo uname fsync rename unlink",
+        "epoll_wait epoll_ctl openat2 openat statx fstat fstatfs readlink flock ftruncate pwrite64 mincore sysinfo uname utimensat fsync rename unlink",
     ),
 ];
 
@@ -78,7 +78,7 @@ numbered! {
     SYS_timerfd_gettime SYS_unlink SYS_statx SYS_fstat SYS_fdatasync SYS_io_uring_enter SYS_accept4 SYS_recvfrom SYS_writev
     SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs SYS_readlink SYS_flock SYS_ftruncate
     SYS_pwrite64 SYS_mincore SYS_sysinfo SYS_uname SYS_fsync SYS_rename SYS_memfd_create SYS_setsockopt SYS_connect SYS_sendmsg
-    SYS_sendto SYS_pread64
+    SYS_sendto SYS_pread64 SYS_utimensat
 }
 
 fn number(name: &str) -> i64 {

@@ -111,6 +111,7 @@ pub const FILES: &[Call] = &[
     Call::any(SYS_mincore, "which of it was touched"),
     Call::any(SYS_sysinfo, "whether some of it may be swapped out"),
     Call::any(SYS_uname, "on which kernel a snapshot was taken"),
+    Call::any(SYS_utimensat, "the files of a snapshot belong together"),
     Call::any(SYS_fsync, "a snapshot is on the disk"),
     Call::any(SYS_rename, "and then gets its name"),
     Call::any(SYS_unlink, "or nothing is left of it"),

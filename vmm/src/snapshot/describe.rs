@@ -62,9 +62,9 @@ impl Description {
     }
 
     /// Judges whether the file at `path` is this machine's memory, as a load does. Returns the number of pages that were compared.
-    pub fn judge_memory(self, path: &Path) -> Result<usize, LoadError> {
+    pub fn judge_memory(self, path: &Path, state_path: &Path) -> Result<usize, LoadError> {
         let marks = self.parts.loaded.memory.marks.len();
-        self.parts.loaded.with_file(path).map(|_| marks)
+        self.parts.loaded.with_file(path, state_path).map(|_| marks)
     }
 }
 

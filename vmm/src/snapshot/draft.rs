@@ -1,10 +1,11 @@
 //! A file that has its name only when it is whole.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Lets a file share the blocks of another (include/uapi/linux/fs.h).
 const FICLONE: u32 = 0x4004_9409;
@@ -18,6 +19,29 @@ pub struct Draft {
     path: PathBuf,
     target: PathBuf,
     published: bool,
+    kept: bool,
+}
+
+/// What the file is called on its way, the name of which is `target`, and no link.
+fn partial(target: &Path) -> io::Result<PathBuf> {
+    let name = target.file_name().ok_or_else(|| io::Error::other("it is not the name of a file"))?;
+    let mut partial = std::ffi::OsString::from(".");
+    partial.push(name);
+    partial.push(".partial");
+    Ok(target.with_file_name(partial))
+}
+
+/// What the file at `target` was called on its way, if it is still called so, and whole: it belongs to `other`, by its [`Draft::mark`].
+pub fn left_behind(target: &Path, other: &Path) -> Option<PathBuf> {
+    let path = partial(&follow(target).ok()?).ok()?;
+    let left = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
+    let time = fs::metadata(other).and_then(|about| about.modified()).ok()?;
+    (left.modified().ok()? == time).then_some(path)
+}
+
+/// Gives what was [`left_behind`] its name, which should have been done before.
+pub fn bring_home(path: &Path, target: &Path) -> io::Result<()> {
+    fs::rename(path, follow(target)?)
 }
 
 impl Draft {
@@ -25,11 +49,7 @@ impl Draft {
     /// writing is an error.
     pub fn create(target: &Path) -> io::Result<Self> {
         let target = follow(target)?;
-        let name = target.file_name().ok_or_else(|| io::Error::other("it is not the name of a file"))?;
-        let mut partial = std::ffi::OsString::from(".");
-        partial.push(name);
-        partial.push(".partial");
-        let path = target.with_file_name(partial);
+        let path = partial(&target)?;
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(&path)?;
@@ -40,7 +60,7 @@ impl Draft {
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             return Err(io::Error::other(format!("another process is writing {}", path.display())));
         }
-        let draft = Self { file, path, target, published: false };
+        let draft = Self { file, path, target, published: false, kept: false };
         draft.file.set_len(0)?;
         Ok(draft)
     }
@@ -63,7 +83,7 @@ impl Draft {
             return Ok(draft);
         }
         drop(draft);
-        Ok(Self { file: old, path: target.clone(), target, published: true })
+        Ok(Self { file: old, path: target.clone(), target, published: true, kept: false })
     }
 
     /// To write to.
@@ -74,6 +94,16 @@ impl Draft {
     /// Writes all there is.
     pub fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
         (&self.file).write_all(bytes)
+    }
+
+    /// It is whole, and belongs to others with the same mark: the time of its last change.
+    pub fn mark(&self, time: SystemTime) -> io::Result<()> {
+        self.file.set_times(FileTimes::new().set_modified(time))
+    }
+
+    /// It stays where it is even if it does not get its name: something else that has one needs it.
+    pub fn keep(&mut self) {
+        self.kept = true;
     }
 
     /// Brings it to the disk. After an error nobody knows what is there: there is no second try.
@@ -113,7 +143,7 @@ impl Named {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if !self.published {
+        if !self.published && !self.kept {
             // What cannot be removed is used again by the next one.
             let _ = fs::remove_file(&self.path);
         }

@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use devices::ram::GuestRam;
 use serde::{Deserialize, Serialize};
@@ -117,12 +118,13 @@ pub fn save(job: Job) -> Result<(), Error> {
         |e: &dyn std::fmt::Display| cannot(format!("Cannot write memory file: {}: {e}", mem_file_path.display()));
     let state_error =
         |e: &dyn std::fmt::Display| cannot(format!("Cannot write snapshot file: {}: {e}", snapshot_path.display()));
+    heal(&snapshot_path, &mem_file_path).map_err(|e| memory_error(&e))?;
     let create = || match extent {
         Extent::Full => Draft::create(&mem_file_path),
         // A file that holds memory already becomes what memory is now.
         Extent::Written(_) | Extent::Touched => Draft::onto(&mem_file_path, layout.file_len()),
     };
-    let memory = create().map_err(|e| memory_error(&e))?;
+    let mut memory = create().map_err(|e| memory_error(&e))?;
     let marks = match &extent {
         Extent::Full => memory::write_full(memory.file(), &ram, &layout, &anonymous, &progress),
         Extent::Written(dirty) => memory::write_diff(memory.file(), &ram, &layout, Some(dirty), &progress),
@@ -132,15 +134,27 @@ pub fn save(job: Job) -> Result<(), Error> {
     let bytes = write(&config, &MemorySection { layout, marks }, &state).map_err(|e| state_error(&e))?.finish();
     let draft = Draft::create(&snapshot_path).map_err(|e| state_error(&e))?;
     draft.write_all(&bytes).map_err(|e| state_error(&e))?;
-    // Both are on the disk before either gets its name, and nothing is between one name and the other: a process that is killed leaves the
-    // old pair or the new one. The state is last, because it is what is asked for first.
+    // Both are on the disk before either gets its name. The state gets it first, and from then on its memory is there, too, by one name or the
+    // other (see `Loaded::memory_file`): a process that is killed leaves the old pair or the new one.
+    let time = SystemTime::now();
+    memory.mark(time).map_err(|e| memory_error(&e))?;
+    draft.mark(time).map_err(|e| state_error(&e))?;
     memory.sync().map_err(|e| memory_error(&e))?;
     draft.sync().map_err(|e| state_error(&e))?;
     progress.advance(0).map_err(|e| memory_error(&e))?;
-    let memory = memory.publish().map_err(|e| memory_error(&e))?;
     let draft = draft.publish().map_err(|e| state_error(&e))?;
+    memory.keep();
+    let memory = memory.publish().map_err(|e| memory_error(&e))?;
     memory.settle().map_err(|e| memory_error(&e))?;
     draft.settle().map_err(|e| state_error(&e))
+}
+
+/// Gives the memory of the snapshot that is there its name, if whoever saved it did not live to do so: what is left is about to be written over.
+fn heal(snapshot_path: &Path, mem_file_path: &Path) -> std::io::Result<()> {
+    match draft::left_behind(mem_file_path, snapshot_path) {
+        Some(left) => draft::bring_home(&left, mem_file_path),
+        None => Ok(()),
+    }
 }
 
 /// All that a state file has.
@@ -272,21 +286,35 @@ impl Loaded {
     }
 
     /// Its state, and its memory in the file at `path`.
-    pub fn with_file(self, path: &Path) -> Result<(State, SavedMemory), LoadError> {
-        let memory = self.memory_file(path)?;
+    pub fn with_file(self, path: &Path, state_path: &Path) -> Result<(State, SavedMemory), LoadError> {
+        let memory = self.memory_file(path, state_path)?;
         Ok((self.state, SavedMemory::File(memory)))
     }
 
-    /// Its memory in the file at `path`.
-    pub fn memory_file(&self, path: &Path) -> Result<MemoryFile, LoadError> {
+    /// Its memory in the file at `path`, where the state is in that at `state_path`.
+    ///
+    /// A process that was killed right after the state had got its name has left the memory beside that path, whole.
+    pub fn memory_file(&self, path: &Path, state_path: &Path) -> Result<MemoryFile, LoadError> {
+        let left = draft::left_behind(path, state_path).and_then(|left| Some((self.memory_at(&left).ok()?, left)));
+        let Some((file, left)) = left else { return self.memory_at(path) };
+        log::warn!("The memory is in {}: whoever saved it was killed before it could rename that.", left.display());
+        Ok(file)
+    }
+
+    fn memory_at(&self, path: &Path) -> Result<MemoryFile, LoadError> {
         let refuse = |e: &dyn std::fmt::Display| crate::memory::MemoryError::Saved(e.to_string());
         let file: File = crate::blueprint::open_image(path).map_err(|e| refuse(&e))?;
         Ok(MemoryFile::new(file, self.memory.layout.clone(), &self.memory.marks)?)
     }
 
     /// The same, page by page, and what is wanted is noted.
-    pub fn with_record(self, path: &Path, record: Arc<Record>) -> Result<(State, SavedMemory), LoadError> {
-        let memory = self.memory_file(path)?;
+    pub fn with_record(
+        self,
+        path: &Path,
+        state_path: &Path,
+        record: Arc<Record>,
+    ) -> Result<(State, SavedMemory), LoadError> {
+        let memory = self.memory_file(path, state_path)?;
         Ok((self.state, SavedMemory::Recorded(memory, record)))
     }
 

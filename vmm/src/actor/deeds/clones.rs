@@ -252,7 +252,7 @@ impl Vmm {
             let bytes = snapshot::read_file(&snapshot_path).map_err(refuse)?;
             let loaded = snapshot::load(&bytes, force).map_err(refuse)?;
             let orders = orders(&loaded.config, how, &[])?;
-            let file = loaded.memory_file(&mem_file_path).map_err(refuse)?;
+            let file = loaded.memory_file(&mem_file_path, &snapshot_path).map_err(refuse)?;
             let layout = loaded.layout().clone();
             let image = Image::of_file(&file, layout).map_err(|e| refuse(format!("the memory file: {e}")))?;
             let memory_bytes = image.layout.file_len();

@@ -134,8 +134,10 @@ impl Vmm {
             }
         }
         let loaded = match (&ask.memory, &recording) {
-            (MemoryBackend::File(path), Some(recording)) => loaded.with_record(path, recording.record.clone()),
-            (MemoryBackend::File(path), None) => loaded.with_file(path),
+            (MemoryBackend::File(path), Some(recording)) => {
+                loaded.with_record(path, &ask.snapshot_path, recording.record.clone())
+            }
+            (MemoryBackend::File(path), None) => loaded.with_file(path, &ask.snapshot_path),
             (MemoryBackend::Handler(path), _) => loaded.with_handler(path),
         };
         let (state, memory) = loaded.map_err(failed)?;
