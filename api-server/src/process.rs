@@ -197,7 +197,7 @@ fn note_start(began: Began) {
 /// The thread that serves the API.
 struct ApiThread {
     listener: Listener,
-    /// Dropped when it may serve.
+    /// Told when it may serve. If this goes without that, the process is about to end.
     closed: Option<Sender<()>>,
     tell: oneshot::Sender<ExitReason>,
     thread: JoinHandle<()>,
@@ -218,9 +218,9 @@ impl ApiThread {
         let gate = Arc::default();
         let fence = app.fences().before.clone();
         let thread = threads::spawn_fenced(fence, &gate, API_STACK_LEN, move || {
-            // An error: the other end is gone.
-            let _: Result<(), _> = opened.recv();
-            runtime.block_on(server::serve(socket, porch::router(app), limits, exit));
+            if opened.recv().is_ok() {
+                runtime.block_on(server::serve(socket, porch::router(app), limits, exit));
+            }
         })?;
         gate.wait().map_err(io::Error::other)?;
         Ok(Self { listener, closed: Some(closed), tell, thread })
@@ -228,7 +228,10 @@ impl ApiThread {
 
     /// Lets it serve.
     fn open(&mut self) {
-        self.closed = None;
+        if let Some(closed) = self.closed.take() {
+            // The thread waits for it.
+            let _ = closed.send(());
+        }
     }
 
     /// Has answers that are on their way finished, and ends the thread. The socket's path is free when this returns.

@@ -26,6 +26,10 @@ pub struct Puppet {
     registers: libc::user_regs_struct,
 }
 
+/// How often a thread is looked for at a system call, and how long after each other.
+const TRIES: u32 = 20;
+const SOON: std::time::Duration = std::time::Duration::from_millis(20);
+
 impl Puppet {
     /// Stops a thread, which must be in a system call or have just come out of one.
     ///
@@ -41,10 +45,21 @@ impl Puppet {
         }
         wait(tid)?;
         let mut puppet = Self { tid, registers: registers(tid)? };
-        // `syscall` is 0f 05.
-        // SAFETY: reads a word of the other process.
-        let code = unsafe { libc::ptrace(libc::PTRACE_PEEKTEXT, tid, puppet.registers.rip - 2, 0) };
-        if code & 0xffff != 0x050f {
+        for _ in 0..TRIES {
+            if puppet.is_at_a_call() {
+                break;
+            }
+            // It is on its way to the next one.
+            // SAFETY: requests without pointers into our memory.
+            unsafe {
+                traced(libc::ptrace(libc::PTRACE_CONT, tid, 0, 0))?;
+                std::thread::sleep(SOON);
+                traced(libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0))?;
+            }
+            wait(tid)?;
+            puppet.registers = registers(tid)?;
+        }
+        if !puppet.is_at_a_call() {
             return Err(io::Error::other("the thread is not at a system call"));
         }
         let back = &mut puppet.registers;
@@ -55,6 +70,13 @@ impl Puppet {
         }
         back.orig_rax = u64::MAX;
         Ok(puppet)
+    }
+
+    fn is_at_a_call(&self) -> bool {
+        // `syscall` is 0f 05.
+        // SAFETY: reads a word of the other process.
+        let code = unsafe { libc::ptrace(libc::PTRACE_PEEKTEXT, self.tid, self.registers.rip - 2, 0) };
+        code & 0xffff == 0x050f
     }
 
     fn begin(&self, number: i64, arguments: [u64; 6]) -> io::Result<()> {
