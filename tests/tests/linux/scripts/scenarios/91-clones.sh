@@ -37,7 +37,7 @@ check clones-parent-goes-on "it says $(rounds console)" until_true speaks consol
 
 # greets SOCKET FILE WORD: a program on the host says it to the one that listens in the guest.
 greets() {
-    echo "$3" | vsock-cat host-connect "$1" 1000 >/dev/null 2>>errors
+    echo "$3" | timeout 20 vsock-cat host-connect "$1" 1000 >/dev/null 2>>errors || echo "rig: $1 was not heard of"
     tr -d '\r' <"$2" | grep -q "^mf:heard=$3\$"
 }
 check clones-1-listens "it heard nothing" until_true greets "$vm/v-1.sock" console-1 one
