@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::{checked, wait_readable};
 
 const UFFDIO_COPY: u64 = 0xc028_aa03;
-const UFFDIO_ZEROPAGE: u64 = 0xc020_aa04;
 const EVENT_PAGEFAULT: u8 = 0x12;
 const EVENT_REMOVE: u8 = 0x15;
 
@@ -53,16 +52,6 @@ pub fn copy(uffd: &File, address: u64, bytes: &[u8]) -> io::Result<bool> {
     let mut what = [address, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0];
     // SAFETY: a `uffdio_copy`, whose source is `bytes`; the kernel writes its last field.
     settled(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_COPY as _, what.as_mut_ptr()) })
-}
-
-/// Puts a page of zeroes there.
-///
-/// # Errors
-/// What the kernel says.
-pub fn zero(uffd: &File, address: u64, len: u64) -> io::Result<bool> {
-    let mut what = [address, len, 0, 0];
-    // SAFETY: a `uffdio_zeropage`; the kernel writes its last field.
-    settled(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_ZEROPAGE as _, what.as_mut_ptr()) })
 }
 
 fn settled(result: libc::c_int) -> io::Result<bool> {

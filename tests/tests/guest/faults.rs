@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mayfly_tests::{Disk, PATIENCE, Tap, Vmm, VmmBuilder, sys};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::configured_with;
 use super::network::{attach, network};
-use super::snapshots::{LOAD, Saved, finish, life, save, set_state, ticks, wait_for_ticks};
+use super::snapshots::{LOAD, Saved, create, finish, life, names, save, set_state, ticks, wait_for_ticks};
 
 /// A call that strace has fail is one that does not exist, which filters do not let pass.
 fn unfiltered() -> VmmBuilder {
@@ -82,10 +82,6 @@ fn contents(saved: &Saved) -> [Vec<u8>; 2] {
     [fs::read(saved.state()).unwrap(), fs::read(saved.memory()).unwrap()]
 }
 
-fn create(vmm: &Vmm, saved: &Saved) -> mayfly_tests::Response {
-    vmm.put("/snapshot/create", &json!({"snapshot_path": saved.state(), "mem_file_path": saved.memory()}))
-}
-
 /// The first fsync is of the memory, the second of the state, the others of their directory. After an error nothing is claimed, and there is no
 /// second fsync of the same file: it would succeed, and mean nothing.
 #[test]
@@ -117,14 +113,9 @@ fn a_disk_that_does_not_take_what_is_written_costs_the_snapshot() {
         assert!(contents(&saved) != before);
         drop(vmm);
         let vmm = VmmBuilder::new().start();
-        vmm.put(LOAD, &load(&saved)).expect_204();
+        vmm.put(LOAD, &saved.load()).expect_204();
         wait_for_ticks(&vmm, 2);
     }
-}
-
-fn load(saved: &Saved) -> Value {
-    let backend = json!({"backend_type": "File", "backend_path": saved.memory()});
-    json!({"snapshot_path": saved.state(), "mem_backend": backend, "resume_vm": true})
 }
 
 #[test]
@@ -136,10 +127,10 @@ fn a_disk_that_cannot_be_read_is_a_refusal() {
     let vmm = unfiltered().start();
     {
         let _failing = Strace::fails(&vmm, "pread64", "1");
-        vmm.put(LOAD, &load(&saved)).expect_fault("Input/output error");
+        vmm.put(LOAD, &saved.load()).expect_fault("Input/output error");
     }
     assert_eq!(vmm.get("/").json()["state"], "Not started");
-    vmm.put(LOAD, &load(&saved)).expect_204();
+    vmm.put(LOAD, &saved.load()).expect_204();
     finish(&vmm);
 }
 
@@ -147,14 +138,6 @@ fn a_disk_that_cannot_be_read_is_a_refusal() {
 fn at_each(calls: &[&str], apart: usize, attempt: impl Fn(&str, usize) -> bool) -> usize {
     let killed = |call: &&str| (1..).step_by(apart).take_while(|which| attempt(call, *which)).count();
     calls.iter().map(killed).sum()
-}
-
-/// What there is in its directory.
-fn names(saved: &Saved) -> Vec<String> {
-    let entries = fs::read_dir(saved.state().parent().unwrap()).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 /// A saved machine with little memory.
@@ -171,7 +154,7 @@ fn small() -> Saved {
 fn a_kill_at_each_step_of_a_save_leaves_a_whole_snapshot() {
     const CALLS: [&str; 8] = ["openat", "ftruncate", "flock", "pwrite64", "write", "fsync", "rename", "close"];
     let saved = small();
-    let mut paused = load(&saved);
+    let mut paused = saved.load();
     paused["resume_vm"] = json!(false);
     let begin = || {
         let vmm = VmmBuilder::new().start();
@@ -191,7 +174,11 @@ fn a_kill_at_each_step_of_a_save_leaves_a_whole_snapshot() {
         }
         assert_eq!(vmm.wait_exit(PATIENCE), 128 + libc::SIGKILL);
         let known = [".memory.partial", ".state.partial", "memory", "state"];
-        assert!(names(&saved).iter().all(|name| known.contains(&name.as_str())), "{call} {which}: {:?}", names(&saved));
+        assert!(
+            names(saved.dir()).iter().all(|name| known.contains(&name.as_str())),
+            "{call} {which}: {:?}",
+            names(saved.dir())
+        );
         begin();
         true
     };
@@ -199,10 +186,10 @@ fn a_kill_at_each_step_of_a_save_leaves_a_whole_snapshot() {
     assert!(steps > 15, "{steps} steps");
     // Between one name and the other: the next one puts that right before it writes anything.
     assert!(attempt("rename", 2));
-    assert!(names(&saved).contains(&".memory.partial".to_owned()));
+    assert!(names(saved.dir()).contains(&".memory.partial".to_owned()));
     assert!(attempt("pwrite64", 1));
     assert!(!attempt("pwrite64", 10_000));
-    assert_eq!(names(&saved), ["memory", "state"]);
+    assert_eq!(names(saved.dir()), ["memory", "state"]);
     let vmm = begin();
     set_state(&vmm, "Resumed");
     finish(&vmm);
@@ -217,7 +204,7 @@ fn a_kill_at_each_step_of_a_load_leaves_the_snapshot() {
     let attempt = |call: &str, which| {
         let vmm = VmmBuilder::new().start();
         let _strace = Strace::kills(&vmm, vmm.pid(), call, which);
-        let answer = vmm.client().request("PUT", LOAD, Some(&load(&saved).to_string()));
+        let answer = vmm.client().request("PUT", LOAD, Some(&saved.load().to_string()));
         if answer.is_ok() {
             return false;
         }
@@ -228,7 +215,7 @@ fn a_kill_at_each_step_of_a_load_leaves_the_snapshot() {
     let steps = at_each(&CALLS, 2, attempt);
     assert!(steps > 12, "{steps} steps");
     let vmm = VmmBuilder::new().start();
-    vmm.put(LOAD, &load(&saved)).expect_204();
+    vmm.put(LOAD, &saved.load()).expect_204();
     finish(&vmm);
 }
 
@@ -292,7 +279,7 @@ fn signals_that_interrupt_everything_change_nothing() {
             said.lock().unwrap().push_str(&vmm.console().text());
             drop(vmm);
             vmm = VmmBuilder::new().start();
-            vmm.put(LOAD, &load(&saved)).expect_204();
+            vmm.put(LOAD, &saved.load()).expect_204();
         }
         {
             let _storm = Storm::over(&vmm);

@@ -83,6 +83,11 @@ impl Saved {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
+    /// Where both files are, and nothing else.
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(super) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -181,6 +186,12 @@ pub(super) fn ticks(text: &str) -> Vec<(u64, &str)> {
     text.lines().filter_map(|line| Some((tick(line)?, line))).collect()
 }
 
+/// How often all of the pool had had its turn, as the line of a tick says.
+pub(super) fn rounds(line: &str) -> u64 {
+    let (_, rest) = line.split_once(" rounds=").unwrap();
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
 #[track_caller]
 pub(super) fn wait_for_ticks(vmm: &Vmm, count: usize) {
     let deadline = Instant::now() + PATIENCE;
@@ -268,10 +279,6 @@ fn clones_share_a_base_and_nothing_else() {
         .map(|vmm| {
             finish(vmm);
             let text = vmm.console().text();
-            let rounds = |line: &str| -> u64 {
-                let (_, rest) = line.split_once(" rounds=").unwrap();
-                rest.split(' ').next().unwrap().parse().unwrap()
-            };
             let ticks = ticks(&text);
             let ((_, first), (_, last)) = (ticks[0], *ticks.last().unwrap());
             assert!(rounds(last) > rounds(first) + 1, "each page was written since: {first}, {last}");
@@ -736,7 +743,7 @@ fn a_machine_may_be_saved_over_the_files_it_came_from() {
     told.check();
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(super) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
@@ -758,11 +765,7 @@ fn a_kill_leaves_a_whole_snapshot() {
         vmm.signal(9);
         let _ = vmm.wait_exit(PATIENCE);
         let known = [".memory.partial", ".state.partial", "memory", "state"];
-        assert!(
-            names(saved.dir.path()).iter().all(|name| known.contains(&name.as_str())),
-            "{:?}",
-            names(saved.dir.path())
-        );
+        assert!(names(saved.dir()).iter().all(|name| known.contains(&name.as_str())), "{:?}", names(saved.dir()));
         let vmm = VmmBuilder::new().start();
         vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
     }
@@ -770,7 +773,7 @@ fn a_kill_leaves_a_whole_snapshot() {
     let vmm = VmmBuilder::new().start();
     vmm.put(LOAD, &saved.load_with("resume_vm", json!(false))).expect_204();
     create(&vmm, &saved).expect_204();
-    assert_eq!(names(saved.dir.path()), ["memory", "state"]);
+    assert_eq!(names(saved.dir()), ["memory", "state"]);
     drop(vmm);
     finish(&restored(&saved));
 }
@@ -788,7 +791,7 @@ fn a_kill_of_a_load_leaves_nothing() {
         std::thread::sleep(Duration::from_micros(turn * 120));
         vmm.signal(9);
         let _ = vmm.wait_exit(PATIENCE);
-        assert_eq!(names(saved.dir.path()), ["memory", "state"]);
+        assert_eq!(names(saved.dir()), ["memory", "state"]);
     }
     assert!([fs::read(saved.state()).unwrap(), fs::read(saved.memory()).unwrap()] == before);
     finish(&restored(&saved));
@@ -844,7 +847,7 @@ fn no_room_is_an_error_and_the_machine_goes_on() {
     create(&vmm, &saved).expect_fault("File too large");
     limit("unlimited:");
     // What was there is there, and nothing else.
-    assert_eq!(names(saved.dir.path()), ["memory", "state"]);
+    assert_eq!(names(saved.dir()), ["memory", "state"]);
     assert!(fs::read(saved.state()).unwrap() == state && fs::read(saved.memory()).unwrap() == memory);
     set_state(&vmm, "Resumed");
     let ticks = ticks(&told.text()).len();
@@ -1046,7 +1049,7 @@ fn a_snapshot_that_is_being_written_can_be_looked_at_and_given_up() {
     assert_eq!((&seen["writing"], &seen["bytes_total"]), (&json!(true), &json!(512 << 20)));
     vmm.request("DELETE", "/snapshot/progress", None).expect_204();
     client.read_response().unwrap().expect_fault("it was cancelled");
-    assert_eq!(names(saved.dir.path()), [""; 0]);
+    assert_eq!(names(saved.dir()), [""; 0]);
     vmm.request("DELETE", "/snapshot/progress", None).expect_fault(NONE);
     set_state(&vmm, "Resumed");
     let before = ticks(&vmm.console().text()).len();
@@ -1057,5 +1060,5 @@ fn a_snapshot_that_is_being_written_can_be_looked_at_and_given_up() {
     while vmm.get("/snapshot/progress").json()["writing"] != json!(true) {}
     vmm.signal(15);
     assert_eq!(vmm.wait_exit(PATIENCE), 143, "{}", vmm.said());
-    assert_eq!(names(saved.dir.path()), [""; 0]);
+    assert_eq!(names(saved.dir()), [""; 0]);
 }

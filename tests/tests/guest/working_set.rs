@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::configured;
 use super::pass_bar::rss_mib;
-use super::snapshots::{RESTORE, Saved, life, save, set_state, ticks, wait_for_ticks};
+use super::snapshots::{RESTORE, Saved, life, rounds, save, set_state, ticks, wait_for_ticks};
 
 /// Memory that the guest works on.
 const POOL_MIB: u64 = 16;
@@ -53,10 +53,6 @@ fn recorded(vmm: &Vmm) -> u64 {
 /// Waits until each page of the pool had its turn since the machine was restored, and found what it should.
 #[track_caller]
 fn goes_round(vmm: &Vmm) {
-    let rounds = |line: &str| -> u64 {
-        let (_, rest) = line.split_once(" rounds=").unwrap();
-        rest.split(' ').next().unwrap().parse().unwrap()
-    };
     let deadline = Instant::now() + PATIENCE;
     loop {
         let text = vmm.console().text();

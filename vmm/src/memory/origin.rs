@@ -80,6 +80,13 @@ pub struct Run {
     pub len: u64,
 }
 
+impl Run {
+    /// Whether it is pages, at least one, and whole ones.
+    pub(crate) fn is_pages(self) -> bool {
+        self.len > 0 && [self.offset, self.len].iter().all(|n| n.is_multiple_of(PAGE_LEN as u64))
+    }
+}
+
 /// What some page of a saved machine's memory holds, by which a file is known to belong to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
@@ -140,8 +147,7 @@ impl MemoryFile {
         }
         let mut end = 0;
         for run in &runs {
-            let whole = run.len > 0 && [run.offset, run.len].iter().all(|n| n.is_multiple_of(PAGE_LEN as u64));
-            if !whole || run.offset < end || self.layout.part_of(*run).is_none() {
+            if !run.is_pages() || run.offset < end || self.layout.part_of(*run).is_none() {
                 return refuse(format!("there is no memory for {run:?} of the second file"));
             }
             end = run.offset + run.len;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use devices::mmds::Document;
 use serde::{Deserialize, Serialize};
 
-use super::configuration::limits;
-use super::container::{BadFile, Reader, Section};
-use super::{LoadError, Loaded, MemorySection, read_parts, write};
+use super::configuration::{Configuration, limits};
+use super::container::{BadFile, Reader, Section, Writer};
+use super::{HostSection, LoadError, Loaded, MemorySection, read_parts, write_machine};
 use crate::blueprint::Disk;
 use crate::config::{FullConfig, InstanceId, RateLimits, SerialConfig};
 use crate::machine::State;
@@ -90,20 +90,30 @@ impl OrderSection {
     }
 }
 
-/// The state of a machine with this configuration, and what its clone is told.
-pub fn encode_clone(
-    config: &FullConfig,
-    layout: &Layout,
-    state: &State,
-    order: &CloneOrder,
-) -> Result<Vec<u8>, BadFile> {
-    // The memory is not a file that could be mistaken for another one.
-    let mut writer = write(config, &MemorySection { layout: layout.clone(), marks: Vec::new() }, state)?;
-    writer.add(&OrderSection::from(order))?;
-    Ok(writer.finish())
+/// What is written to the clones of a machine.
+#[derive(Debug)]
+pub struct Letters(Writer);
+
+impl Letters {
+    /// To clones of a machine in this state.
+    pub fn new(layout: &Layout, state: &State) -> Result<Self, BadFile> {
+        let mut writer = Writer::default();
+        writer.add(&HostSection::here())?;
+        // The memory is not a file that could be mistaken for another one.
+        write_machine(&mut writer, &MemorySection { layout: layout.clone(), marks: Vec::new() }, state)?;
+        Ok(Self(writer))
+    }
+
+    /// To the one that is to have this configuration, and what it is told.
+    pub fn to(&self, config: &FullConfig, order: &CloneOrder) -> Result<Vec<u8>, BadFile> {
+        let mut writer = self.0.clone();
+        writer.add(&Configuration::from(config))?;
+        writer.add(&OrderSection::from(order))?;
+        Ok(writer.finish())
+    }
 }
 
-/// Reads what [`encode_clone`] wrote, and judges what can be judged without a machine.
+/// Reads what [`Letters`] say, and judges what can be judged without a machine.
 pub fn load_clone(bytes: &[u8]) -> Result<(Loaded, CloneOrder), LoadError> {
     let bad = |e: BadFile| LoadError::State(e.to_string());
     let mut reader = Reader::new(bytes).map_err(bad)?;

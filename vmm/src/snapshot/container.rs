@@ -94,7 +94,7 @@ pub enum BadFile {
 }
 
 /// Puts a state file together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Writer {
     bytes: Vec<u8>,
     sections: u16,

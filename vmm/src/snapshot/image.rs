@@ -78,9 +78,11 @@ impl Exposure {
             (Source::Below(base, runs), Some(written)) => {
                 let mut all = written.clone();
                 runs.iter().for_each(|run| all.add_run(&self.layout, *run));
-                let hotplug = self.layout.parts().iter().find(|part| Some(part.start) == self.hotplug);
                 let mut runs = all.runs(&self.layout, MAX_RUNS);
-                runs.retain(|run| self.layout.part_of(*run) != hotplug || hotplug.is_none());
+                // That goes along as a whole.
+                let is_hotplug =
+                    |run: &Run| self.layout.part_of(*run).is_some_and(|part| Some(part.start) == self.hotplug);
+                runs.retain(|run| !is_hotplug(run));
                 let over = self.copy_over(runs)?;
                 Ok(self.exposed(&base, Some(over), false))
             }

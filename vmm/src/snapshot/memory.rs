@@ -64,7 +64,7 @@ fn write_data(
     })
 }
 
-/// Writes these runs of memory, and all of the hot-pluggable part that is not zeroes. Says how many bytes those runs are.
+/// Writes these runs of memory, and all of the hot-pluggable part that is not zeroes.
 pub fn write_over(
     file: &File,
     ram: &GuestRam,
@@ -72,7 +72,7 @@ pub fn write_over(
     runs: &[Run],
     hotplug: Option<u64>,
     progress: &Progress,
-) -> io::Result<u64> {
+) -> io::Result<()> {
     for run in runs {
         let part = layout.part_of(*run).ok_or(io::ErrorKind::InvalidInput)?;
         let piece = Part { start: part.start + (run.offset - part.offset), len: run.len, offset: run.offset };
@@ -82,7 +82,7 @@ pub fn write_over(
     if let Some(part) = layout.parts().iter().find(|part| Some(part.start) == hotplug) {
         write_data(file, ram, part, true, progress, &mut Marker::default())?;
     }
-    Ok(runs.iter().map(|run| run.len).sum())
+    Ok(())
 }
 
 /// Writes the pages that are in `dirty`, or all that somebody has touched, zeroes too, over what is in the file; of a file that is new, the

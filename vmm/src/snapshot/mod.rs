@@ -24,7 +24,7 @@ use std::time::SystemTime;
 use devices::ram::GuestRam;
 use serde::{Deserialize, Serialize};
 
-pub use clone::{CloneOrder, encode_clone, load_clone};
+pub use clone::{CloneOrder, Letters, load_clone};
 pub use configuration::{BadConfiguration, Configuration};
 pub use container::{BadFile, Reader, Section, VERSION, Version, Writer};
 pub use describe::Description;
@@ -162,11 +162,16 @@ fn write(config: &FullConfig, memory: &MemorySection, state: &State) -> Result<W
     let mut writer = Writer::default();
     writer.add(&HostSection::here())?;
     writer.add(&Configuration::from(config))?;
+    write_machine(&mut writer, memory, state)?;
+    Ok(writer)
+}
+
+/// What of it is the same for all clones of a machine.
+fn write_machine(writer: &mut Writer, memory: &MemorySection, state: &State) -> Result<(), BadFile> {
     writer.add(memory)?;
     writer.add(&state.platform)?;
     writer.add(&state.vcpus)?;
-    writer.add(&state.devices)?;
-    Ok(writer)
+    writer.add(&state.devices)
 }
 
 /// What a state file holds.

@@ -169,7 +169,7 @@ fn handed_over() -> (Vec<u8>, CloneOrder) {
         runs: vec![Run { offset: 4096, len: 8192 }],
         taken: vec![Disk::File(1, 2), Disk::Device(3)],
     };
-    (encode_clone(&loaded.config, loaded.layout(), &loaded.state, &order).unwrap(), order)
+    (Letters::new(loaded.layout(), &loaded.state).unwrap().to(&loaded.config, &order).unwrap(), order)
 }
 
 #[test]

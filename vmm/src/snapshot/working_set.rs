@@ -74,8 +74,7 @@ impl WorkingSet {
         if section.state_crc != state_crc {
             return Ok(None);
         }
-        let whole = |run: Run| run.len > 0 && [run.offset, run.len].iter().all(|n| n.is_multiple_of(PAGE_LEN as u64));
-        let fits = |wanted: &Wanted| whole(wanted.run) && layout.part_of(wanted.run).is_some();
+        let fits = |wanted: &Wanted| wanted.run.is_pages() && layout.part_of(wanted.run).is_some();
         if !section.wanted.iter().all(fits) {
             return Err(BadWorkingSet::Pages);
         }
@@ -114,8 +113,8 @@ impl WorkingSet {
     /// Has the pages mapped before the guest misses them, one after the other, until it is told to `stop`. What is hot-pluggable is there.
     pub fn bring(&self, ram: &GuestRam, layout: &Layout, stop: &AtomicBool) {
         for Wanted { run, write } in &self.wanted {
-            let Some(region) = layout.part_of(*run).and_then(|part| Some((part, part.region(ram)?))) else { continue };
-            let (part, region) = region;
+            let Some(part) = layout.part_of(*run) else { continue };
+            let Some(region) = part.region(ram) else { continue };
             let (mut at, end) = (run.offset - part.offset, run.offset - part.offset + run.len);
             while at < end {
                 if stop.load(Ordering::Relaxed) {

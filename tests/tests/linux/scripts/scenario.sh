@@ -2,6 +2,7 @@
 #
 # pass CASE [DETAIL]   fail CASE REASON   check CASE REASON COMMAND...
 # vm_start [ARG...]    vm_run [ARG...] (without the API)
+# waiting_start        waiting_are_clones CASE
 # vm_up                api METHOD PATH [JSON]      boots CASE KERNEL VCPUS WORK [BOOT ARG]
 # said KEY             console TEXT              in_log TEXT        ends CASE CODE TEXT
 # tests CASE ARGUMENT... (of filters and jails, as on the host)
@@ -97,6 +98,23 @@ vm_run() {
 answers() { [ -S "$sock" ] && api GET /version; }
 answers_or_ended() { answers || ended; }
 vm_up() { until_true answers_or_ended && answers || give_up "$1" "no reply on the socket"; }
+
+# waiting_start: two processes that wait to be clones, at $vm/1.clone and $vm/2.clone; $children are their ids, and console-1 and -2 what
+# they and their guests say.
+waiting_start() {
+    children=
+    for n in 1 2; do
+        mayfly --id "clone-$n" --api-sock "$vm/$n.sock" --clone-sock "$vm/$n.clone" --log-path "$vm/$n.log" \
+            </dev/null >"console-$n" 2>>errors &
+        children="$children $!"
+    done
+    until_true waiting_do
+}
+waiting_do() { [ -S 1.clone ] && [ -S 2.clone ]; }
+# waiting_are_clones CASE: all of them are.
+waiting_are_clones() {
+    check "$1" "$(tail -n 1 errors) $(cat body)" [ "$(grep -o load_us body | wc -l)" = 2 ]
+}
 
 # The README's way to talk to it. Leaves the reply in $status and the file `body`.
 api() {
@@ -197,7 +215,8 @@ md5() { md5sum | cut -d' ' -f1; }
 vm_dump() {
     [ -z "$dumped" ] || return
     dumped=yes
-    for file in errors log console; do
+    # Those of processes that waited to be clones, too, if there are any.
+    for file in errors log console $(ls console-? ?.log 2>/dev/null); do
         echo "| --- $file of ${vm##*/} (last 60 lines)"
         # Ends the last line too: a case's line must begin on a line of its own.
         tail -n 60 $file | tr -d '\r' | awk '{ print "| " $0 }'

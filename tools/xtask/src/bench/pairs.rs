@@ -20,6 +20,18 @@ pub(crate) struct Metric {
     pub(crate) better: Better,
 }
 
+impl Metric {
+    /// One of which less is better.
+    pub(crate) const fn lower(name: &'static str, unit: &'static str) -> Self {
+        Self { name, unit, better: Better::Lower }
+    }
+
+    /// One of which more is better.
+    pub(crate) const fn higher(name: &'static str, unit: &'static str) -> Self {
+        Self { name, unit, better: Better::Higher }
+    }
+}
+
 /// Which way is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Better {

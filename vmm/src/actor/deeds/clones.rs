@@ -15,7 +15,7 @@ use crate::machine::{Saved, State};
 use crate::memory::{Layout, MemoryFile, NotShared, SavedMemory, Source};
 use crate::requests::{Answer, Child, CloneSnapshot, Cloned, Clones, HowToClone, MAX_CHILDREN, Overrides};
 use crate::snapshot::handover::{self, Taken};
-use crate::snapshot::{self, Became, CloneOrder, Exposed, Exposure, Image, Progress};
+use crate::snapshot::{self, Became, CloneOrder, Exposed, Exposure, Image, Letters, Progress};
 use crate::telemetry::microseconds;
 use crate::threads::{self, Role};
 
@@ -73,10 +73,12 @@ fn orders(config: &FullConfig, how: HowToClone, taken: &[Disk]) -> Result<Vec<Or
 /// Hands the machine over to all of them: first each gets what it needs, then answers are waited for, so that they work side by side.
 fn hand_over(orders: Vec<Order>, image: &Image, state: &State, progress: &Progress) -> Vec<Cloned> {
     let until = Instant::now() + TIME;
+    let letters = Letters::new(&image.layout, state).map_err(|e| format!("its state cannot be written: {e}"));
+    let runs = image.over.as_ref().map_or(&[][..], |(_, runs)| runs);
     let give = |order: &mut Order| -> Result<UnixStream, String> {
         progress.advance(0).map_err(|e| e.to_string())?;
-        order.order.runs = image.over.as_ref().map_or_else(Vec::new, |(_, runs)| runs.clone());
-        let letter = snapshot::encode_clone(&order.config, &image.layout, state, &order.order);
+        order.order.runs = runs.to_vec();
+        let letter = letters.as_ref().map_err(Clone::clone)?.to(&order.config, &order.order);
         let letter = letter.map_err(|e| format!("its state cannot be written: {e}"))?;
         handover::give(&order.socket, image, &letter, until)
             .map_err(|e| format!("the process that should wait there cannot be reached: {e}"))
@@ -167,11 +169,23 @@ impl Vmm {
             hotplug: memory.hotplug.as_ref().map(|region| region.shape.start),
             progress: progress.clone(),
         };
+        self.saving = Some(progress.clone());
         machine.run_with_files(move || {
             let exposed = exposure.make();
-            handle.send(move |vmm| vmm.share(orders, state, exposed, paused, answer));
+            handle.send(move |vmm| {
+                vmm.saving = None;
+                match exposed {
+                    Ok(exposed) => vmm.share(orders, state, exposed, progress, paused, answer),
+                    Err(NotShared::Lost(error)) => {
+                        answer(Err(vmm.lose(format!("clones were to be made, and {}", NotShared::Lost(error)))))
+                    }
+                    Err(error) => {
+                        vmm.go_on(paused);
+                        answer(Err(refuse(format!("memory cannot be shared: {error}"))));
+                    }
+                }
+            });
         });
-        self.saving = Some(progress);
         if paused.is_none() {
             self.postpone();
         }
@@ -182,31 +196,18 @@ impl Vmm {
         &mut self,
         orders: Vec<Order>,
         state: State,
-        exposed: Result<Exposed, NotShared>,
+        exposed: Exposed,
+        progress: Arc<Progress>,
         paused: Option<Instant>,
         answer: Answer<Clones>,
     ) {
-        let progress = self.saving.take();
-        let Exposed { image, source, copied, aside } = match exposed {
-            Ok(exposed) => exposed,
-            Err(NotShared::Lost(error)) => {
-                let why = format!("clones were to be made, and {}", NotShared::Lost(error));
-                self.exit().report(ExitReason::Lost(why.clone()));
-                return answer(Err(refuse(why)));
-            }
-            Err(error) => {
-                self.go_on(paused);
-                return answer(Err(refuse(format!("memory cannot be shared: {error}"))));
-            }
-        };
+        let Exposed { image, source, copied, aside } = exposed;
         if let (Some(machine), Some(source)) = (&mut self.machine, source)
             && let Err(error) = machine.has_another_base(source)
         {
             let why = format!("clones were made, and what the machine has written is not known any more: {error}");
-            self.exit().report(ExitReason::Lost(why.clone()));
-            return answer(Err(refuse(why)));
+            return answer(Err(self.lose(why)));
         }
-        let progress = progress.unwrap_or_else(|| Arc::new(Progress::new(0)));
         // Before others have their turn.
         self.cloning = Some(progress.clone());
         self.go_on(paused);
@@ -224,6 +225,12 @@ impl Vmm {
                 vmm.serve_after_clones();
             });
         });
+    }
+
+    /// The machine cannot go on.
+    fn lose(&self, why: String) -> Error {
+        self.exit().report(ExitReason::Lost(why.clone()));
+        refuse(why)
     }
 
     /// Makes the clones that had to wait for others, unless something else has to be waited for by now.

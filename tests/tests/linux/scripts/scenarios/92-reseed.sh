@@ -8,16 +8,9 @@ api PUT /machine-config '{"vcpu_count": 1, "mem_size_mib": 256}'
 api PUT /actions '{"action_type": "InstanceStart"}'
 check reseed-boot "$(tail -n 1 errors)" said random
 
-children=
-for n in 1 2; do
-    mayfly --id "clone-$n" --api-sock "$vm/$n.sock" --clone-sock "$vm/$n.clone" --log-path "$vm/$n.log" \
-        </dev/null >"console-$n" 2>>errors &
-    children="$children $!"
-done
-waits() { [ -S 1.clone ] && [ -S 2.clone ]; }
-until_true waits
+waiting_start
 api POST /clones "{\"children\": [{\"socket\": \"$vm/1.clone\"}, {\"socket\": \"$vm/2.clone\"}]}"
-check reseed-made "$(tail -n 1 errors) $(cat body)" [ "$(grep -o load_us body | wc -l)" = 2 ]
+waiting_are_clones reseed-made
 
 # drawn FILE: what was drawn, but for the first, which may have been drawn before.
 drawn() { tr -d '\r' <"$1" | sed -n 's/^mf:random=\([0-9a-f]\{32\}\)$/\1/p' | tail -n +2; }

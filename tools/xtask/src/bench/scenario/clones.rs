@@ -7,20 +7,16 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{Place, Rig, Subject, Vm};
 use super::{Scenario, ms};
 
-static PAUSE: Metric = metric("clone of a busy VM, 100 of 256 MiB written: it stands still", "ms");
-static CHILD: Metric = metric("clone of a busy VM: offered → runs", "ms");
-static IDLE: Metric = metric("clone of an idle VM: offered → runs", "ms");
-static MANY: Metric = metric("100 clones: exec of all → all run", "ms");
-static CALL: Metric = metric("100 clones: POST /clones", "ms");
-static PRIVATE: Metric = metric("private memory of an idle clone", "MiB");
-
-const fn metric(name: &'static str, unit: &'static str) -> Metric {
-    Metric { name, unit, better: Better::Lower }
-}
+static PAUSE: Metric = Metric::lower("clone of a busy VM, 100 of 256 MiB written: it stands still", "ms");
+static CHILD: Metric = Metric::lower("clone of a busy VM: offered → runs", "ms");
+static IDLE: Metric = Metric::lower("clone of an idle VM: offered → runs", "ms");
+static MANY: Metric = Metric::lower("100 clones: exec of all → all run", "ms");
+static CALL: Metric = Metric::lower("100 clones: POST /clones", "ms");
+static PRIVATE: Metric = Metric::lower("private memory of an idle clone", "MiB");
 
 /// Clones of machines that run.
 pub(crate) const CLONES: Scenario = Scenario {

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{Rig, Subject};
 use super::{Scenario, ms};
 
-static RATE: Metric = Metric { name: "create + start + destroy", unit: "VM/s", better: Better::Higher };
-static KILL: Metric = Metric { name: "kill → reaped, at first output", unit: "ms", better: Better::Lower };
+static RATE: Metric = Metric::higher("create + start + destroy", "VM/s");
+static KILL: Metric = Metric::lower("kill → reaped, at first output", "ms");
 
 pub(crate) const CYCLES: Scenario = Scenario {
     name: "rate",

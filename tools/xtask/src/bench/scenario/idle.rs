@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{Rig, Subject, Vm, is_kernels, is_vcpu};
 use super::Scenario;
 
-static WAKEUPS: Metric = Metric { name: "wake-ups of VMM threads, idle", unit: "1/s", better: Better::Lower };
-static CPU: Metric = Metric { name: "CPU time of VMM threads, idle", unit: "µs/s", better: Better::Lower };
-static THREADS: Metric = Metric { name: "threads, without the kernel's", unit: "", better: Better::Lower };
+static WAKEUPS: Metric = Metric::lower("wake-ups of VMM threads, idle", "1/s");
+static CPU: Metric = Metric::lower("CPU time of VMM threads, idle", "µs/s");
+static THREADS: Metric = Metric::lower("threads, without the kernel's", "");
 
 pub(crate) const IDLE: Scenario = Scenario {
     name: "idle",

@@ -8,16 +8,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use mayfly_tests::Client;
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{PATIENCE, Rig, Subject};
 use super::{Scenario, ms};
 
-static COPIED: Metric = lower("jailer exec → API answers");
-static SHARED: Metric = lower("jailer exec → API answers, --share-exec");
-
-const fn lower(name: &'static str) -> Metric {
-    Metric { name, unit: "ms", better: Better::Lower }
-}
+static COPIED: Metric = Metric::lower("jailer exec → API answers", "ms");
+static SHARED: Metric = Metric::lower("jailer exec → API answers, --share-exec", "ms");
 
 pub(crate) const JAIL: Scenario = Scenario {
     name: "jail",

@@ -4,18 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{GUEST_MIB, Rig, Subject};
 use super::Scenario;
 
-static RSS: Metric = lower("RSS over guest RAM");
-static PSS: Metric = lower("PSS over guest RAM");
-static PRIVATE_DIRTY: Metric = lower("private dirty over guest RAM");
-static GUEST_RSS: Metric = lower("RSS of guest RAM");
-
-const fn lower(name: &'static str) -> Metric {
-    Metric { name, unit: "MiB", better: Better::Lower }
-}
+static RSS: Metric = Metric::lower("RSS over guest RAM", "MiB");
+static PSS: Metric = Metric::lower("PSS over guest RAM", "MiB");
+static PRIVATE_DIRTY: Metric = Metric::lower("private dirty over guest RAM", "MiB");
+static GUEST_RSS: Metric = Metric::lower("RSS of guest RAM", "MiB");
 
 pub(crate) const MEMORY: Scenario = Scenario {
     name: "memory",

@@ -3,18 +3,14 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{Rig, Subject};
 use super::Scenario;
 use super::block::{number, results};
 use super::net::TAP;
 
-static KEPT: Metric = higher("metadata requests, one connection");
-static FRESH: Metric = higher("metadata requests, one connection each");
-
-const fn higher(name: &'static str) -> Metric {
-    Metric { name, unit: "/s", better: Better::Higher }
-}
+static KEPT: Metric = Metric::higher("metadata requests, one connection", "/s");
+static FRESH: Metric = Metric::higher("metadata requests, one connection each", "/s");
 
 pub(crate) const MMDS: Scenario = Scenario {
     name: "mmds",

@@ -3,28 +3,24 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{Place, Rig, Subject, Vm, machine};
 use super::{Scenario, typical_and_worst, us};
 
-static GET_P50: Metric = lower("GET /, p50");
-static GET_P99: Metric = lower("GET /, p99");
-static PUT_P50: Metric = lower("PUT /machine-config, p50");
-static PUT_P99: Metric = lower("PUT /machine-config, p99");
-static BOOT_P50: Metric = lower("PUT /boot-source, p50");
-static BOOT_P99: Metric = lower("PUT /boot-source, p99");
-static DRIVE_P50: Metric = lower("PUT /drives, p50");
-static DRIVE_P99: Metric = lower("PUT /drives, p99");
-static MMDS_P50: Metric = lower("PUT /mmds, p50");
-static MMDS_P99: Metric = lower("PUT /mmds, p99");
-static PATCH_P50: Metric = lower("PATCH /vm, p50");
-static PATCH_P99: Metric = lower("PATCH /vm, p99");
-static RUNNING_P50: Metric = lower("GET / beside a guest, p50");
-static RUNNING_P99: Metric = lower("GET / beside a guest, p99");
-
-const fn lower(name: &'static str) -> Metric {
-    Metric { name, unit: "µs", better: Better::Lower }
-}
+static GET_P50: Metric = Metric::lower("GET /, p50", "µs");
+static GET_P99: Metric = Metric::lower("GET /, p99", "µs");
+static PUT_P50: Metric = Metric::lower("PUT /machine-config, p50", "µs");
+static PUT_P99: Metric = Metric::lower("PUT /machine-config, p99", "µs");
+static BOOT_P50: Metric = Metric::lower("PUT /boot-source, p50", "µs");
+static BOOT_P99: Metric = Metric::lower("PUT /boot-source, p99", "µs");
+static DRIVE_P50: Metric = Metric::lower("PUT /drives, p50", "µs");
+static DRIVE_P99: Metric = Metric::lower("PUT /drives, p99", "µs");
+static MMDS_P50: Metric = Metric::lower("PUT /mmds, p50", "µs");
+static MMDS_P99: Metric = Metric::lower("PUT /mmds, p99", "µs");
+static PATCH_P50: Metric = Metric::lower("PATCH /vm, p50", "µs");
+static PATCH_P99: Metric = Metric::lower("PATCH /vm, p99", "µs");
+static RUNNING_P50: Metric = Metric::lower("GET / beside a guest, p50", "µs");
+static RUNNING_P99: Metric = Metric::lower("GET / beside a guest, p99", "µs");
 
 pub(crate) const REQUESTS: Scenario = Scenario {
     name: "requests",

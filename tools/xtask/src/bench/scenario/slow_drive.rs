@@ -9,22 +9,18 @@ use mayfly_tests::SlowDisk;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{PATIENCE, Rig, Subject};
 use super::net::TAP;
 use super::vsock::Served;
 use super::{Scenario, typical_and_worst, us};
 
-static GET_P50: Metric = lower("GET / beside a hanging drive, p50");
-static GET_P99: Metric = lower("GET / beside a hanging drive, p99");
-static ECHO_P50: Metric = lower("UDP echo beside a hanging drive, p50");
-static ECHO_P99: Metric = lower("UDP echo beside a hanging drive, p99");
-static VSOCK_P50: Metric = lower("vsock echo beside a hanging drive, p50");
-static VSOCK_P99: Metric = lower("vsock echo beside a hanging drive, p99");
-
-const fn lower(name: &'static str) -> Metric {
-    Metric { name, unit: "µs", better: Better::Lower }
-}
+static GET_P50: Metric = Metric::lower("GET / beside a hanging drive, p50", "µs");
+static GET_P99: Metric = Metric::lower("GET / beside a hanging drive, p99", "µs");
+static ECHO_P50: Metric = Metric::lower("UDP echo beside a hanging drive, p50", "µs");
+static ECHO_P99: Metric = Metric::lower("UDP echo beside a hanging drive, p99", "µs");
+static VSOCK_P50: Metric = Metric::lower("vsock echo beside a hanging drive, p50", "µs");
+static VSOCK_P99: Metric = Metric::lower("vsock echo beside a hanging drive, p99", "µs");
 
 pub(crate) const SLOW_DRIVE: Scenario = Scenario {
     name: "slow-drive",

@@ -6,20 +6,16 @@ use anyhow::Result;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{Place, Rig, Subject, machine};
 use super::{Scenario, ms};
 
-static PAUSE: Metric = metric("pause call", "ms");
-static CREATE: Metric = metric("full snapshot of 128 MiB, 100 of them written", "ms");
-static FILE: Metric = metric("memory file of a guest that uses little", "MiB");
-static CALL: Metric = metric("snapshot load call", "ms");
-static OUTPUT: Metric = metric("snapshot load → first guest output", "ms");
-static ASLEEP: Metric = metric("snapshot load call, guest that sleeps", "ms");
-
-const fn metric(name: &'static str, unit: &'static str) -> Metric {
-    Metric { name, unit, better: Better::Lower }
-}
+static PAUSE: Metric = Metric::lower("pause call", "ms");
+static CREATE: Metric = Metric::lower("full snapshot of 128 MiB, 100 of them written", "ms");
+static FILE: Metric = Metric::lower("memory file of a guest that uses little", "MiB");
+static CALL: Metric = Metric::lower("snapshot load call", "ms");
+static OUTPUT: Metric = Metric::lower("snapshot load → first guest output", "ms");
+static ASLEEP: Metric = Metric::lower("snapshot load call, guest that sleeps", "ms");
 
 /// Save and load, by files in memory.
 pub(crate) const SNAPSHOT: Scenario = Scenario {

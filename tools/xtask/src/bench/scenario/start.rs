@@ -4,21 +4,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{Place, Rig, Subject, Vm};
 use super::{Scenario, ms};
 
-static CONNECT: Metric = lower("exec → API accepts");
-static ANSWER: Metric = lower("exec → API answers");
-static CPU: Metric = lower("CPU time until the API answers");
-static KILL_IDLE: Metric = lower("kill → reaped, no guest");
-static CALL: Metric = lower("InstanceStart call");
-static OUTPUT: Metric = lower("InstanceStart → first guest output");
-static KILL: Metric = lower("kill → reaped, 50 ms after start");
-
-const fn lower(name: &'static str) -> Metric {
-    Metric { name, unit: "ms", better: Better::Lower }
-}
+static CONNECT: Metric = Metric::lower("exec → API accepts", "ms");
+static ANSWER: Metric = Metric::lower("exec → API answers", "ms");
+static CPU: Metric = Metric::lower("CPU time until the API answers", "ms");
+static KILL_IDLE: Metric = Metric::lower("kill → reaped, no guest", "ms");
+static CALL: Metric = Metric::lower("InstanceStart call", "ms");
+static OUTPUT: Metric = Metric::lower("InstanceStart → first guest output", "ms");
+static KILL: Metric = Metric::lower("kill → reaped, 50 ms after start", "ms");
 
 /// No guest: process start and end.
 pub(crate) const API: Scenario = Scenario {

@@ -10,16 +10,16 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{PATIENCE, Rig, Subject, Vm};
 use super::super::sys;
 use super::{Scenario, memory, typical_and_worst, us};
 
-static TO_GUEST: Metric = Metric { name: "vsock host → guest", unit: "MiB/s", better: Better::Higher };
-static FROM_GUEST: Metric = Metric { name: "vsock guest → host", unit: "MiB/s", better: Better::Higher };
-static TRIP_P50: Metric = Metric { name: "vsock round trip, 1 byte, p50", unit: "µs", better: Better::Lower };
-static TRIP_P99: Metric = Metric { name: "vsock round trip, 1 byte, p99", unit: "µs", better: Better::Lower };
-static IDLE: Metric = Metric { name: "memory of an idle vsock connection", unit: "KiB", better: Better::Lower };
+static TO_GUEST: Metric = Metric::higher("vsock host → guest", "MiB/s");
+static FROM_GUEST: Metric = Metric::higher("vsock guest → host", "MiB/s");
+static TRIP_P50: Metric = Metric::lower("vsock round trip, 1 byte, p50", "µs");
+static TRIP_P99: Metric = Metric::lower("vsock round trip, 1 byte, p99", "µs");
+static IDLE: Metric = Metric::lower("memory of an idle vsock connection", "KiB");
 
 /// Ports of the guest's services: see `guest::Mode::Vsock`.
 const ECHO: u32 = 1;

@@ -8,18 +8,14 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::super::pairs::{Better, Metric, Rounds, Sample};
+use super::super::pairs::{Metric, Rounds, Sample};
 use super::super::subject::{Place, Rig, Subject};
 use super::{Scenario, ms};
 
-static WARM: Metric = metric("restore → 32 MiB written, file in memory");
-static WARM_SET: Metric = metric("the same with a working set");
-static COLD: Metric = metric("restore → 32 MiB written, file on disk and not cached");
-static COLD_SET: Metric = metric("the same from disk with a working set");
-
-const fn metric(name: &'static str) -> Metric {
-    Metric { name, unit: "ms", better: Better::Lower }
-}
+static WARM: Metric = Metric::lower("restore → 32 MiB written, file in memory", "ms");
+static WARM_SET: Metric = Metric::lower("the same with a working set", "ms");
+static COLD: Metric = Metric::lower("restore → 32 MiB written, file on disk and not cached", "ms");
+static COLD_SET: Metric = Metric::lower("the same from disk with a working set", "ms");
 
 /// By the native route.
 pub(crate) const WORKING_SET: Scenario = Scenario {
