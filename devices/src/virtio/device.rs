@@ -56,8 +56,8 @@ pub trait VirtioDevice: Send {
     /// Which device it is.
     fn kind(&self) -> Kind;
 
-    /// Largest size of each queue.
-    fn queue_max_sizes(&self) -> &'static [u16];
+    /// Largest size of each queue. Fixed for the life of the device.
+    fn queue_max_sizes(&self) -> &[u16];
 
     /// What it counts. The same object for the life of the device.
     fn metrics(&self) -> Arc<dyn MetricGroup>;

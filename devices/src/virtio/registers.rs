@@ -3,6 +3,8 @@
 //! Geometry is frozen as soon as a queue is ready or the driver is set up (CVE-2026-5747 class): later writes are counted and ignored
 //! until the device is reset.
 
+use std::sync::Arc;
+
 use super::queue::Geometry;
 use super::state::{BadState, RegistersState};
 use super::status::{self, Change, Status};
@@ -43,7 +45,7 @@ pub enum Action {
 pub struct Registers {
     offered: u64,
     required: u64,
-    max_sizes: &'static [u16],
+    max_sizes: Arc<[u16]>,
     accepted: u64,
     device_features_page: u32,
     driver_features_page: u32,
@@ -57,16 +59,20 @@ pub struct Registers {
 
 impl Registers {
     /// Registers of a device that offers these features and queues.
-    pub fn new(offered: u64, max_sizes: &'static [u16]) -> Self {
+    pub fn new(offered: u64, max_sizes: &[u16]) -> Self {
+        Self::blank(offered, max_sizes.into())
+    }
+
+    fn blank(offered: u64, max_sizes: Arc<[u16]>) -> Self {
         Self {
             offered,
             required: F_VERSION_1,
-            max_sizes,
             accepted: 0,
             device_features_page: 0,
             driver_features_page: 0,
             queue_select: 0,
             queues: vec![Geometry::default(); max_sizes.len()],
+            max_sizes,
             status: Status::empty(),
             generation: 0,
             refused: 0,
@@ -248,7 +254,7 @@ impl Registers {
     /// Back to the initial state.
     pub fn reset(&mut self) {
         let generation = self.generation;
-        *self = Self::new(self.offered, self.max_sizes).requiring(self.required);
+        *self = Self::blank(self.offered, self.max_sizes.clone()).requiring(self.required);
         self.generation = generation;
     }
 

@@ -317,7 +317,7 @@ impl VirtioDevice for Balloon {
         Kind::Balloon
     }
 
-    fn queue_max_sizes(&self) -> &'static [u16] {
+    fn queue_max_sizes(&self) -> &[u16] {
         roles::queue_sizes(self.features)
     }
 

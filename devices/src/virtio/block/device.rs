@@ -386,7 +386,7 @@ impl VirtioDevice for Block {
         Kind::Block
     }
 
-    fn queue_max_sizes(&self) -> &'static [u16] {
+    fn queue_max_sizes(&self) -> &[u16] {
         &[MAX_SIZE]
     }
 

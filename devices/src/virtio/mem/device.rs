@@ -236,7 +236,7 @@ impl VirtioDevice for Mem {
         Kind::Mem
     }
 
-    fn queue_max_sizes(&self) -> &'static [u16] {
+    fn queue_max_sizes(&self) -> &[u16] {
         &[MAX_SIZE]
     }
 

@@ -229,7 +229,7 @@ impl VirtioDevice for Net {
         Kind::Net
     }
 
-    fn queue_max_sizes(&self) -> &'static [u16] {
+    fn queue_max_sizes(&self) -> &[u16] {
         &QUEUE_SIZES
     }
 

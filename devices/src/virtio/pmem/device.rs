@@ -192,7 +192,7 @@ impl VirtioDevice for Pmem {
         Kind::Pmem
     }
 
-    fn queue_max_sizes(&self) -> &'static [u16] {
+    fn queue_max_sizes(&self) -> &[u16] {
         &[MAX_SIZE]
     }
 

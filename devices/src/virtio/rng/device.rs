@@ -123,7 +123,7 @@ impl VirtioDevice for Rng {
         Kind::Rng
     }
 
-    fn queue_max_sizes(&self) -> &'static [u16] {
+    fn queue_max_sizes(&self) -> &[u16] {
         &[MAX_SIZE]
     }
 

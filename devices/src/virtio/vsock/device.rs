@@ -137,7 +137,7 @@ impl VirtioDevice for Vsock {
         Kind::Vsock
     }
 
-    fn queue_max_sizes(&self) -> &'static [u16] {
+    fn queue_max_sizes(&self) -> &[u16] {
         &QUEUE_SIZES
     }
 
