@@ -17,6 +17,15 @@ crate::metric_group! {
 /// Counts over the whole process.
 pub static INTERRUPTS: InterruptMetrics = InterruptMetrics::new();
 
+/// A message-signalled interrupt (Intel SDM 3A §11.11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Msi {
+    /// Address the message is written to.
+    pub address: u64,
+    /// What is written.
+    pub data: u32,
+}
+
 /// Raises one edge on an interrupt line. An irqfd in practice.
 pub trait IrqLine: Send + Sync {
     /// One edge.

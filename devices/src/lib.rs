@@ -10,6 +10,7 @@ pub mod irq;
 pub mod legacy;
 pub mod metrics;
 pub mod mmds;
+pub mod pci;
 pub mod ram;
 pub mod rate_limit;
 pub mod sys;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::BusDevice;
+use crate::irq::Msi;
 
 /// Number of pins, which are GSIs 0 to 23.
 pub const PINS: usize = 24;
@@ -40,15 +41,6 @@ const WRITABLE: u64 = 0xff00_0000_0001_afff;
 
 /// First vector that is not reserved for exceptions (Intel SDM 3A §11.5.2).
 const FIRST_VECTOR: u32 = 16;
-
-/// A message-signalled interrupt (Intel SDM 3A §11.11).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Msi {
-    /// Address the message is written to.
-    pub address: u64,
-    /// What is written.
-    pub data: u32,
-}
 
 /// Where the pins' interrupts are routed (KVM's GSI routing table in practice).
 pub trait IrqRouter: Send + Sync {

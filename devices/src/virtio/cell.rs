@@ -26,6 +26,9 @@ use crate::rate_limit::LimitDial;
 pub trait DoorbellBinder: Send + Sync {
     /// Connects the doorbell of queue `index` to `bell`.
     fn bind(&self, index: u16, bell: &EventFd) -> io::Result<()>;
+
+    /// Takes that back.
+    fn unbind(&self, index: u16, bell: &EventFd);
 }
 
 /// First token of the doorbells; a device's own sources are below.
@@ -109,6 +112,19 @@ impl VirtioCell {
                 renewed: None,
             }),
         })
+    }
+
+    /// The same, on a transport where queues have a size before the driver gives them one.
+    pub fn with_sized_queues(mut self) -> Self {
+        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let registers = std::mem::replace(&mut inner.registers, Registers::new(0, &[]));
+        inner.registers = registers.sized();
+        self
+    }
+
+    /// How many queues the device has.
+    pub fn queue_count(&self) -> u16 {
+        self.doorbells.len() as u16
     }
 
     /// Which device it is.
@@ -245,6 +261,36 @@ impl VirtioCell {
             }
         }
         inner.doorbells_bound = true;
+    }
+
+    /// `change` changes where doorbells are rung: those that are bound are bound anew. Waits for what the device is doing.
+    pub fn move_doorbells(&self, change: impl FnOnce()) {
+        let mut inner = self.lock();
+        let bound = std::mem::take(&mut inner.doorbells_bound);
+        if bound {
+            self.unbind_doorbells();
+        }
+        change();
+        if bound {
+            self.bind_doorbells(&mut inner);
+        }
+    }
+
+    fn unbind_doorbells(&self) {
+        for (index, bell) in (0u16..).zip(&self.doorbells) {
+            self.binder.unbind(index, bell);
+        }
+    }
+
+    /// Ends the device for good: what is in flight is finished, what the guest wrote is durable, and nothing of the guest reaches it any more.
+    pub fn retire(&self) -> io::Result<()> {
+        let durable = self.shut_down();
+        let mut inner = self.lock();
+        inner.reset();
+        if std::mem::take(&mut inner.doorbells_bound) {
+            self.unbind_doorbells();
+        }
+        durable
     }
 
     fn visit_all(&self, inner: &mut Inner) {

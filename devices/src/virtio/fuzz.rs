@@ -62,6 +62,8 @@ impl DoorbellBinder for Silent {
     fn bind(&self, _index: u16, _bell: &EventFd) -> io::Result<()> {
         Ok(())
     }
+
+    fn unbind(&self, _index: u16, _bell: &EventFd) {}
 }
 
 impl Input<'_> {

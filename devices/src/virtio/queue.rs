@@ -11,6 +11,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::{BadChain, Chain, Table};
+use super::registers::Area;
 use crate::irq::VirtioIrq;
 use crate::ram::{self, GuestRam};
 
@@ -33,6 +34,21 @@ pub struct Geometry {
     pub available: u64,
     /// Used ring ("device area").
     pub used: u64,
+}
+
+impl Geometry {
+    /// Where one of its three parts is.
+    pub fn address(mut self, area: Area) -> u64 {
+        *self.address_mut(area)
+    }
+
+    pub(super) fn address_mut(&mut self, area: Area) -> &mut u64 {
+        match area {
+            Area::Descriptors => &mut self.descriptors,
+            Area::Available => &mut self.available,
+            Area::Used => &mut self.used,
+        }
+    }
 }
 
 /// Where the device is on the rings of a queue with nothing in flight.

@@ -46,6 +46,8 @@ pub struct Registers {
     offered: u64,
     required: u64,
     max_sizes: Arc<[u16]>,
+    /// A queue has its largest size until the driver says otherwise.
+    sized: bool,
     accepted: u64,
     device_features_page: u32,
     driver_features_page: u32,
@@ -60,10 +62,11 @@ pub struct Registers {
 impl Registers {
     /// Registers of a device that offers these features and queues.
     pub fn new(offered: u64, max_sizes: &[u16]) -> Self {
-        Self::blank(offered, max_sizes.into())
+        Self::blank(offered, max_sizes.into(), false)
     }
 
-    fn blank(offered: u64, max_sizes: Arc<[u16]>) -> Self {
+    fn blank(offered: u64, max_sizes: Arc<[u16]>, sized: bool) -> Self {
+        let size = |max: &u16| if sized { *max } else { 0 };
         Self {
             offered,
             required: F_VERSION_1,
@@ -71,7 +74,8 @@ impl Registers {
             device_features_page: 0,
             driver_features_page: 0,
             queue_select: 0,
-            queues: vec![Geometry::default(); max_sizes.len()],
+            queues: max_sizes.iter().map(|max| Geometry { size: size(max), ..Geometry::default() }).collect(),
+            sized,
             max_sizes,
             status: Status::empty(),
             generation: 0,
@@ -82,6 +86,12 @@ impl Registers {
     /// The same, of a device that works only with these features.
     pub fn requiring(self, required: u64) -> Self {
         Self { required: required | F_VERSION_1, ..self }
+    }
+
+    /// The same, with queues that have their largest size for a start, as drivers find them on PCI (§4.1.4.3, queue_size). On MMIO they have
+    /// none. For registers that no driver has seen.
+    pub fn sized(self) -> Self {
+        Self::blank(self.offered, self.max_sizes, true).requiring(self.required)
     }
 
     fn refuse(&mut self, what: &str) {
@@ -111,11 +121,7 @@ impl Registers {
 
     /// The selected 32 bits of the offered features.
     pub fn device_features(&self) -> u32 {
-        match self.device_features_page {
-            0 => self.offered as u32,
-            1 => (self.offered >> 32) as u32,
-            _ => 0,
-        }
+        half(self.offered, self.device_features_page)
     }
 
     /// Selects 32 of the driver's feature bits.
@@ -134,6 +140,26 @@ impl Registers {
             _ if bits == 0 => {}
             _ => self.refuse("features beyond bit 63"),
         }
+    }
+
+    /// Which 32 of the device's feature bits are selected.
+    pub fn device_features_page(&self) -> u32 {
+        self.device_features_page
+    }
+
+    /// Which 32 of the driver's feature bits are selected.
+    pub fn driver_features_page(&self) -> u32 {
+        self.driver_features_page
+    }
+
+    /// The selected 32 bits of the features that the driver accepted.
+    pub fn driver_features(&self) -> u32 {
+        half(self.accepted, self.driver_features_page)
+    }
+
+    /// Which queue is selected.
+    pub fn queue_select(&self) -> u32 {
+        self.queue_select
     }
 
     /// Selects a queue.
@@ -178,11 +204,7 @@ impl Registers {
     /// Sets the low or high half of one of the selected queue's addresses.
     pub fn set_queue_address(&mut self, area: Area, high: bool, half: u32) {
         let Some(queue) = self.queue_to_change("queue address") else { return };
-        let address = match area {
-            Area::Descriptors => &mut queue.descriptors,
-            Area::Available => &mut queue.available,
-            Area::Used => &mut queue.used,
-        };
+        let address = queue.address_mut(area);
         *address = if high {
             (*address & 0xffff_ffff) | (u64::from(half) << 32)
         } else {
@@ -254,7 +276,7 @@ impl Registers {
     /// Back to the initial state.
     pub fn reset(&mut self) {
         let generation = self.generation;
-        *self = Self::blank(self.offered, self.max_sizes.clone()).requiring(self.required);
+        *self = Self::blank(self.offered, self.max_sizes.clone(), self.sized).requiring(self.required);
         self.generation = generation;
     }
 
@@ -314,6 +336,15 @@ impl Registers {
     /// The configuration space changed.
     pub fn bump_generation(&mut self) {
         self.generation = self.generation.wrapping_add(1);
+    }
+}
+
+/// 32 of the feature bits.
+fn half(bits: u64, page: u32) -> u32 {
+    match page {
+        0 => bits as u32,
+        1 => (bits >> 32) as u32,
+        _ => 0,
     }
 }
 

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use devices::irq::INTERRUPTS;
-use devices::legacy::ioapic::{IrqRouter, Msi};
+use devices::irq::{INTERRUPTS, Msi};
+use devices::legacy::ioapic::IrqRouter;
 use devices::virtio::cell::DoorbellBinder;
 use devices::virtio::transport::mmio::QUEUE_NOTIFY;
 use kvm_bindings::{

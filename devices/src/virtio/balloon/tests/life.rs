@@ -276,6 +276,7 @@ impl DoorbellBinder for Nobody {
     fn bind(&self, _index: u16, _bell: &EventFd) -> std::io::Result<()> {
         Ok(())
     }
+    fn unbind(&self, _index: u16, _bell: &EventFd) {}
 }
 
 /// Through the cell: what the device changes by itself reaches the driver as a new generation and an interrupt.

@@ -33,6 +33,7 @@ impl DoorbellBinder for NoBinder {
     fn bind(&self, _index: u16, _bell: &EventFd) -> io::Result<()> {
         Ok(())
     }
+    fn unbind(&self, _index: u16, _bell: &EventFd) {}
 }
 
 /// Subscribers watched edge-triggered, as in the real loop.
@@ -127,22 +128,34 @@ impl Rig {
         Self::made_of(file, engine, Options { read_only, writeback, ..Options::default() })
     }
 
+    /// The same as PCI has it.
+    pub(crate) fn idle_with_sized_queues(file: File) -> Self {
+        Self::put_together(file, Engine::Sync, Options::default(), VirtioCell::with_sized_queues)
+    }
+
     fn made_of(file: File, engine: Engine, options: Options) -> Self {
+        Self::put_together(file, engine, options, |cell| cell)
+    }
+
+    fn put_together(
+        file: File,
+        engine: Engine,
+        options: Options,
+        change: impl FnOnce(VirtioCell) -> VirtioCell,
+    ) -> Self {
         let Options { read_only, writeback, limits, .. } = options;
         let driver = TestDriver::new(1, 256);
         let block = Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), limits }).unwrap();
         let metrics = block.metrics();
         let seat = block.uring_seat();
-        let cell = Arc::new(
-            VirtioCell::new(
-                "drive test".to_owned(),
-                AnyDevice::Block(Box::new(block)),
-                driver.ram.clone(),
-                driver.irq.clone(),
-                Arc::new(NoBinder),
-            )
-            .unwrap(),
+        let cell = VirtioCell::new(
+            "drive test".to_owned(),
+            AnyDevice::Block(Box::new(block)),
+            driver.ram.clone(),
+            driver.irq.clone(),
+            Arc::new(NoBinder),
         );
+        let cell = Arc::new(change(cell.unwrap()));
         let mut events = Loop::new();
         events.add(cell.clone());
         attach(&engine, seat, &cell, &mut events);
