@@ -1,8 +1,10 @@
 //! `/dev/kvm`: what it offers, the VM behind it, and its interrupt routes.
 
 mod routes;
+mod vectors;
 
-pub use routes::{Doorbell, Routes};
+pub use routes::{Doorbell, PciDoorbell, Routes};
+pub use vectors::{Gsis, Lines};
 
 use std::io;
 

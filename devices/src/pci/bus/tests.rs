@@ -147,7 +147,7 @@ fn bars_move_to_free_places_only() {
     };
     for base in [0, 0x1000_0000, SPACE.start, SPACE.end, SPACE.end - LEN / 2, SPACE.start - LEN, 0xffff_ffff_fff8_0000]
     {
-        let expected = (base == SPACE.end - LEN / 2).then(|| SPACE.end - LEN);
+        let expected = (base == SPACE.end - LEN / 2).then_some(SPACE.end - LEN);
         // Not aligned: the lower bits are not there.
         assert_eq!(move_to(base), expected, "{base:#x}");
     }

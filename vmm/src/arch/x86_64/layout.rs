@@ -77,8 +77,14 @@ pub const MMIO64_START: u64 = 256 * GIB;
 /// End of the 64-bit hole; RAM continues here.
 pub const MMIO64_END: u64 = 512 * GIB;
 
-/// Persistent memory: from here on, one region after another, to the end of the 64-bit hole.
+/// Persistent memory: from here on, one region after another, to [`PMEM_END`].
 pub const PMEM_START: u64 = MMIO64_START;
+/// End of persistent memory.
+pub const PMEM_END: u64 = PCI_BARS_START;
+/// The memory of PCI functions: the end of the 64-bit hole.
+pub const PCI_BARS_START: u64 = MMIO64_END - PCI_BARS_LEN;
+/// Its length in bytes.
+pub const PCI_BARS_LEN: u64 = GIB;
 /// Unit in which persistent memory is placed and measured, in bytes: what Linux can add `struct page`s for
 /// (`SUBSECTION_SIZE`), and a huge page.
 pub const PMEM_ALIGN: u64 = 2 * MIB;
@@ -95,9 +101,9 @@ pub const BOOT_TIMER: GuestAddress = GuestAddress(MMIO32_START);
 pub const VIRTIO_MMIO_START: GuestAddress = GuestAddress(MMIO32_START + PAGE_SIZE);
 /// Length of one virtio-mmio window, in bytes. The guest names it `4K` on its command line.
 pub const VIRTIO_MMIO_LEN: u64 = PAGE_SIZE;
-/// PCI configuration space (ECAM). Unused without PCI, but always announced as reserved.
+/// PCI configuration space (ECAM). Nobody answers there without PCI, but it is always announced as reserved.
 pub const PCI_MMCONFIG_START: GuestAddress = GuestAddress(0xeec0_0000);
-/// Length of the PCI configuration space, in bytes: one segment of 256 buses.
+/// Length of what is kept for the PCI configuration space, in bytes: one segment of 256 buses, of which there is one.
 pub const PCI_MMCONFIG_LEN: u64 = 256 * MIB;
 /// The I/O APIC's registers.
 pub const IOAPIC: GuestAddress = GuestAddress(0xfec0_0000);
@@ -133,6 +139,9 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 /// What a guest writes to [`SLEEP_CONTROL_PORT`] to power off: SLP_TYP in bits 2–4, SLP_EN in bit 5.
 pub const SLEEP_S5_VALUE: u8 = (SLEEP_TYPE_S5 << 2) | (1 << 5);
 
+/// First port by which a guest hears of PCI slots that were filled or should be emptied.
+pub const PCI_HOTPLUG_PORT: u16 = 0x620;
+
 /// The port by which a guest kernel tells that it panicked (pvpanic).
 pub const PVPANIC_PORT: u16 = 0x505;
 
@@ -140,6 +149,10 @@ pub const PVPANIC_PORT: u16 = 0x505;
 
 /// Number of I/O APIC pins, and so of GSIs that are not MSI routes.
 pub const IOAPIC_PINS: u8 = 24;
+/// Number of GSIs, and so of routes, that KVM knows (`KVM_MAX_IRQ_ROUTES`). Those that are no pins are for MSI-X vectors.
+pub const MAX_GSIS: u16 = 4096;
+/// GSI by which a guest hears that something was plugged or should be unplugged: COM2's, which no machine has.
+pub const HOTPLUG_GSI: u32 = 3;
 /// GSI of the keyboard controller.
 pub const I8042_GSI: u32 = 1;
 /// GSI of COM1.
@@ -188,7 +201,7 @@ pub fn pmem_places(lens: impl IntoIterator<Item = u64>) -> Option<Vec<GuestAddre
     lens.into_iter()
         .map(|len| {
             let start = next;
-            next = start.checked_add(len).filter(|end| *end <= MMIO64_END)?;
+            next = start.checked_add(len).filter(|end| *end <= PMEM_END)?;
             Some(GuestAddress(start))
         })
         .collect()
@@ -272,8 +285,8 @@ mod tests {
         assert_eq!(places(&[]), Some(Vec::new()));
         let (first, second) = (GuestAddress(256 << 30), GuestAddress((256 << 30) + (4 << 20)));
         assert_eq!(places(&[4 << 20, 2 << 20]), Some(vec![first, second]));
-        assert_eq!(places(&[256 << 30]), Some(vec![first]));
-        assert_eq!(places(&[256 << 30, 2 << 20]), None);
+        assert_eq!(places(&[255 << 30]), Some(vec![first]));
+        assert_eq!(places(&[255 << 30, 2 << 20]), None);
         assert_eq!(places(&[u64::MAX]), None);
     }
 

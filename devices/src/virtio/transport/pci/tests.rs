@@ -286,8 +286,8 @@ proptest! {
             let mut data = value.to_le_bytes();
             let offset = u64::from(offset);
             match kind {
-                0 if write => board.ecam.write(3 << 15 | offset % 0x110, &data[..len]),
-                0 => board.ecam.read(3 << 15 | offset % 0x110, &mut data[..len]),
+                0 if write => board.ecam.write((3 << 15) | (offset % 0x110), &data[..len]),
+                0 => board.ecam.read((3 << 15) | (offset % 0x110), &mut data[..len]),
                 1 => board.irq.queue(value as u16 & 3),
                 _ => {
                     let offset = match kind {
