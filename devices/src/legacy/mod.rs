@@ -4,6 +4,7 @@
 //! has at most one lock, held for the length of one access. They know an interrupt line, never KVM.
 
 pub mod boot_timer;
+pub mod cpu_hotplug;
 pub mod i8042;
 pub mod ioapic;
 pub mod power;
