@@ -51,6 +51,8 @@ pub enum Subject {
     MemoryHotplug,
     /// `/hotplug/memory` of a started machine.
     MemoryHotplugUpdate,
+    /// `/hotplug/vcpus` of a started machine.
+    VcpuHotplug,
     /// `/mmds`.
     Mmds,
     /// `/mmds`, when it does not fit.
@@ -88,6 +90,7 @@ impl Subject {
             Subject::Pmem => "Pmem config error: ",
             Subject::MemoryHotplug => "Memory hotplug config error: ",
             Subject::MemoryHotplugUpdate => "Memory hotplug update error: ",
+            Subject::VcpuHotplug => "vCPU hotplug update error: ",
             Subject::Mmds => "MMDS error: ",
             Subject::MmdsLimit => "MMDS limit exceeded error: ",
             // Three Ms: existing clients compare this text.

@@ -40,6 +40,9 @@ pub(crate) struct MachineConfig {
     pub(crate) huge_pages: HugePages,
     #[serde(skip_serializing)]
     pub(crate) gdb_socket_path: Option<String>,
+    /// Not in v1: without it, and in answers about machines without it, nothing is different from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_vcpus: Option<u8>,
 }
 
 /// Body of `PATCH /machine-config`.
@@ -53,6 +56,7 @@ pub(crate) struct MachineConfigPatch {
     pub(crate) track_dirty_pages: Option<bool>,
     pub(crate) huge_pages: Option<HugePages>,
     pub(crate) gdb_socket_path: Option<String>,
+    pub(crate) max_vcpus: Option<u8>,
 }
 
 const GDB: Later = Later("gdb_socket_path");
@@ -118,6 +122,7 @@ impl From<MachineConfigPatch> for MachinePatch {
             cpu_template: wire.cpu_template.map(Into::into),
             track_dirty_pages: wire.track_dirty_pages,
             huge_pages: wire.huge_pages.map(Into::into),
+            max_vcpus: wire.max_vcpus.map(Some),
         }
     }
 }
@@ -132,6 +137,7 @@ impl From<MachineConfig> for MachinePatch {
             cpu_template: wire.cpu_template.map(Into::into),
             track_dirty_pages: Some(wire.track_dirty_pages),
             huge_pages: Some(wire.huge_pages.into()),
+            max_vcpus: Some(wire.max_vcpus),
         }
     }
 }
@@ -157,6 +163,7 @@ impl From<config::MachineConfig> for MachineConfig {
                 config::HugePages::Hugetlbfs2M => HugePages::Hugetlbfs2M,
             },
             gdb_socket_path: None,
+            max_vcpus: config.max_vcpus(),
         }
     }
 }

@@ -26,6 +26,7 @@ mod pmem;
 mod rate_limiter;
 mod serial;
 mod snapshot;
+mod vcpu_hotplug;
 mod vm;
 mod vsock;
 
@@ -49,6 +50,7 @@ pub(crate) use net::{Net, NetPatch};
 pub(crate) use pmem::{Pmem, PmemPatch};
 pub(crate) use serial::Serial;
 pub(crate) use snapshot::{SnapshotCreate, SnapshotLoad, SnapshotProgress, SnapshotRestore};
+pub(crate) use vcpu_hotplug::{Vcpus, VcpusPatch};
 pub(crate) use vm::{Vm, VmState};
 pub(crate) use vsock::Vsock;
 

@@ -49,6 +49,8 @@ const SIGNALS: u32 = 2;
 const REPORT: u32 = 3;
 const OFFER: u32 = 4;
 const RECORDED: u32 = 5;
+/// The guest gave a vCPU back.
+pub(super) const EJECTED: u32 = 6;
 
 /// The state of the VMM. Belongs to the thread that runs it; others reach it only through requests.
 pub struct Vmm {
@@ -163,13 +165,14 @@ impl Vmm {
     /// Waits for something to do and does it. A reason to end stays one in later turns.
     fn turn(&mut self) -> Option<ExitReason> {
         let (mut mail, mut signalled, mut report_due, mut offered) = (false, false, false, false);
-        let mut recorded = false;
+        let (mut recorded, mut ejected) = (false, false);
         let turn = self.events.turn(|token| match token {
             MAILBOX => mail = true,
             SIGNALS => signalled = true,
             REPORT => report_due = true,
             OFFER => offered = true,
             RECORDED => recorded = true,
+            EJECTED => ejected = true,
             _ => {}
         });
         if let Err(error) = turn {
@@ -185,6 +188,9 @@ impl Vmm {
             // Reading makes it silent: it rings once.
             let _ = self.record_clock.wait();
             self.end_recording();
+        }
+        if ejected && let Some(machine) = &self.machine {
+            machine.settle_vcpus();
         }
         if report_due {
             self.report_on_time();

@@ -23,9 +23,40 @@ pub enum BadMachine {
         "The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled."
     )]
     VcpuCount,
+    /// The most vCPUs are fewer than there are at boot, too many, or odd with SMT.
+    #[error(
+        "max_vcpus is {max}, and vcpu_count {count}: it must be at least vcpu_count, at most 32, and 1 or an even number if SMT is enabled. Leave it out if no vCPU is to be plugged."
+    )]
+    MaxVcpus {
+        /// Most vCPUs.
+        max: u8,
+        /// vCPUs at boot.
+        count: u8,
+    },
     /// Memory size zero, too large to count in bytes, or not a multiple of the page size.
     #[error("The memory size (MiB) is either 0, or not a multiple of the configured page size.")]
     MemSize,
+}
+
+/// Why so many vCPUs cannot be plugged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadVcpuRequest {
+    /// None can.
+    #[error(
+        "No vCPU can be plugged: the machine was started without max_vcpus. Give it one in PUT /machine-config before the start."
+    )]
+    None,
+    /// Too few or too many.
+    #[error("vcpu_count is {asked}: it must be at least 1 and at most {max}, which is the machine's max_vcpus.")]
+    Range {
+        /// vCPUs asked for.
+        asked: u8,
+        /// Most vCPUs.
+        max: u8,
+    },
+    /// Odd with SMT.
+    #[error("vcpu_count is {0}: it must be 1 or an even number, because SMT is enabled.")]
+    Odd(u8),
 }
 
 /// vCPUs and memory (`PUT /machine-config`). Always consistent: made only by [`MachineConfig::new`] and [`MachineConfig::patched`].
@@ -37,6 +68,7 @@ pub struct MachineConfig {
     cpu_template: CpuTemplate,
     track_dirty_pages: bool,
     huge_pages: HugePages,
+    max_vcpus: Option<u8>,
 }
 
 /// Fields of `PATCH /machine-config`; `None` leaves a field as it is.
@@ -54,6 +86,8 @@ pub struct MachinePatch {
     pub track_dirty_pages: Option<bool>,
     /// Page size behind guest memory.
     pub huge_pages: Option<HugePages>,
+    /// Most vCPUs while the machine runs; `Some(None)` if their number stays what it is.
+    pub max_vcpus: Option<Option<u8>>,
 }
 
 impl Default for MachineConfig {
@@ -65,6 +99,7 @@ impl Default for MachineConfig {
             cpu_template: CpuTemplate::None,
             track_dirty_pages: false,
             huge_pages: HugePages::None,
+            max_vcpus: None,
         }
     }
 }
@@ -84,14 +119,19 @@ impl MachineConfig {
             cpu_template: patch.cpu_template.as_ref().unwrap_or(&self.cpu_template).clone(),
             track_dirty_pages: patch.track_dirty_pages.unwrap_or(self.track_dirty_pages),
             huge_pages: patch.huge_pages.unwrap_or(self.huge_pages),
+            max_vcpus: patch.max_vcpus.unwrap_or(self.max_vcpus),
         }
         .checked()
     }
 
     fn checked(self) -> Result<Self, BadMachine> {
-        let odd_with_smt = self.smt && self.vcpu_count != 1 && !self.vcpu_count.is_multiple_of(2);
-        if self.vcpu_count == 0 || self.vcpu_count > MAX_VCPUS || odd_with_smt {
+        if self.vcpu_count == 0 || self.vcpu_count > MAX_VCPUS || self.is_odd_with_smt(self.vcpu_count) {
             return Err(BadMachine::VcpuCount);
+        }
+        if let Some(max) = self.max_vcpus
+            && (max < self.vcpu_count || max > MAX_VCPUS || self.is_odd_with_smt(max))
+        {
+            return Err(BadMachine::MaxVcpus { max, count: self.vcpu_count });
         }
         let page_mib = match self.huge_pages {
             HugePages::None => 1,
@@ -102,6 +142,33 @@ impl MachineConfig {
             return Err(BadMachine::MemSize);
         }
         Ok(self)
+    }
+
+    /// Half a core is no core, but for a machine with one vCPU.
+    fn is_odd_with_smt(&self, vcpus: u8) -> bool {
+        self.smt && vcpus != 1 && !vcpus.is_multiple_of(2)
+    }
+
+    /// Most vCPUs there can be while the machine runs: those it boots with, unless some may be plugged.
+    pub fn most_vcpus(&self) -> u8 {
+        self.max_vcpus.unwrap_or(self.vcpu_count)
+    }
+
+    /// The same, if vCPUs may be plugged and unplugged while the machine runs.
+    pub fn max_vcpus(&self) -> Option<u8> {
+        self.max_vcpus
+    }
+
+    /// Whether so many vCPUs may be plugged.
+    pub fn check_vcpu_request(&self, vcpus: u8) -> Result<(), BadVcpuRequest> {
+        let max = self.max_vcpus.ok_or(BadVcpuRequest::None)?;
+        if vcpus == 0 || vcpus > max {
+            return Err(BadVcpuRequest::Range { asked: vcpus, max });
+        }
+        if self.is_odd_with_smt(vcpus) {
+            return Err(BadVcpuRequest::Odd(vcpus));
+        }
+        Ok(())
     }
 
     /// Number of vCPUs, 1 to 32.
@@ -166,6 +233,31 @@ mod tests {
         assert!(of(1).is_ok());
         assert!(of(2).is_ok());
         assert_eq!(of(3), Err(BadMachine::VcpuCount));
+    }
+
+    #[test]
+    fn at_most_as_many_vcpus_as_there_are_at_boot_or_more() {
+        let of = |count, smt, max| {
+            let patch = MachinePatch { smt: Some(smt), max_vcpus: Some(max), ..Default::default() };
+            MachineConfig::new(count, 128).and_then(|machine| machine.patched(&patch))
+        };
+        let machine = of(2, false, None).unwrap();
+        assert_eq!((machine.most_vcpus(), machine.max_vcpus()), (2, None));
+        assert_eq!(machine.check_vcpu_request(1), Err(BadVcpuRequest::None));
+        for (count, smt, max) in [(2, false, 2), (1, false, 32), (2, true, 4), (1, true, 2)] {
+            assert_eq!(of(count, smt, Some(max)).unwrap().most_vcpus(), max);
+        }
+        for (count, smt, max) in [(2, false, 1), (1, false, 33), (1, false, 0), (2, true, 3)] {
+            assert_eq!(of(count, smt, Some(max)), Err(BadMachine::MaxVcpus { max, count }));
+        }
+        let machine = of(2, true, Some(4)).unwrap();
+        let asked = [0, 1, 2, 3, 4, 5].map(|count| machine.check_vcpu_request(count).is_ok());
+        assert_eq!(asked, [false, true, true, false, true, false]);
+        // Later changes are judged by it, too.
+        let more = MachinePatch { vcpu_count: Some(6), ..Default::default() };
+        assert_eq!(machine.patched(&more), Err(BadMachine::MaxVcpus { max: 4, count: 6 }));
+        let without = MachinePatch { max_vcpus: Some(None), ..more };
+        assert_eq!(machine.patched(&without).unwrap().max_vcpus(), None);
     }
 
     #[test]

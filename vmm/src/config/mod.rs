@@ -26,7 +26,7 @@ pub use cpu_template::{
 pub use drive::{CacheType, DriveConfig, IoEngine};
 pub use entropy::EntropyConfig;
 pub use id::{BadId, InstanceId, ResourceId};
-pub use machine::{BadMachine, HugePages, MAX_VCPUS, MachineConfig, MachinePatch};
+pub use machine::{BadMachine, BadVcpuRequest, HugePages, MAX_VCPUS, MachineConfig, MachinePatch};
 pub use memory_hotplug::{BadMemoryHotplug, MIN_BLOCK_MIB, MIN_SLOT_MIB, MemoryHotplugConfig};
 pub use mmds::{BadMmds, MmdsConfig, MmdsVersion};
 pub use net::{BadMac, MacAddr, NetConfig};

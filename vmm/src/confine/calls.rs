@@ -80,6 +80,12 @@ pub const SAVE: &[Call] = &[
     Call::with(SYS_ioctl, &[Arg::is(1, 0x4010_ae42)], "KVM_GET_DIRTY_LOG"),
 ];
 
+/// The VMM thread of a machine whose vCPUs come and go, while those stand still.
+pub const HOTPLUG_VCPUS: &[Call] = &[
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x4004_ae99)], "KVM_SET_MP_STATE: one that comes waits to be started"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x4400_ae8f)], "KVM_SET_LAPIC: the timer of one that has gone stops"),
+];
+
 /// vCPU threads.
 pub const VCPU: &[Call] = &[
     Call::with(SYS_ioctl, &[Arg::is(1, KVM_RUN)], "the guest"),

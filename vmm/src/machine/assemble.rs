@@ -7,6 +7,7 @@ use std::time::Instant;
 use devices::bus::BusBuilder;
 use devices::event::Subscriber;
 use devices::legacy::boot_timer::BootTimer;
+use devices::legacy::cpu_hotplug::CpuSet;
 use devices::legacy::i8042::I8042;
 use devices::legacy::ioapic::IoApic;
 use devices::legacy::power::{PowerEvent, PowerSink, SleepRegisters};
@@ -22,6 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Machine;
 use super::attach::Board;
+use super::cpus::{self, Cpus};
 use super::fences::Fences;
 use super::foundation::Foundation;
 use super::identity::{Identity, Notice};
@@ -69,7 +71,7 @@ impl Assembled {
     pub fn seal(self) -> Result<Machine, Error> {
         let Self { machine, fences, exit } = self;
         // Ours while the others put up theirs: the kernel takes its time to compile each.
-        fences.of_vmm(&machine.seats).map_err(start_error)?.enter().map_err(start_error)?;
+        fences.of_vmm(&machine.seats, machine.cpus.is_some()).map_err(start_error)?.enter().map_err(start_error)?;
         fences.gate.wait().map_err(|error| {
             // This thread could build no other machine any more.
             exit.report(ExitReason::Lost(format!("a thread could not be confined: {error}")));
@@ -182,6 +184,16 @@ pub fn assemble(
     if around.boot_timer {
         put(&mut mmio, layout::BOOT_TIMER.0, layout::PAGE_SIZE, Arc::new(boot_timer(started)))?;
     }
+    let cpus = match plan.machine.max_vcpus() {
+        Some(_) => {
+            // Whatever comes and goes shares this interrupt.
+            let hotplug = cpus::notice(&vm, &ioapic)?;
+            let saved = saved.and_then(|saved| saved.state.cpus.as_ref());
+            Some(Cpus::new(&plan.machine, saved, hotplug, &mut pio)?)
+        }
+        None => None,
+    };
+    let admitted = cpus.as_ref().map_or(CpuSet::first(plan.machine.vcpu_count()), Cpus::present);
     line.push_pci_off().map_err(start_error)?;
     let hub = uring_hub(plan);
     let mut board = Board::new(&vm, &memory, &ioapic, &mut mmio, &mut line);
@@ -201,6 +213,7 @@ pub fn assemble(
             let vcpus = plan.machine.vcpu_count();
             let input = acpi::AcpiInput {
                 vcpus,
+                hotplug_cpus: plan.machine.max_vcpus().map(|max| acpi::CpuNode { max, port: layout::CPU_HOTPLUG_PORT }),
                 virtio: &nodes,
                 com1: Some(acpi::PortNode::COM1),
                 i8042: Some(acpi::PortNode::I8042),
@@ -221,7 +234,7 @@ pub fn assemble(
         }
     };
     let vcpu_fence = fences.of_vcpus(&seats).map_err(start_error)?;
-    let crew = Crew::muster(&vm, vcpus, &vcpu_fence, &fences.gate, parked)
+    let crew = Crew::muster(&vm, vcpus, admitted, &vcpu_fence, &fences.gate, parked)
         .map_err(|e| start_error(format!("cannot start a vCPU thread: {e}")))?;
 
     // 5. Events. Doorbells are bound later, when a driver is ready.
@@ -250,6 +263,7 @@ pub fn assemble(
         pvpanic,
         ioapic,
         identity,
+        cpus,
         _terminal,
         kvm,
         vm,
@@ -431,7 +445,8 @@ fn make_vcpus(
     let call = |name| move |error| start_error(kvm::KvmError::call(name)(error));
     let (supported, template) = processor(kvm, machine)?;
     let boot_msrs = msr::boot_msrs();
-    let count = machine.vcpu_count();
+    // Those that are not there yet, too: no thread is started, and no vCPU made, behind the fences.
+    let count = machine.most_vcpus();
     (0..count)
         .map(|index| {
             let fd = vm.create_vcpu(index.into()).map_err(call("KVM_CREATE_VCPU"))?;

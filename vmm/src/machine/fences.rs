@@ -58,6 +58,7 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
         (LOOPS, calls::MEMORY_SLOTS),
         (&["vmm"], calls::VMM),
         (&["vmm"], calls::SAVE),
+        (&["vmm"], calls::HOTPLUG_VCPUS),
         (&["vcpu"], calls::VCPU),
         (&["files"], calls::FILES),
         (&["files"], calls::CLONES),
@@ -111,8 +112,8 @@ impl Fences {
         self.seccomp.fence(Role::Prefetch, &[calls::EVERY, calls::EVENT_LOOP, calls::PREFETCH], false)
     }
 
-    /// For the VMM thread of a machine with these devices.
-    pub(super) fn of_vmm(&self, seats: &[Seat]) -> Result<Fence, FilterError> {
+    /// For the VMM thread of a machine with these devices, and with vCPUs that come and go or not.
+    pub(super) fn of_vmm(&self, seats: &[Seat], hotplug_vcpus: bool) -> Result<Fence, FilterError> {
         let mut lists = vec![
             calls::EVERY,
             calls::EVENT_LOOP,
@@ -121,6 +122,7 @@ impl Fences {
             calls::SAVE,
             CONSOLE.event_loop,
             CONSOLE.end,
+            if hotplug_vcpus { calls::HOTPLUG_VCPUS } else { &[] },
         ];
         let own = seats.iter().filter(|seat| seat.home == Home::Vmm);
         lists.extend(own.flat_map(|seat| [needs(seat).event_loop, slots(seat)]));

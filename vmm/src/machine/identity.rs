@@ -119,7 +119,8 @@ impl<L: IrqLine> Notice<L> {
         Arc::new(Self { line, owed: AtomicBool::new(false) })
     }
 
-    fn give(&self) {
+    /// Raises it.
+    pub fn give(&self) {
         self.owed.store(true, Ordering::Relaxed);
         self.line.raise();
     }

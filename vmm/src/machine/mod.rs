@@ -4,6 +4,7 @@
 
 mod assemble;
 mod attach;
+mod cpus;
 mod fences;
 mod foundation;
 mod identity;
@@ -13,12 +14,14 @@ mod roster;
 mod saved;
 
 pub use assemble::{Assembled, Origin, Surroundings, assemble};
+pub use cpus::HotplugCpus;
 pub use fences::rules;
 pub use foundation::Foundation;
 pub use identity::IdentityError;
 pub use roster::DeviceName;
 pub use saved::{Devices, Platform, Saved, State, Vcpus};
 
+use cpus::Cpus;
 use identity::Identity;
 use prefetch::Prefetch;
 use roster::Seat;
@@ -60,6 +63,8 @@ pub struct Machine {
     pvpanic: Arc<PvPanic>,
     ioapic: Arc<IoApic>,
     identity: Identity<EventFd>,
+    /// vCPUs that come and go, if they do.
+    cpus: Option<Cpus>,
     /// The terminal on standard input is raw while the machine exists.
     _terminal: Option<RawTerminal>,
     /// Brings memory from a file that is missing there, if it comes so.
@@ -177,6 +182,13 @@ impl Machine {
     /// Tells the guest that it was restored from a snapshot and so may exist more than once. Call it before [`Self::resume`].
     pub fn renew_identity(&self) -> Result<(), IdentityError> {
         self.identity.renew()
+    }
+
+    /// Tells the guest once more of what it has not heard: an interrupt may have got lost on the way. Call it before [`Self::resume`].
+    pub fn remind(&self) {
+        if let Some(cpus) = &self.cpus {
+            cpus.remind();
+        }
     }
 
     /// The cell of a device, if the machine has it.

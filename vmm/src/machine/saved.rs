@@ -8,7 +8,8 @@ use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use serde::{Deserialize, Serialize};
 
-use super::Machine;
+use super::cpus::Cpus;
+use super::{HotplugCpus, Machine};
 use crate::arch::state::{self, VcpuState};
 use crate::config::MAX_VCPUS;
 use crate::error::{Error, Subject};
@@ -61,6 +62,8 @@ pub struct State {
     pub vcpus: Vcpus,
     /// Its devices.
     pub devices: Devices,
+    /// Which vCPUs are plugged, if some come and go.
+    pub cpus: Option<HotplugCpus>,
 }
 
 /// What a machine is made of that was saved.
@@ -86,6 +89,7 @@ fn refuse(what: impl std::fmt::Display) -> Error {
 impl Machine {
     /// What outlives the process. The machine stands still.
     pub fn save(&self) -> Result<State, Error> {
+        self.settle_vcpus();
         let devices = self.seats.iter().map(|seat| {
             let name = seat.name.to_string();
             let state = seat.cell.save().ok_or_else(|| refuse(format!("{name} is at work")))?;
@@ -105,7 +109,7 @@ impl Machine {
             com1: self.serial.save(),
             i8042: self.keyboard.save(),
         };
-        Ok(State { platform, vcpus, devices })
+        Ok(State { platform, vcpus, devices, cpus: self.cpus.as_ref().map(Cpus::save) })
     }
 }
 
@@ -133,11 +137,14 @@ pub(super) fn restore_clock(kvm: &Kvm, vm: &VmFd, saved: &kvm_clock_data, realti
 }
 
 impl State {
-    /// Whether it belongs to a machine with so many vCPUs.
+    /// Whether it belongs to a machine with so many vCPUs, those that are not plugged included.
     pub fn check(&self, vcpu_count: u8) -> Result<(), String> {
         let found = self.vcpus.0.len();
         if found != usize::from(vcpu_count) || vcpu_count > MAX_VCPUS {
             return Err(format!("it has the state of {found} vCPUs, and the machine has {vcpu_count}"));
+        }
+        if let Some(cpus) = &self.cpus {
+            cpus.registers.check(vcpu_count).map_err(|e| format!("vCPU hotplug: {e}"))?;
         }
         for (index, vcpu) in self.vcpus.0.iter().enumerate() {
             vcpu.check().map_err(|e| format!("vCPU {index}: {e}"))?;

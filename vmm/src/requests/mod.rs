@@ -18,6 +18,7 @@ mod nets;
 mod pmem;
 mod serial;
 mod snapshots;
+mod vcpu_hotplug;
 mod vsock;
 
 pub use balloon::{
@@ -41,6 +42,7 @@ pub use snapshots::{
     CancelSnapshot, CreateSnapshot, GetSnapshotProgress, LoadSnapshot, MemoryBackend, NetOverride, Overrides,
     SnapshotKind, SnapshotProgress, VsockOverride,
 };
+pub use vcpu_hotplug::{GetVcpus, PatchVcpus, VcpuStatus};
 pub use vsock::PutVsock;
 
 use crate::actor::Vmm;

@@ -243,6 +243,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Takes a section out that not every machine has.
+    pub fn take_if_there<S: Section>(&mut self) -> Result<Option<S>, BadFile> {
+        match self.take() {
+            Err(BadFile::Missing(_)) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// Says that all sections should have been taken: one that is left is something that this program would lose.
     pub fn finish(self) -> Result<(), BadFile> {
         match self.sections.first() {

@@ -34,9 +34,9 @@ pub use progress::Progress;
 pub use working_set::{BadWorkingSet, WorkingSet};
 
 use crate::arch::host::{HostCpu, Misfit};
-use crate::config::FullConfig;
+use crate::config::{FullConfig, MachinePatch};
 use crate::error::{Error, Subject};
-use crate::machine::{Devices, Platform, State, Vcpus};
+use crate::machine::{Devices, HotplugCpus, Platform, State, Vcpus};
 use crate::memory::{DirtyMap, Handler, Layout, Mark, MemoryFile, Record, SavedMemory};
 use crate::sys::process::kernel_release;
 use draft::Draft;
@@ -171,7 +171,8 @@ fn write_machine(writer: &mut Writer, memory: &MemorySection, state: &State) -> 
     writer.add(memory)?;
     writer.add(&state.platform)?;
     writer.add(&state.vcpus)?;
-    writer.add(&state.devices)
+    writer.add(&state.devices)?;
+    state.cpus.as_ref().map_or(Ok(()), |cpus| writer.add(cpus))
 }
 
 /// What a state file holds.
@@ -247,9 +248,13 @@ fn read_parts(reader: &mut Reader<'_>) -> Result<Parts, LoadError> {
     let platform: Platform = reader.take().map_err(bad)?;
     let vcpus: Vcpus = reader.take().map_err(bad)?;
     let devices: Devices = reader.take().map_err(bad)?;
-    let config = config.check().map_err(|e| LoadError::State(e.to_string()))?;
-    let state = State { platform, vcpus, devices };
-    state.check(config.machine.vcpu_count()).map_err(LoadError::State)?;
+    let cpus: Option<HotplugCpus> = reader.take_if_there().map_err(bad)?;
+    let mut config = config.check().map_err(|e| LoadError::State(e.to_string()))?;
+    // It is no part of the configuration's section, so that machines without have the section they always had.
+    let patch = MachinePatch { max_vcpus: Some(cpus.map(|cpus| cpus.max_vcpus)), ..MachinePatch::default() };
+    config.machine = config.machine.patched(&patch).map_err(|e| LoadError::State(e.to_string()))?;
+    let state = State { platform, vcpus, devices, cpus };
+    state.check(config.machine.most_vcpus()).map_err(LoadError::State)?;
     if memory.marks.len() > MAX_MARKS {
         return Err(LoadError::State(format!("it has {} marks, and {MAX_MARKS} are the most", memory.marks.len())));
     }

@@ -1,5 +1,6 @@
 //! State files that are not what a machine of ours wrote.
 
+use devices::legacy::cpu_hotplug::{CpuHotplug, CpuSet};
 use devices::legacy::i8042::I8042;
 use devices::legacy::ioapic::IoApicState;
 use devices::legacy::power::{PowerEvent, PowerSink};
@@ -96,6 +97,41 @@ impl Sections {
         writer.add(&self.devices).unwrap();
         writer.finish()
     }
+}
+
+/// The state of a machine with at most so many vCPUs, two of which it booted with.
+fn growing(vcpus: usize, max: u8) -> Vec<u8> {
+    let loaded = load(&file(2), false).unwrap();
+    let registers = CpuHotplug::new(2, 4, EventFd::new(0).unwrap());
+    registers.insert(registers.want(3).wanted);
+    let cpus = Some(HotplugCpus { max_vcpus: max, registers: registers.save() });
+    let state = State { vcpus: Vcpus(vec![VcpuState::blank(); vcpus]), cpus, ..loaded.state };
+    write(&loaded.config, &loaded.memory, &state).unwrap().finish()
+}
+
+#[test]
+fn which_vcpus_are_plugged_is_saved() {
+    let loaded = load(&growing(4, 4), false).unwrap();
+    assert_eq!((loaded.config.machine.vcpu_count(), loaded.config.machine.max_vcpus()), (2, Some(4)));
+    let cpus = loaded.state.cpus.unwrap();
+    assert_eq!((cpus.max_vcpus, cpus.registers.present()), (4, CpuSet::first(3)));
+    // A clone is told, too.
+    let letter = Letters::new(loaded.layout(), &loaded.state).unwrap().to(&loaded.config, &CloneOrder::default());
+    let (clone, _) = load_clone(&letter.unwrap()).unwrap();
+    assert_eq!((clone.config.machine.max_vcpus(), clone.state.cpus), (Some(4), Some(cpus)));
+    assert_eq!(load(&file(2), false).unwrap().config.machine.max_vcpus(), None);
+}
+
+#[test]
+fn plugged_vcpus_that_a_machine_cannot_have_are_refused() {
+    let refused = |bytes: &[u8]| load(bytes, false).unwrap_err().to_string();
+    let text = refused(&growing(2, 4));
+    assert!(text.contains("the state of 2 vCPUs, and the machine has 4"), "{text}");
+    // Three are plugged.
+    let text = refused(&growing(2, 2));
+    assert!(text.contains("vCPU hotplug: 3 vCPUs are wanted, and 1 to 2 are possible"), "{text}");
+    let text = refused(&growing(40, 40));
+    assert!(text.contains("max_vcpus is 40"), "{text}");
 }
 
 #[test]

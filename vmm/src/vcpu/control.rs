@@ -1,15 +1,21 @@
 //! What the VMM thread wants of the vCPU threads, and how it waits for them.
+//!
+//! A vCPU that the guest does not have is parked: its thread stands on the board whatever is wanted of the others, and never enters the guest.
+//! Nothing that other vCPUs do to it (INIT, start-up interrupts) can change that.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use devices::legacy::cpu_hotplug::CpuSet;
 use kvm_ioctls::{VcpuFd, VmFd};
 
+use super::hotplug;
 use super::metrics::VcpuMetrics;
 use super::run::Vcpu;
 use super::sys;
 use crate::confine::{Fence, Gate};
+use crate::kvm::KvmError;
 use crate::threads::{self, Parked, Role};
 
 /// Enough for an exit and the devices behind it; of it only what is touched costs memory.
@@ -29,8 +35,19 @@ pub enum Wanted {
 #[derive(Debug)]
 struct Shared {
     wanted: Wanted,
-    /// How many vCPUs do what is wanted: stand still, or have ended.
-    still: usize,
+    /// vCPUs that the guest has. The others stand still whatever is wanted.
+    admitted: CpuSet,
+    /// vCPUs that stand still.
+    still: CpuSet,
+}
+
+impl Shared {
+    fn wanted_of(&self, index: u8) -> Wanted {
+        match self.wanted {
+            Wanted::Run if !self.admitted.has(index) => Wanted::Pause,
+            wanted => wanted,
+        }
+    }
 }
 
 /// Where vCPU threads look up what is wanted of them.
@@ -45,17 +62,20 @@ impl Board {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is wanted now. Waits while a pause is wanted; `on_pause` runs once at the beginning of it.
-    pub(super) fn wanted(&self, on_pause: impl FnOnce()) -> Wanted {
+    /// What is wanted now. Waits while this vCPU is to stand still; `on_pause` runs once at the beginning of a pause of all.
+    pub(super) fn wanted(&self, index: u8, on_pause: impl FnOnce()) -> Wanted {
+        let me = CpuSet::one(index);
         let mut shared = self.lock();
-        if shared.wanted == Wanted::Pause {
-            on_pause();
-            shared.still += 1;
+        if shared.wanted_of(index) == Wanted::Pause {
+            if shared.admitted.has(index) {
+                on_pause();
+            }
+            shared.still = shared.still.and(me);
             self.changed.notify_all();
-            while shared.wanted == Wanted::Pause {
+            while shared.wanted_of(index) == Wanted::Pause {
                 shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
             }
-            shared.still -= 1;
+            shared.still = shared.still.without(me);
         }
         shared.wanted
     }
@@ -76,18 +96,19 @@ impl Crew {
         Parked::start(Role::Vcpu(0), STACK_LEN)
     }
 
-    /// Starts a thread for each vCPU, behind a fence like this one. They stand still until [`Self::run`].
-    /// The first one may be `parked` already, see [`Self::park`].
+    /// Starts a thread for each vCPU, behind a fence like this one. They stand still until [`Self::run`], and those that are not `admitted`
+    /// until [`Self::admit`]. The first one's may be `parked` already, see [`Self::park`].
     pub fn muster(
         vm: &VmFd,
         vcpus: Vec<Vcpu>,
+        admitted: CpuSet,
         fence: &Fence,
         gate: &Arc<Gate>,
         mut parked: Option<Parked>,
     ) -> io::Result<Self> {
         sys::install_kick_handler()?;
-        let board =
-            Arc::new(Board { shared: Mutex::new(Shared { wanted: Wanted::Pause, still: 0 }), changed: Condvar::new() });
+        let shared = Shared { wanted: Wanted::Pause, admitted, still: CpuSet::default() };
+        let board = Arc::new(Board { shared: Mutex::new(shared), changed: Condvar::new() });
         let metrics = vcpus.iter().map(Vcpu::metrics).collect();
         let seen = vcpus.iter().map(|vcpu| vcpu.look_at(vm)).collect::<io::Result<_>>()?;
         let mut crew = Self { board: board.clone(), threads: Vec::with_capacity(vcpus.len()), metrics, seen };
@@ -125,12 +146,59 @@ impl Crew {
         for thread in &self.threads {
             sys::kick(thread);
         }
+        self.wait_for(CpuSet::first(CpuSet::MAX));
+    }
+
+    /// Returns when each of these vCPUs stands still, or its thread has ended.
+    fn wait_for(&self, vcpus: CpuSet) {
+        let moves = |shared: &Shared| {
+            let threads = (0..).zip(&self.threads).filter(|(index, _)| vcpus.has(*index));
+            threads.into_iter().any(|(index, thread)| !shared.still.has(index) && !thread.is_finished())
+        };
         let mut shared = self.board.lock();
-        while shared.still < self.threads.iter().filter(|t| !t.is_finished()).count() {
+        while moves(&shared) {
             // A thread that ends by itself (the guest is dead) does not notify, so look again now and then.
             let wait = std::time::Duration::from_millis(1);
             shared = self.board.changed.wait_timeout(shared, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// The vCPUs that the guest has.
+    pub fn admitted(&self) -> CpuSet {
+        self.board.lock().admitted
+    }
+
+    /// Lets these vCPUs run, too, as far as any may. They wait for an INIT and a start-up interrupt, whatever they were sent while they were
+    /// parked.
+    pub fn admit(&self, vcpus: CpuSet) -> Result<(), KvmError> {
+        let new = vcpus.without(self.admitted());
+        // One that was expelled stands still already; one that was just started may not have got so far.
+        self.wait_for(new);
+        for fd in new.iter().filter_map(|index| self.seen.get(usize::from(index))) {
+            hotplug::reset(fd)?;
+        }
+        let mut shared = self.board.lock();
+        shared.admitted = shared.admitted.and(new);
+        drop(shared);
+        self.board.changed.notify_all();
+        Ok(())
+    }
+
+    /// Parks these vCPUs; returns when they stand still. The caller holds no lock a vCPU might want.
+    pub fn expel(&self, vcpus: CpuSet) -> Result<(), KvmError> {
+        let gone = {
+            let mut shared = self.board.lock();
+            let gone = vcpus.within(shared.admitted);
+            shared.admitted = shared.admitted.without(gone);
+            gone
+        };
+        for index in gone.iter() {
+            if let Some(thread) = self.threads.get(usize::from(index)) {
+                sys::kick(thread);
+            }
+        }
+        self.wait_for(gone);
+        gone.iter().filter_map(|index| self.seen.get(usize::from(index))).try_for_each(hotplug::quiesce)
     }
 }
 

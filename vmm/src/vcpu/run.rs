@@ -82,7 +82,7 @@ impl Vcpu {
                     fails.inc();
                 }
             };
-            if board.wanted(paused) == Wanted::End {
+            if board.wanted(self.index, paused) == Wanted::End {
                 return;
             }
             has_run = true;

@@ -9,6 +9,7 @@ mod nets;
 mod pmem;
 mod reports;
 pub(super) mod snapshots;
+mod vcpu_hotplug;
 
 use std::time::Instant;
 
@@ -55,6 +56,7 @@ impl Vmm {
         let machine = machine::assemble(&self.plan, origin, &surroundings, &mut self.events, foundation)
             .and_then(Assembled::seal)
             .inspect_err(|_| self.events.clear())?;
+        self.listen_to_ejects(&machine)?;
         machine.enter_metrics(&REGISTRY);
         REGISTRY.add("mmds", None, Group::Shared(self.mmds().metrics()));
         self.machine = Some(machine);

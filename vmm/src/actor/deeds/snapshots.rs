@@ -207,6 +207,7 @@ impl Vmm {
             self.rename(id);
         }
         let machine = self.live_machine()?;
+        machine.remind();
         machine.is_loaded();
         machine.bring_what_is_wanted();
         if resume {

@@ -7,7 +7,9 @@
 //! builder beside `dsdt` and one line in [`write_tables`]; a new kind of DSDT node is one field of
 //! [`AcpiInput`].
 
+mod cpus;
 mod dsdt;
+mod events;
 mod fadt;
 mod identity;
 mod madt;
@@ -16,9 +18,9 @@ mod pvpanic;
 #[cfg(test)]
 mod tests;
 
-use acpi_tables::Aml;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::layout;
@@ -83,11 +85,22 @@ impl IdentityNode {
     };
 }
 
+/// vCPUs of which some may come and go, as the DSDT describes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuNode {
+    /// Most vCPUs there can be; their APIC ids are 0 and up.
+    pub max: u8,
+    /// First port of the registers.
+    pub port: u16,
+}
+
 /// What the tables describe.
 #[derive(Debug, Clone, Copy)]
 pub struct AcpiInput<'a> {
-    /// Number of vCPUs; their APIC ids are 0 and up.
+    /// Number of vCPUs there are at boot; their APIC ids are 0 and up.
     pub vcpus: u8,
+    /// All vCPUs, if some may come and go.
+    pub hotplug_cpus: Option<CpuNode>,
     /// virtio-mmio devices in the order of their `_UID`.
     pub virtio: &'a [VirtioNode],
     /// COM1, if the machine has one.
@@ -137,6 +150,15 @@ pub fn write_tables(ram: &GuestRam, input: &AcpiInput<'_>) -> Result<GuestAddres
     let xsdt = area.place(&xsdt)?;
     area.write(layout::ACPI_RSDP.0, &Rsdp::new(OEM_ID, xsdt))?;
     Ok(layout::ACPI_RSDP)
+}
+
+/// Bytes that are AML already.
+struct Raw(Vec<u8>);
+
+impl Aml for Raw {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(&self.0);
+    }
 }
 
 /// The part of the system area that tables are placed in, lowest address first.

@@ -141,6 +141,10 @@ pub const SLEEP_S5_VALUE: u8 = (SLEEP_TYPE_S5 << 2) | (1 << 5);
 
 /// First port by which a guest hears of PCI slots that were filled or should be emptied.
 pub const PCI_HOTPLUG_PORT: u16 = 0x620;
+/// First port of the registers for vCPUs that come and go.
+pub const CPU_HOTPLUG_PORT: u16 = 0x610;
+/// Number of those ports.
+pub const CPU_HOTPLUG_PORTS: u8 = 2;
 
 /// The port by which a guest kernel tells that it panicked (pvpanic).
 pub const PVPANIC_PORT: u16 = 0x505;
@@ -151,10 +155,10 @@ pub const PVPANIC_PORT: u16 = 0x505;
 pub const IOAPIC_PINS: u8 = 24;
 /// Number of GSIs, and so of routes, that KVM knows (`KVM_MAX_IRQ_ROUTES`). Those that are no pins are for MSI-X vectors.
 pub const MAX_GSIS: u16 = 4096;
-/// GSI by which a guest hears that something was plugged or should be unplugged: COM2's, which no machine has.
-pub const HOTPLUG_GSI: u32 = 3;
 /// GSI of the keyboard controller.
 pub const I8042_GSI: u32 = 1;
+/// GSI by which a guest hears that something came or is to go.
+pub const HOTPLUG_GSI: u32 = 3;
 /// GSI of COM1.
 pub const COM1_GSI: u32 = 4;
 /// First GSI given to a virtio-mmio device.
@@ -251,7 +255,9 @@ const _: () = {
     assert!(PCI_MMCONFIG_START.0 + PCI_MMCONFIG_LEN <= IOAPIC.0);
     assert!(IOAPIC.0 + IOAPIC_LEN <= LOCAL_APIC.0 && LOCAL_APIC.0 + PAGE_SIZE <= KVM_TSS.0);
     assert!(KVM_IDENTITY_MAP.0 + PAGE_SIZE <= MMIO32_END);
-    assert!(COM1_GSI < VIRTIO_GSI_FIRST && I8042_GSI < VIRTIO_GSI_FIRST);
+    assert!(COM1_GSI < VIRTIO_GSI_FIRST && I8042_GSI < VIRTIO_GSI_FIRST && HOTPLUG_GSI < VIRTIO_GSI_FIRST);
+    assert!(HOTPLUG_GSI != COM1_GSI && HOTPLUG_GSI != I8042_GSI);
+    assert!(SLEEP_STATUS_PORT < CPU_HOTPLUG_PORT);
     // APIC ids are one byte in the MADT and the MP table, and 255 is the broadcast id.
     assert!(MAX_VCPUS < 255);
 };

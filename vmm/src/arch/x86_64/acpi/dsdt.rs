@@ -6,7 +6,8 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 
-use super::{AcpiInput, Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PortNode, VirtioNode, identity, pvpanic};
+use super::events::{self, Event, Meaning};
+use super::{AcpiInput, Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PortNode, VirtioNode, cpus, identity, pvpanic};
 use crate::arch::layout;
 
 /// DSDT revision 2: integers are 64 bits wide.
@@ -30,9 +31,21 @@ pub(super) fn build(input: &AcpiInput<'_>) -> Result<Sdt, Error> {
     if let Some(node) = input.i8042 {
         keyboard(&mut aml, node);
     }
+    let mut events = Vec::new();
     if let Some(node) = input.identity {
         identity::append(&mut aml, node);
+        events.extend(identity::events(node));
     }
+    // What comes and goes while the machine runs, whatever it is: one interrupt, and a method for each kind of thing.
+    let mut scans = Vec::new();
+    if let Some(node) = input.hotplug_cpus {
+        cpus::append(&mut aml, node);
+        scans.push(Meaning::Scan(cpus::SCAN));
+    }
+    if !scans.is_empty() {
+        events.push(Event { gsi: layout::HOTPLUG_GSI, meanings: scans });
+    }
+    events::append(&mut aml, &events);
     if let Some(port) = input.pvpanic {
         pvpanic::append(&mut aml, port);
     }

@@ -1,23 +1,24 @@
-//! DSDT nodes of the VM generation id and the VM clock, and of the device that notifies their drivers.
+//! DSDT nodes of the VM generation id and the VM clock.
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{
-    Arg, Device, Equal, If, Memory32Fixed, Method, Name, Notify, Package, Path, ResourceTemplate, ZERO,
-};
+use acpi_tables::aml::{Device, Memory32Fixed, Name, Package, Path, ResourceTemplate, ZERO};
 
 use super::IdentityNode;
-use super::dsdt::interrupt;
+use super::events::{Event, Meaning};
 use crate::arch::layout::PAGE_SIZE;
 
 const GENERATION_ID: &str = "\\_SB_.VGEN";
 const CLOCK: &str = "\\_SB_.VCLK";
-/// "Look at me": the status change code of the generation id's specification, which the clock's driver takes as well.
-const CHANGED: u8 = 0x80;
 
 pub(super) fn append(aml: &mut Vec<u8>, node: IdentityNode) {
     generation_id(aml, node.generation_id);
     clock(aml, node.clock);
-    notifier(aml, node);
+}
+
+/// What their interrupts mean.
+pub(super) fn events(node: IdentityNode) -> [Event; 2] {
+    [(node.generation_id_gsi, GENERATION_ID), (node.clock_gsi, CLOCK)]
+        .map(|(gsi, path)| Event { gsi, meanings: vec![Meaning::Changed(path)] })
 }
 
 /// As Microsoft's "Virtual Machine Generation ID" has it: `ADDR` is the address in two halves, lower one first. Linux
@@ -47,30 +48,6 @@ fn clock(aml: &mut Vec<u8>, address: u32) {
                 Path::new("_CRS"),
                 &ResourceTemplate::new(vec![&Memory32Fixed::new(false, address, PAGE_SIZE as u32)]),
             ),
-        ],
-    )
-    .to_aml_bytes(aml);
-}
-
-/// A generic event device (ACPI 6.5 §5.6.9): it has the interrupts, and `_EVT` says what each of them means.
-fn notifier(aml: &mut Vec<u8>, node: IdentityNode) {
-    let (generation_id, clock) = (Path::new(GENERATION_ID), Path::new(CLOCK));
-    let argument = Arg(0);
-    let changed = [
-        (Equal::new(&argument, &node.generation_id_gsi), Notify::new(&generation_id, &CHANGED)),
-        (Equal::new(&argument, &node.clock_gsi), Notify::new(&clock, &CHANGED)),
-    ];
-    let cases: Vec<If<'_>> = changed.iter().map(|(which, notify)| If::new(which, vec![notify])).collect();
-    Device::new(
-        Path::new("GED_"),
-        vec![
-            &Name::new(Path::new("_HID"), &"ACPI0013"),
-            &Name::new(Path::new("_UID"), &ZERO),
-            &Name::new(
-                Path::new("_CRS"),
-                &ResourceTemplate::new(vec![&interrupt(node.generation_id_gsi), &interrupt(node.clock_gsi)]),
-            ),
-            &Method::new(Path::new("_EVT"), 1, true, cases.iter().map(|case| case as &dyn Aml).collect()),
         ],
     )
     .to_aml_bytes(aml);

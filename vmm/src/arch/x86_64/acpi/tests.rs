@@ -41,6 +41,7 @@ fn nodes(count: u32) -> Vec<VirtioNode> {
 fn input(vcpus: u8, virtio: &[VirtioNode]) -> AcpiInput<'_> {
     AcpiInput {
         vcpus,
+        hotplug_cpus: None,
         virtio,
         com1: Some(PortNode::COM1),
         i8042: Some(PortNode::I8042),
@@ -88,7 +89,8 @@ fn the_fadt_says_hardware_reduced_with_reset_and_sleep_registers() {
 
 #[test]
 fn a_machine_without_a_keyboard_controller_has_no_reset_register() {
-    let bare = AcpiInput { vcpus: 1, virtio: &[], com1: None, i8042: None, identity: None, pvpanic: None };
+    let bare =
+        AcpiInput { vcpus: 1, hotplug_cpus: None, virtio: &[], com1: None, i8042: None, identity: None, pvpanic: None };
     let (dsdt, fadt, _) = tables(&bare);
     assert_eq!(fadt.number(112, 4) & 1 << 10, 0);
     assert_eq!(fadt.number(109, 2), 0b10_0100);
@@ -185,6 +187,64 @@ fn the_dsdt_says_what_the_last_two_interrupts_mean() {
     }
 }
 
+/// A machine that boots with `vcpus` of at most `max`.
+fn growing(vcpus: u8, max: u8) -> AcpiInput<'static> {
+    let hotplug_cpus = Some(CpuNode { max, port: layout::CPU_HOTPLUG_PORT });
+    AcpiInput { hotplug_cpus, ..input(vcpus, &[]) }
+}
+
+#[test]
+fn vcpus_that_may_come_are_in_the_madt_and_not_enabled() {
+    let processors = |madt: &Raw| madt.0[44 + 12..].chunks(8).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let (_, _, madt) = tables(&growing(1, 3));
+    assert_eq!(madt.0[8], 5, "the first revision that knows of online-capable processors");
+    let entry = |id, flags| vec![0, 8, id, id, flags, 0, 0, 0];
+    assert_eq!(processors(&madt), [entry(0, 1), entry(1, 2), entry(2, 2)]);
+    // A machine that boots with all of its vCPUs has the table of one whose number stays.
+    let (_, _, all) = tables(&growing(3, 3));
+    let (_, _, fixed) = tables(&input(3, &[]));
+    assert_eq!((all.0, fixed.0[8]), (fixed.0.clone(), 1));
+}
+
+#[test]
+fn the_dsdt_describes_each_vcpu_that_may_come_and_go() {
+    let (dsdt, _, _) = tables(&growing(1, 3));
+    assert!(contains(&dsdt.0, b"\x5b\x80CREG\x01\x0b\x10\x06\x0a\x02"), "two ports at 0x610");
+    for id in 0..3 {
+        let mut node = format!("C00{id}\x08_HID\x0dACPI0007\0\x08_UID").into_bytes();
+        // Small integers have opcodes of their own.
+        node.extend(if id < 2 { vec![id] } else { vec![0x0a, id] });
+        node.extend(b"\x08_MAT\x11\x0b\x0a\x08");
+        node.extend([0, 8, id, id, 1, 0, 0, 0]);
+        assert!(contains(&dsdt.0, &node), "{id}");
+    }
+    assert!(!contains(&dsdt.0, b"C003"));
+    assert_eq!(dsdt.0.windows(4).filter(|name| name == b"_EJ0").count(), 2, "the first cannot be ejected");
+    let (fixed, _, _) = tables(&input(3, &[]));
+    assert!(!contains(&fixed.0, b"ACPI0007") && !contains(&fixed.0, b"CSCN"));
+}
+
+#[test]
+fn one_interrupt_says_that_something_came_or_is_to_go() {
+    let (dsdt, _, _) = tables(&growing(1, 2));
+    assert!(contains(&dsdt.0, &[edge(22), edge(23), edge(3)].concat()));
+    // If (Arg0 == 3) { \_SB_.CSCN () }
+    assert!(contains(&dsdt.0, b"\x93\x68\x0a\x03\\\x2e_SB_CSCN"));
+    assert_eq!(dsdt.0.windows(4).filter(|name| name == b"GED_").count(), 1);
+}
+
+#[test]
+fn an_interrupt_may_mean_several_things() {
+    use events::{Event, Meaning};
+    let mut aml = Vec::new();
+    let meanings = vec![Meaning::Scan("\\_SB_.ONE_"), Meaning::Scan("\\_SB_.TWO_")];
+    events::append(&mut aml, &[Event { gsi: 3, meanings }]);
+    assert!(contains(&aml, b"\x93\x68\x0a\x03\\\x2e_SB_ONE_\\\x2e_SB_TWO_"));
+    aml.clear();
+    events::append(&mut aml, &[]);
+    assert!(aml.is_empty(), "no device without interrupts");
+}
+
 #[test]
 fn the_dsdt_describes_the_pvpanic_port_and_its_methods() {
     let (dsdt, _, _) = tables(&input(1, &[]));
@@ -221,7 +281,7 @@ fn the_body_is_one_scope_as_long_as_it_says() {
 fn the_largest_machine_fits_with_room_to_spare() {
     let nodes = nodes(19);
     let ram = ram();
-    write_tables(&ram, &input(32, &nodes)).unwrap();
+    write_tables(&ram, &AcpiInput { virtio: &nodes, ..growing(1, 32) }).unwrap();
 }
 
 #[test]
@@ -241,7 +301,7 @@ fn dump_for_a_disassembler() {
     let dir =
         std::path::PathBuf::from(std::env::var_os("MAYFLY_ACPI_DUMP").expect("MAYFLY_ACPI_DUMP names a directory"));
     let nodes = nodes(3);
-    let (dsdt, fadt, madt) = tables(&input(4, &nodes));
+    let (dsdt, fadt, madt) = tables(&AcpiInput { virtio: &nodes, ..growing(2, 4) });
     for (name, table) in [("dsdt", dsdt), ("facp", fadt), ("apic", madt)] {
         std::fs::write(dir.join(name).with_extension("dat"), table.0).expect("writing a table");
     }
