@@ -9,7 +9,7 @@ use vmm::config::InstanceId;
 use crate::identity::Identity;
 use crate::process::FAILED;
 use crate::snapshot_file;
-use crate::wire::{self, later};
+use crate::wire;
 
 /// Exit code for wrong arguments (v1 contract).
 const BAD_ARGUMENTS: u8 = 153;
@@ -54,6 +54,9 @@ struct Arguments {
     /// Log how long the guest took to boot, when it writes 123 to address 0xC0000000
     #[arg(long, help_heading = "Machine")]
     boot_timer: bool,
+    /// Put devices on a PCI bus instead of in virtio-mmio windows; drives, pmem and network interfaces can then come and go while the machine runs
+    #[arg(long, help_heading = "Machine")]
+    enable_pci: bool,
 
     /// Let clones be made of this machine (POST /clones): its memory is kept in a file in memory, which they share
     #[arg(long, help_heading = "Clones")]
@@ -107,11 +110,6 @@ struct Arguments {
     /// Print the version of a snapshot's state file, and exit
     #[arg(long, value_name = "FILE", help_heading = "Snapshots")]
     describe_snapshot: Option<PathBuf>,
-
-    // Known to the v1 command line, but without a meaning yet.
-    #[arg(long, hide = true)]
-    #[arg(long, hide = true)]
-    enable_pci: bool,
 
     // What comes after `--` was meant for others.
     #[arg(last = true, hide = true)]
@@ -199,10 +197,7 @@ Exit codes:
   153      wrong arguments
   154      SIGXCPU
   156      SIGHUP
-  157      SIGILL
-
-Known from the v1 command line, but not supported yet by this version:
-  --enable-pci";
+  157      SIGILL";
 
 /// What to do.
 #[derive(Debug)]
@@ -251,6 +246,8 @@ pub(crate) struct Options {
     pub(crate) boot_timer: bool,
     /// Whether clones can be made of it.
     pub(crate) clonable: bool,
+    /// Machines have a PCI bus.
+    pub(crate) pci: bool,
     /// Where to wait to become one.
     pub(crate) clone_sock: Option<PathBuf>,
     /// Logger options.
@@ -298,9 +295,6 @@ pub(crate) fn parse(identity: Identity, arguments: Vec<OsString>) -> Task {
 }
 
 fn check(identity: Identity, arguments: Arguments) -> Task {
-    if let Some(flag) = unsupported(&arguments) {
-        return Task::Refuse(format!("error: {}\n", later(flag)), BAD_ARGUMENTS);
-    }
     if arguments.snapshot_version {
         return Task::Print(format!("{}\n", vmm::snapshot::VERSION));
     }
@@ -336,6 +330,7 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
         mmds_size_limit: arguments.mmds_size_limit.unwrap_or(arguments.http_api_max_payload_size),
         boot_timer: arguments.boot_timer,
         clonable: arguments.clonable,
+        pci: arguments.enable_pci,
         clone_sock: arguments.clone_sock,
         logger: wire::Logger {
             log_path: arguments.log_path,
@@ -361,11 +356,6 @@ fn check(identity: Identity, arguments: Arguments) -> Task {
 /// Prints what was found out about a snapshot, or why nothing was.
 fn tell(said: Result<String, String>) -> Task {
     said.map_or_else(|why| Task::Refuse(format!("error: {why}\n"), FAILED), Task::Print)
-}
-
-/// The first argument that has no meaning yet.
-fn unsupported(arguments: &Arguments) -> Option<&'static str> {
-    [(arguments.enable_pci, "--enable-pci")].into_iter().find_map(|(given, flag)| given.then_some(flag))
 }
 
 #[cfg(test)]
@@ -428,15 +418,6 @@ mod tests {
     #[test]
     fn a_wrong_level_ends_with_152() {
         assert_eq!(refused("--level loud").1, 152);
-    }
-
-    #[test]
-    fn flags_without_a_meaning_are_refused_by_name() {
-        let (text, code) = refused("--enable-pci");
-        assert_eq!(
-            (text.as_str(), code),
-            ("error: --enable-pci is not supported yet by this version of Mayfly.\n", 153)
-        );
     }
 
     #[test]

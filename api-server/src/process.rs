@@ -127,6 +127,7 @@ fn start_and_serve(identity: Identity, mut options: Options) -> Result<ExitReaso
         mmds_size_limit: options.mmds_size_limit,
         seccomp,
         clonable: options.clonable,
+        pci: options.pci,
         on_rename: rename,
     };
     let (mut vmm, handle) =

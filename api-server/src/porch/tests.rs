@@ -14,6 +14,7 @@ fn ask(method: Method, path: &str, body: &'static str, headers: &[(&'static str,
         mmds_size_limit: 100,
         seccomp: vmm::confine::Seccomp::Off,
         clonable: false,
+        pci: false,
         on_rename: |_| (),
     };
     let handle = vmm::launch(settings, |_| ()).unwrap();

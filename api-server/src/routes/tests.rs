@@ -19,6 +19,7 @@ fn app() -> App {
         mmds_size_limit: 100,
         seccomp: vmm::confine::Seccomp::Off,
         clonable: false,
+        pci: false,
         on_rename: |_| (),
     };
     App::new(vmm::launch(settings, |_| ()).unwrap(), Identity::Mayfly, 51_200, crate::confinement::ApiFences::none())

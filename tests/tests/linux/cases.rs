@@ -269,6 +269,8 @@ pub(crate) const CASES: [(&str, &[&str]); 22] = [
 
 /// What a scenario is called that runs its VMM in a jail, and so are its cases.
 const JAILED: &str = "jailed-";
+/// The same where devices are on a PCI bus.
+const ON_PCI: &str = "pci-";
 
 /// Scenarios that say by themselves how their VMMs are started: the README's, and the tests of filters and jails.
 const THEIR_OWN_WAY: [&str; 5] = ["05-readme", "06-readme-jail", "07-fences", "08-jails", "09-jails-rootless"];
@@ -280,24 +282,25 @@ const WITHOUT_A_JAIL: [&str; 6] =
 /// Those of them that do not run in one: they start several VMMs. The tests of jails have such.
 const ONLY_WITHOUT_A_JAIL: [&str; 2] = ["91-clones", "92-reseed"];
 
-/// The scenarios whose name contains `filter`, in order; first those without a jail.
+/// The scenarios whose name contains `filter`, in order; first those without a jail, last those on a PCI bus.
 pub(crate) fn scenarios(filter: &str) -> Vec<String> {
     let names = || CASES.iter().map(|(scenario, _)| *scenario);
     let plain = names().filter(|name| THEIR_OWN_WAY.contains(name) || WITHOUT_A_JAIL.contains(name)).map(str::to_owned);
     let in_jails = |name: &&str| !THEIR_OWN_WAY.contains(name) && !ONLY_WITHOUT_A_JAIL.contains(name);
     let jailed = names().filter(in_jails).map(|scenario| format!("{JAILED}{scenario}"));
-    plain.chain(jailed).filter(|scenario| scenario.contains(filter)).collect()
+    let on_pci = names().filter(|name| !THEIR_OWN_WAY.contains(name)).map(|scenario| format!("{ON_PCI}{scenario}"));
+    plain.chain(jailed).chain(on_pci).filter(|scenario| scenario.contains(filter)).collect()
 }
 
-/// Whether a scenario runs its VMM in a jail, and the scenario itself.
-pub(crate) fn unjailed(scenario: &str) -> (bool, &str) {
-    scenario.strip_prefix(JAILED).map_or((false, scenario), |inner| (true, inner))
+/// How a scenario runs, as its name says first, and the scenario itself.
+pub(crate) fn parts(scenario: &str) -> (&'static str, &str) {
+    let way = [JAILED, ON_PCI].into_iter().find_map(|way| Some((way, scenario.strip_prefix(way)?)));
+    way.unwrap_or(("", scenario))
 }
 
 /// The cases of a scenario.
 fn cases_of(scenario: &str) -> Vec<String> {
-    let (jailed, inner) = unjailed(scenario);
-    let prefix = if jailed { JAILED } else { "" };
+    let (prefix, inner) = parts(scenario);
     let cases = CASES.iter().filter(|(known, _)| *known == inner).flat_map(|(_, cases)| cases.iter());
     cases.map(|case| format!("{prefix}{case}")).collect()
 }

@@ -20,10 +20,13 @@ const ROOT_INIT: &str = include_str!("scripts/root-init.sh");
 
 /// In the order of their dependencies.
 const OUTER_MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "tun"];
-const INNER_MODULES: [&str; 20] = [
+const INNER_MODULES: [&str; 23] = [
     "virtio_ring",
     "virtio",
     "virtio_mmio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
     "virtio_blk",
     "failover",
     "net_failover",

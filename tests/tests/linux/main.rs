@@ -54,9 +54,9 @@ const BOOTS: u32 = 6;
 fn run(filter: &str, report: &Mutex<cases::Report>) -> Result<()> {
     let kernel = debian::kernel()?;
     let images = images::prepare(&kernel)?;
-    let is_on_two = |name: &String| ON_TWO_CPUS.contains(&cases::unjailed(name).1);
+    let is_on_two = |name: &String| ON_TWO_CPUS.contains(&cases::parts(name).1);
     let (on_two, on_one): (Vec<_>, Vec<_>) = cases::scenarios(filter).into_iter().partition(is_on_two);
-    let is_on_the_first = |name: &String| ON_THE_FIRST.contains(&cases::unjailed(name).1);
+    let is_on_the_first = |name: &String| ON_THE_FIRST.contains(&cases::parts(name).1);
     let (first, second): (Vec<_>, Vec<_>) = on_one.into_iter().partition(is_on_the_first);
     let run = |name, cpus, scenarios| lane(&kernel, &images, Outer { name, cpus }, scenarios, report);
     // Never more emulated CPUs than a small host has. All have their turn, whatever becomes of the others.

@@ -39,6 +39,8 @@ pub struct Settings {
     pub seccomp: Seccomp,
     /// Clones may be made of the machine: its memory can be shared, and the thread that opens files may connect to those who wait to be one.
     pub clonable: bool,
+    /// Machines have a PCI bus, and devices that come and go.
+    pub pci: bool,
     /// Hears of it when the machine gets another name, by a load.
     pub on_rename: fn(&InstanceId),
 }

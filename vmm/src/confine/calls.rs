@@ -94,6 +94,10 @@ pub const VCPU: &[Call] = &[
     Call::with(SYS_ioctl, &[Arg::is(1, KVM_SET_GSI_ROUTING)], "the guest programs the IOAPIC"),
 ];
 
+/// vCPU threads of a machine with a PCI bus.
+pub const VCPU_PCI: &[Call] =
+    &[Call::with(SYS_ioctl, &[Arg::is(1, KVM_IOEVENTFD)], "the guest moves a BAR, and its doorbells with it")];
+
 /// Machines with hot-pluggable memory: whoever serves that.
 pub const MEMORY_SLOTS: &[Call] =
     &[Call::with(SYS_ioctl, &[Arg::is(1, KVM_SET_USER_MEMORY_REGION)], "memory is plugged and unplugged")];

@@ -22,11 +22,13 @@ use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Machine;
-use super::attach::Board;
+use super::attach::{Board, Transport};
 use super::cpus::{self, Cpus};
 use super::fences::Fences;
 use super::foundation::Foundation;
 use super::identity::{Identity, Notice};
+use super::pci::{Pci, SlotPlan};
+use super::placement::Placement;
 use super::prefetch::Prefetch;
 use super::roster::{DeviceName, Home, Seat};
 use super::saved::{self, Saved, State};
@@ -57,6 +59,10 @@ pub struct Surroundings {
     pub seccomp: Seccomp,
     /// Clones may be made of the machine later on.
     pub clonable: bool,
+    /// Devices are on a PCI bus, and may come and go.
+    pub pci: bool,
+    /// Called on a vCPU when the guest has let go of a device.
+    pub on_release: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// A machine that is built, whose threads are on their way behind their fences. Only one that is sealed can run.
@@ -157,7 +163,8 @@ pub fn assemble(
 
     // 2. Interrupts: local APICs in KVM, the IOAPIC here.
     kvm::split_irqchip(&vm).map_err(start_error)?;
-    let ioapic = Arc::new(IoApic::new(Arc::new(Routes::new(vm.clone()))));
+    let routes = Arc::new(Routes::new(vm.clone()));
+    let ioapic = Arc::new(IoApic::new(routes.clone()));
 
     // 3. Devices on two buses.
     let mut pio = BusBuilder::new();
@@ -184,19 +191,35 @@ pub fn assemble(
     if around.boot_timer {
         put(&mut mmio, layout::BOOT_TIMER.0, layout::PAGE_SIZE, Arc::new(boot_timer(started)))?;
     }
-    let cpus = match plan.machine.max_vcpus() {
-        Some(_) => {
-            // Whatever comes and goes shares this interrupt.
-            let hotplug = cpus::notice(&vm, &ioapic)?;
+    let max_vcpus = plan.machine.max_vcpus();
+    let saved_pci = saved.and_then(|saved| saved.state.pci.as_ref());
+    let with_pci = saved.map_or(around.pci, |_| saved_pci.is_some());
+    // Whatever comes and goes shares this interrupt.
+    let hotplug = if max_vcpus.is_some() || with_pci { Some(cpus::notice(&vm, &ioapic)?) } else { None };
+    let cpus = match &hotplug {
+        Some(notice) if max_vcpus.is_some() => {
             let saved = saved.and_then(|saved| saved.state.cpus.as_ref());
-            Some(Cpus::new(&plan.machine, saved, hotplug, &mut pio)?)
+            Some(Cpus::new(&plan.machine, saved, notice.clone(), &mut pio)?)
         }
-        None => None,
+        _ => None,
+    };
+    let pci = match &hotplug {
+        Some(notice) if with_pci => {
+            let released = around.on_release.clone();
+            Some(Pci::new(&vm, &routes, notice.clone(), move || released(), &mut pio, &mut mmio)?)
+        }
+        _ => None,
     };
     let admitted = cpus.as_ref().map_or(CpuSet::first(plan.machine.vcpu_count()), Cpus::present);
-    line.push_pci_off().map_err(start_error)?;
     let hub = uring_hub(plan);
-    let mut board = Board::new(&vm, &memory, &ioapic, &mut mmio, &mut line);
+    let transport = match &pci {
+        Some(pci) => Transport::Pci(pci, SlotPlan::new(saved_pci)),
+        None => {
+            line.push_pci_off().map_err(start_error)?;
+            Transport::Mmio(Placement::default())
+        }
+    };
+    let mut board = Board::new(&vm, &memory, &ioapic, &mut mmio, &mut line, transport);
     board.attach_all(plan, hub.as_ref(), &around.mmds)?;
     let (seats, nodes) = board.done();
 
@@ -214,6 +237,7 @@ pub fn assemble(
             let input = acpi::AcpiInput {
                 vcpus,
                 hotplug_cpus: plan.machine.max_vcpus().map(|max| acpi::CpuNode { max, port: layout::CPU_HOTPLUG_PORT }),
+                pci: pci.is_some(),
                 virtio: &nodes,
                 com1: Some(acpi::PortNode::COM1),
                 i8042: Some(acpi::PortNode::I8042),
@@ -223,13 +247,19 @@ pub fn assemble(
             let identity = Identity::boot(ram.clone(), generation_id, clock).map_err(start_error)?;
             let rsdp = acpi::write_tables(ram, &input).map_err(start_error)?;
             mptable::write(ram, vcpus).map_err(start_error)?;
+            if let Some(pci) = &pci {
+                pci.fill(&seats, None)?;
+            }
             let entry = boot::write_handoff(ram, &loaded, Some(rsdp)).map_err(start_error)?;
             (identity, make_vcpus(&kvm, &vm, ram, &plan.machine, entry, finish)?)
         }
         Some(saved) => {
             let vcpus = revive_vcpus(&kvm, &vm, saved, finish)?;
             revive_devices(&seats, &saved.state)?;
-            ioapic.restore(&saved.state.platform.ioapic);
+            routes.together(|| {
+                ioapic.restore(&saved.state.platform.ioapic);
+                pci.as_ref().map_or(Ok(()), |pci| pci.fill(&seats, saved_pci))
+            })?;
             (Identity::saved(ram.clone(), generation_id, clock), vcpus)
         }
     };
@@ -264,6 +294,7 @@ pub fn assemble(
         ioapic,
         identity,
         cpus,
+        pci,
         _terminal,
         kvm,
         vm,
@@ -322,11 +353,11 @@ fn revive_devices(seats: &[Seat], state: &State) -> Result<(), Error> {
         let (saved, here) = (found.len(), seats.len());
         return Err(start_error(format!("it has the state of {saved} devices, and the machine has {here}")));
     }
-    for (seat, (name, cell)) in seats.iter().zip(found) {
-        if seat.name.to_string() != *name {
-            return Err(start_error(format!("it has the state of {name}, where the machine has {}", seat.name)));
-        }
-        seat.cell.restore(cell).map_err(|e| start_error(format!("{name}: {e}")))?;
+    for seat in seats {
+        let name = seat.name.to_string();
+        let state = found.iter().find(|(known, _)| *known == name);
+        let (_, state) = state.ok_or_else(|| start_error(format!("it does not have the state of {name}")))?;
+        seat.cell.restore(state).map_err(|e| start_error(format!("{name}: {e}")))?;
     }
     Ok(())
 }

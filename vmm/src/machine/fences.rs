@@ -60,6 +60,7 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
         (&["vmm"], calls::SAVE),
         (&["vmm"], calls::HOTPLUG_VCPUS),
         (&["vcpu"], calls::VCPU),
+        (&["vcpu"], calls::VCPU_PCI),
         (&["files"], calls::FILES),
         (&["files"], calls::CLONES),
         (&["pager"], calls::PAGER),
@@ -79,7 +80,8 @@ impl Fences {
 
     /// For the vCPU threads of a machine with these devices.
     pub(super) fn of_vcpus(&self, seats: &[Seat]) -> Result<Fence, FilterError> {
-        let mut lists = vec![calls::EVERY, calls::VCPU, CONSOLE.vcpu];
+        let pci = if seats.iter().any(|seat| seat.card.is_some()) { calls::VCPU_PCI } else { &[] };
+        let mut lists = vec![calls::EVERY, calls::VCPU, CONSOLE.vcpu, pci];
         lists.extend(seats.iter().flat_map(|seat| [needs(seat).vcpu, slots(seat)]));
         self.seccomp.fence(Role::Vcpu(0), &lists, false)
     }

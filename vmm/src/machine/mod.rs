@@ -8,6 +8,7 @@ mod cpus;
 mod fences;
 mod foundation;
 mod identity;
+mod pci;
 mod placement;
 mod prefetch;
 mod roster;
@@ -18,11 +19,13 @@ pub use cpus::HotplugCpus;
 pub use fences::rules;
 pub use foundation::Foundation;
 pub use identity::IdentityError;
+pub use pci::SavedPci;
 pub use roster::DeviceName;
 pub use saved::{Devices, Platform, Saved, State, Vcpus};
 
 use cpus::Cpus;
 use identity::Identity;
+use pci::Pci;
 use prefetch::Prefetch;
 use roster::Seat;
 
@@ -65,6 +68,8 @@ pub struct Machine {
     identity: Identity<EventFd>,
     /// vCPUs that come and go, if they do.
     cpus: Option<Cpus>,
+    /// The PCI bus, if the machine has one.
+    pci: Option<Pci>,
     /// The terminal on standard input is raw while the machine exists.
     _terminal: Option<RawTerminal>,
     /// Brings memory from a file that is missing there, if it comes so.
@@ -188,6 +193,9 @@ impl Machine {
     pub fn remind(&self) {
         if let Some(cpus) = &self.cpus {
             cpus.remind();
+        }
+        if let Some(pci) = &self.pci {
+            pci.remind();
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use devices::virtio::cell::VirtioCell;
 
+use super::pci::Card;
 use crate::config::ResourceId;
 
 /// Names a device of a machine.
@@ -72,4 +73,6 @@ pub(super) struct Seat {
     pub(super) name: DeviceName,
     pub(super) cell: Arc<VirtioCell>,
     pub(super) home: Home,
+    /// Where it is on the PCI bus, if there is one.
+    pub(super) card: Option<Card>,
 }

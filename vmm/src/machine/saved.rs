@@ -9,7 +9,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use serde::{Deserialize, Serialize};
 
 use super::cpus::Cpus;
-use super::{HotplugCpus, Machine};
+use super::{HotplugCpus, Machine, SavedPci};
 use crate::arch::state::{self, VcpuState};
 use crate::config::MAX_VCPUS;
 use crate::error::{Error, Subject};
@@ -64,6 +64,8 @@ pub struct State {
     pub devices: Devices,
     /// Which vCPUs are plugged, if some come and go.
     pub cpus: Option<HotplugCpus>,
+    /// Its PCI bus, if it has one.
+    pub pci: Option<SavedPci>,
 }
 
 /// What a machine is made of that was saved.
@@ -109,7 +111,13 @@ impl Machine {
             com1: self.serial.save(),
             i8042: self.keyboard.save(),
         };
-        Ok(State { platform, vcpus, devices, cpus: self.cpus.as_ref().map(Cpus::save) })
+        Ok(State {
+            platform,
+            vcpus,
+            devices,
+            cpus: self.cpus.as_ref().map(Cpus::save),
+            pci: self.pci.as_ref().map(|pci| pci.save(&self.seats)),
+        })
     }
 }
 
@@ -145,6 +153,9 @@ impl State {
         }
         if let Some(cpus) = &self.cpus {
             cpus.registers.check(vcpu_count).map_err(|e| format!("vCPU hotplug: {e}"))?;
+        }
+        if let Some(pci) = &self.pci {
+            pci.check()?;
         }
         for (index, vcpu) in self.vcpus.0.iter().enumerate() {
             vcpu.check().map_err(|e| format!("vCPU {index}: {e}"))?;

@@ -36,7 +36,7 @@ pub use working_set::{BadWorkingSet, WorkingSet};
 use crate::arch::host::{HostCpu, Misfit};
 use crate::config::{FullConfig, MachinePatch};
 use crate::error::{Error, Subject};
-use crate::machine::{Devices, HotplugCpus, Platform, State, Vcpus};
+use crate::machine::{Devices, HotplugCpus, Platform, SavedPci, State, Vcpus};
 use crate::memory::{DirtyMap, Handler, Layout, Mark, MemoryFile, Record, SavedMemory};
 use crate::sys::process::kernel_release;
 use draft::Draft;
@@ -172,7 +172,8 @@ fn write_machine(writer: &mut Writer, memory: &MemorySection, state: &State) -> 
     writer.add(&state.platform)?;
     writer.add(&state.vcpus)?;
     writer.add(&state.devices)?;
-    state.cpus.as_ref().map_or(Ok(()), |cpus| writer.add(cpus))
+    state.cpus.as_ref().map_or(Ok(()), |cpus| writer.add(cpus))?;
+    state.pci.as_ref().map_or(Ok(()), |pci| writer.add(pci))
 }
 
 /// What a state file holds.
@@ -253,7 +254,8 @@ fn read_parts(reader: &mut Reader<'_>) -> Result<Parts, LoadError> {
     // It is no part of the configuration's section, so that machines without have the section they always had.
     let patch = MachinePatch { max_vcpus: Some(cpus.map(|cpus| cpus.max_vcpus)), ..MachinePatch::default() };
     config.machine = config.machine.patched(&patch).map_err(|e| LoadError::State(e.to_string()))?;
-    let state = State { platform, vcpus, devices, cpus };
+    let pci: Option<SavedPci> = reader.take_if_there().map_err(bad)?;
+    let state = State { platform, vcpus, devices, cpus, pci };
     state.check(config.machine.most_vcpus()).map_err(LoadError::State)?;
     if memory.marks.len() > MAX_MARKS {
         return Err(LoadError::State(format!("it has {} marks, and {MAX_MARKS} are the most", memory.marks.len())));

@@ -11,7 +11,7 @@ say() {
     shift
     echo "mf:$key=$*"
 }
-for module in virtio_ring virtio virtio_mmio virtio_blk failover net_failover virtio_net; do
+for module in virtio_ring virtio virtio_mmio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk failover net_failover virtio_net; do
     insmod "/modules/$module.ko" || say "insmod-$module" failed
 done
 md5() { md5sum | cut -d' ' -f1; }

@@ -35,7 +35,8 @@ for name in $(sed -n 's/.*rig\.run=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); 
         echo "scenario $name starts at $(cut -d' ' -f1 /proc/uptime) s"
         rm -f /run/failed
         # A wait without a deadline of its own ends here; the scenario then shows what was said.
-        timeout 300 sh -c ". /scenario.sh; vm_new $name; . /scenarios/${name#jailed-}.sh" </dev/null
+        script=${name#jailed-}
+        timeout 300 sh -c ". /scenario.sh; vm_new $name; . /scenarios/${script#pci-}.sh" </dev/null
         rm -rf "/run/vm/$name"
         [ -e /run/failed ] || break
         killall -9 mayfly nc 2>/dev/null

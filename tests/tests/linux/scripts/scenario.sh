@@ -61,9 +61,10 @@ equal() {
 
 vm_new() {
     vm=/run/vm/$1
-    # `jailed-` before a scenario's name: its VMM runs in a jail, and its cases are called so, too.
+    # `jailed-` before a scenario's name: its VMM runs in a jail; `pci-`: devices are on a PCI bus. Its cases are called so, too.
     case $1 in
     jailed-*) prefix=jailed- ;;
+    pci-*) prefix=pci- ;;
     *) prefix= ;;
     esac
     mkdir "$vm" && cd "$vm" || exit 1
@@ -84,7 +85,8 @@ vm_start() { vm_run --api-sock "$sock" "$@"; }
 
 vm_run() {
     set -- --log-path "$vm/log" --level Info --metrics-path "$vm/metrics" "$@"
-    if [ -n "$prefix" ]; then
+    [ "$prefix" != pci- ] || set -- --enable-pci "$@"
+    if [ "$prefix" = jailed- ]; then
         # In the jail the two directories that scenarios use are where they are outside.
         mkdir -p /run/jails
         mayfly-jailer --id "${vm##*/}" --exec-file /bin/mayfly --uid 0 --gid 0 --chroot-base-dir /run/jails --cleanup \

@@ -3,6 +3,7 @@
 mod balloon;
 mod clones;
 mod drives;
+mod hotplug;
 mod limits;
 mod memory_hotplug;
 mod nets;
@@ -11,6 +12,7 @@ mod reports;
 pub(super) mod snapshots;
 mod vcpu_hotplug;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use devices::virtio::cell::VirtioCell;
@@ -38,12 +40,15 @@ impl Vmm {
 
     /// What a machine needs of this VMM.
     pub(super) fn surroundings(&self) -> Surroundings {
+        let handle = self.handle();
         Surroundings {
             exit: self.exit().clone(),
             boot_timer: self.settings().boot_timer,
             mmds: self.mmds().clone(),
             seccomp: self.settings().seccomp.clone(),
             clonable: self.settings().clonable,
+            pci: self.settings().pci,
+            on_release: Arc::new(move || handle.send(Vmm::take_back_devices)),
         }
     }
 

@@ -13,6 +13,7 @@ mod events;
 mod fadt;
 mod identity;
 mod madt;
+mod pci;
 mod pvpanic;
 
 #[cfg(test)]
@@ -101,6 +102,8 @@ pub struct AcpiInput<'a> {
     pub vcpus: u8,
     /// All vCPUs, if some may come and go.
     pub hotplug_cpus: Option<CpuNode>,
+    /// The machine has a PCI bus.
+    pub pci: bool,
     /// virtio-mmio devices in the order of their `_UID`.
     pub virtio: &'a [VirtioNode],
     /// COM1, if the machine has one.
@@ -142,9 +145,10 @@ pub fn write_tables(ram: &GuestRam, input: &AcpiInput<'_>) -> Result<GuestAddres
     let dsdt = area.place(&dsdt::build(input)?)?;
     let fadt = area.place(&fadt::build(input, dsdt))?;
     let madt = area.place(&madt::build(input))?;
+    let mcfg = if input.pci { Some(area.place(&pci::mcfg())?) } else { None };
 
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    for table in [fadt, madt] {
+    for table in [fadt, madt].into_iter().chain(mcfg) {
         xsdt.add_entry(table);
     }
     let xsdt = area.place(&xsdt)?;

@@ -1,4 +1,4 @@
-//! Attaching virtio devices: from a plan's opened resources to live cells on the MMIO bus. One file per kind of device.
+//! Attaching virtio devices: from a plan's opened resources to live cells, in windows or on the PCI bus. One file per kind of device.
 
 mod balloon;
 mod block;
@@ -21,7 +21,8 @@ use kvm_ioctls::VmFd;
 use vm_memory::GuestAddress;
 
 use super::assemble::irq_line;
-use super::placement::Placement;
+use super::pci::{Pci, SlotPlan};
+use super::placement::{Place, Placement};
 use super::roster::{DeviceName, Home, Seat};
 use crate::arch::acpi::VirtioNode;
 use crate::blueprint::Plan;
@@ -30,6 +31,14 @@ use crate::error::{Error, Subject};
 use crate::kvm::Doorbell;
 use crate::memory::Memory;
 
+/// How devices appear to the guest.
+pub(super) enum Transport<'a> {
+    /// Each in a window of its own.
+    Mmio(Placement),
+    /// Each in a slot.
+    Pci(&'a Pci, SlotPlan<'a>),
+}
+
 /// Where devices are attached.
 pub(super) struct Board<'a> {
     pub(super) vm: &'a Arc<VmFd>,
@@ -37,7 +46,7 @@ pub(super) struct Board<'a> {
     pub(super) ioapic: &'a Arc<IoApic>,
     pub(super) mmio: &'a mut BusBuilder,
     pub(super) line: &'a mut CommandLine,
-    placement: Placement,
+    transport: Transport<'a>,
     seats: Vec<Seat>,
     nodes: Vec<VirtioNode>,
 }
@@ -50,14 +59,32 @@ impl<'a> Board<'a> {
         ioapic: &'a Arc<IoApic>,
         mmio: &'a mut BusBuilder,
         line: &'a mut CommandLine,
+        transport: Transport<'a>,
     ) -> Self {
-        Self { vm, memory, ioapic, mmio, line, placement: Placement::default(), seats: Vec::new(), nodes: Vec::new() }
+        Self { vm, memory, ioapic, mmio, line, transport, seats: Vec::new(), nodes: Vec::new() }
     }
 
-    /// Gives a device a window and an interrupt, and describes it to the guest.
+    /// Gives a device its place, and describes it to the guest.
     fn put(&mut self, name: DeviceName, home: Home, device: AnyDevice) -> Result<Arc<VirtioCell>, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::host(Subject::Start, format!("{name}: {e}"));
-        let place = self.placement.next().map_err(|e| fail(&e))?;
+        let (cell, card) = match &mut self.transport {
+            Transport::Mmio(placement) => {
+                let place = placement.next().map_err(|e| fail(&e))?;
+                (self.open_window(&name, device, place)?, None)
+            }
+            Transport::Pci(pci, slots) => {
+                let slot = slots.of(&name).map_err(|e| fail(&e))?;
+                let made = pci.workshop.make(&name, device, self.memory.everything.clone(), slot);
+                let (cell, card) = made.map_err(|e| fail(&e))?;
+                (cell, Some(card))
+            }
+        };
+        self.seats.push(Seat { name, cell: cell.clone(), home, card });
+        Ok(cell)
+    }
+
+    fn open_window(&mut self, name: &DeviceName, device: AnyDevice, place: Place) -> Result<Arc<VirtioCell>, Error> {
+        let fail = |e: &dyn std::fmt::Display| Error::host(Subject::Start, format!("{name}: {e}"));
         let irq = Arc::new(MmioIrq::new(irq_line(self.vm, place.gsi)?));
         let repeat = irq.clone();
         self.ioapic.connect(place.gsi, move || repeat.repeat());
@@ -70,7 +97,6 @@ impl<'a> Board<'a> {
         self.line.push_virtio_mmio(GuestAddress(place.window), place.gsi).map_err(|e| fail(&e))?;
         let base = u32::try_from(place.window).map_err(|e| fail(&e))?;
         self.nodes.push(VirtioNode { base, len: WINDOW_LEN as u32, gsi: place.gsi });
-        self.seats.push(Seat { name, cell: cell.clone(), home });
         Ok(cell)
     }
 

@@ -7,7 +7,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::events::{self, Event, Meaning};
-use super::{AcpiInput, Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PortNode, VirtioNode, cpus, identity, pvpanic};
+use super::{AcpiInput, Error, OEM_ID, OEM_REVISION, OEM_TABLE_ID, PortNode, VirtioNode, cpus, identity, pci, pvpanic};
 use crate::arch::layout;
 
 /// DSDT revision 2: integers are 64 bits wide.
@@ -41,6 +41,10 @@ pub(super) fn build(input: &AcpiInput<'_>) -> Result<Sdt, Error> {
     if let Some(node) = input.hotplug_cpus {
         cpus::append(&mut aml, node);
         scans.push(Meaning::Scan(cpus::SCAN));
+    }
+    if input.pci {
+        pci::append(&mut aml);
+        scans.push(Meaning::Scan(pci::SCAN));
     }
     if !scans.is_empty() {
         events.push(Event { gsi: layout::HOTPLUG_GSI, meanings: scans });

@@ -42,6 +42,7 @@ fn input(vcpus: u8, virtio: &[VirtioNode]) -> AcpiInput<'_> {
     AcpiInput {
         vcpus,
         hotplug_cpus: None,
+        pci: false,
         virtio,
         com1: Some(PortNode::COM1),
         i8042: Some(PortNode::I8042),
@@ -89,8 +90,16 @@ fn the_fadt_says_hardware_reduced_with_reset_and_sleep_registers() {
 
 #[test]
 fn a_machine_without_a_keyboard_controller_has_no_reset_register() {
-    let bare =
-        AcpiInput { vcpus: 1, hotplug_cpus: None, virtio: &[], com1: None, i8042: None, identity: None, pvpanic: None };
+    let bare = AcpiInput {
+        vcpus: 1,
+        hotplug_cpus: None,
+        pci: false,
+        virtio: &[],
+        com1: None,
+        i8042: None,
+        identity: None,
+        pvpanic: None,
+    };
     let (dsdt, fadt, _) = tables(&bare);
     assert_eq!(fadt.number(112, 4) & 1 << 10, 0);
     assert_eq!(fadt.number(109, 2), 0b10_0100);
