@@ -99,9 +99,9 @@ fn write_line(text: &mut Text, sums: &mut Vec<Value>, head: &Head, registry: &Re
                     if group.shape == Shape::EachAndSum {
                         written =
                             written.and_then(|()| write!(text, ",\"{}_{}\":", group.name, entry.id().unwrap_or("")));
-                        written = written.and_then(|()| text.numbers(|see| read_into(entry, sums, group.shape, see)));
+                        written = written.and_then(|()| text.numbers(|see| read_into(&entry, sums, group.shape, see)));
                     } else {
-                        read_into(entry, sums, group.shape, &mut |_, _| ());
+                        read_into(&entry, sums, group.shape, &mut |_, _| ());
                     }
                 }
                 written?;

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use vmm::telemetry::{Entry, LOGGER, REGISTRY, Reporter, report_to};
+use vmm::telemetry::{LOGGER, REGISTRY, Reporter, report_to};
 
 use crate::wire;
 use file::MetricsFile;
@@ -109,6 +109,6 @@ fn write_line(mut metrics: MutexGuard<'_, Metrics>) -> io::Result<()> {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     file.write(buffer.line()).inspect_err(lost)?;
-    REGISTRY.iter().for_each(Entry::settle);
+    REGISTRY.iter().for_each(|entry| entry.settle());
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! MSI-X vectors: an irqfd and a GSI for each, from a stock that they go back to.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::irq::Msi;
@@ -12,11 +13,16 @@ use crate::arch::layout::{IOAPIC_PINS, MAX_GSIS};
 
 /// The GSIs behind the I/O APIC's pins: which of them are taken.
 #[derive(Debug)]
-pub struct Gsis(Mutex<Vec<bool>>);
+pub struct Gsis {
+    taken: Mutex<Vec<bool>>,
+    /// The VM ends, and all of them with it.
+    abandoned: AtomicBool,
+}
 
 impl Default for Gsis {
     fn default() -> Self {
-        Self(Mutex::new(vec![false; usize::from(MAX_GSIS) - usize::from(IOAPIC_PINS)]))
+        let taken = Mutex::new(vec![false; usize::from(MAX_GSIS) - usize::from(IOAPIC_PINS)]);
+        Self { taken, abandoned: AtomicBool::new(false) }
     }
 }
 
@@ -27,7 +33,7 @@ pub struct NoGsi;
 
 impl Gsis {
     fn lock(&self) -> MutexGuard<'_, Vec<bool>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Result<u32, NoGsi> {
@@ -41,6 +47,11 @@ impl Gsis {
         if let Some(taken) = self.lock().get_mut((gsi as usize).wrapping_sub(IOAPIC_PINS.into())) {
             *taken = false;
         }
+    }
+
+    /// Nothing that is taken need be given back any more: the VM ends. KVM would take its time for each.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
     }
 
     /// How many are taken.
@@ -105,6 +116,9 @@ impl Vectors for Lines {
 
 impl Drop for Lines {
     fn drop(&mut self) {
+        if self.gsis.abandoned.load(Ordering::Relaxed) {
+            return;
+        }
         self.routes.set_vectors(self.lines.iter().map(|(gsi, _)| (*gsi, None)));
         for (gsi, bell) in self.lines.drain(..) {
             if let Err(error) = self.vm.unregister_irqfd(&bell, gsi) {

@@ -225,8 +225,11 @@ impl Machine {
 
     /// Ends the guest: vCPU threads end, devices finish what is in flight and make it durable.
     pub fn shut_down(self) {
-        let Self { crew, seats, io_threads, files, serial, watch, .. } = self;
+        let Self { crew, seats, io_threads, files, serial, watch, pci, .. } = self;
         drop(crew);
+        if let Some(pci) = &pci {
+            pci.abandon();
+        }
         drop(files);
         drop(io_threads);
         for seat in &seats {

@@ -155,6 +155,11 @@ impl Pci {
         SavedPci { address: self.ports.address(), hotplug: self.hotplug.save(), functions: functions.collect() }
     }
 
+    /// The machine ends.
+    pub(super) fn abandon(&self) {
+        self.workshop.gsis.abandon();
+    }
+
     /// The guest hears that there is something to look at, if there is.
     pub(super) fn remind(&self) {
         if self.hotplug.is_pending() {

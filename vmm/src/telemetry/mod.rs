@@ -1,7 +1,7 @@
 //! What this process counts, and who is told.
 //!
-//! Groups of numbers are entered once in the [`REGISTRY`] and never leave it: those of the process at the start, those of a machine when it
-//! has been built. Reading them takes no lock and allocates nothing, so it may happen in a signal handler. How a report looks is not
+//! Groups of numbers are entered in the [`REGISTRY`]: those of the process at the start, those of a machine when it has been built; those of a
+//! device leave it with the device. Reading them never waits and allocates nothing, so it may happen in a signal handler. How a report looks is not
 //! decided here: a [`Reporter`] writes it (the v1 metrics file is the porch's), the VMM only says when.
 
 mod groups;
@@ -13,7 +13,7 @@ pub use groups::{
     NO_BALLOON, NO_BLOCK, NO_ENTROPY, NO_I8042, NO_MEMORY, NO_MMDS, NO_NET, NO_PMEM, NO_UART, NO_VCPU, NO_VSOCK,
     SeccompMetrics, SignalMetrics,
 };
-pub use registry::{Entry, Group, REGISTRY, Registry, Value};
+pub use registry::{Entry, Group, REGISTRY, Registry, Seen, Value};
 pub use report::{Reporter, microseconds, report, report_to};
 
 pub use devices::irq::INTERRUPTS;

@@ -1,14 +1,18 @@
 //! The list of all groups, and what was last reported of each.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 
 use devices::metrics::{Metric, MetricGroup, Spread};
 
 /// All groups of this process.
 pub static REGISTRY: Registry = Registry::new();
 
-/// Groups in the order they were added. Grows at its end and never shrinks, so readers need no lock.
+/// Groups in the order they were added, but for those that came in the place of one that had gone.
+///
+/// The list grows at its end and never shrinks, and nobody waits at it: readers may be signal handlers. An entry that is being changed is passed
+/// over, which can happen only to a reader on another thread than the VMM's.
 #[derive(Debug)]
 pub struct Registry {
     first: Link,
@@ -18,8 +22,19 @@ type Link = OnceLock<Box<Node>>;
 
 #[derive(Debug)]
 struct Node {
-    entry: Entry,
+    entry: Mutex<Entry>,
     next: Link,
+}
+
+/// An entry that is looked at.
+pub struct Seen<'r>(MutexGuard<'r, Entry>);
+
+impl Deref for Seen<'_> {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.0
+    }
 }
 
 /// Where the numbers are.
@@ -75,6 +90,8 @@ pub struct Entry {
     id: Option<Box<str>>,
     group: Group,
     marks: Box<[Mark]>,
+    /// What it counts is not there any more.
+    gone: bool,
 }
 
 impl std::fmt::Debug for Entry {
@@ -88,7 +105,7 @@ impl Entry {
         let mut count = 0;
         group.get().v1(&mut |_, _| count += 1);
         let marks = std::iter::repeat_with(Mark::default).take(count).collect();
-        Self { family, id: id.map(Into::into), group, marks }
+        Self { family, id: id.map(Into::into), group, marks, gone: false }
     }
 
     /// What kind of thing the group is of, by its name in the v1 metrics file.
@@ -151,7 +168,12 @@ impl Registry {
 
     /// Adds a group of the kind `family`; `id` says which one, where there may be several.
     pub fn add(&self, family: &'static str, id: Option<&str>, group: Group) {
-        let mut node = Box::new(Node { entry: Entry::new(family, id, group), next: OnceLock::new() });
+        let entry = Entry::new(family, id, group);
+        if let Some(mut place) = self.nodes().filter_map(look).find(|seen| seen.0.gone) {
+            *place.0 = entry;
+            return;
+        }
+        let mut node = Box::new(Node { entry: Mutex::new(entry), next: OnceLock::new() });
         let mut link = &self.first;
         // Someone else may add at the same moment; then the end is further on.
         while let Err(again) = link.set(node) {
@@ -163,14 +185,34 @@ impl Registry {
         }
     }
 
+    /// Takes out a group: what it counts has gone.
+    pub fn remove(&self, family: &str, id: Option<&str>) {
+        for mut seen in self.family(family).filter(|seen| seen.id() == id) {
+            seen.0.gone = true;
+        }
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &Node> {
+        std::iter::successors(self.first.get(), |node| node.next.get()).map(|node| &**node)
+    }
+
     /// All entries.
-    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        std::iter::successors(self.first.get(), |node| node.next.get()).map(|node| &node.entry)
+    pub fn iter(&self) -> impl Iterator<Item = Seen<'_>> {
+        self.nodes().filter_map(look).filter(|seen| !seen.0.gone)
     }
 
     /// The entries of one kind.
-    pub fn family<'r>(&'r self, family: &str) -> impl Iterator<Item = &'r Entry> {
+    pub fn family<'r>(&'r self, family: &str) -> impl Iterator<Item = Seen<'r>> {
         self.iter().filter(move |entry| entry.family == family)
+    }
+}
+
+/// The entry of a node, if nobody changes it at this moment.
+fn look(node: &Node) -> Option<Seen<'_>> {
+    match node.entry.try_lock() {
+        Ok(entry) => Some(Seen(entry)),
+        Err(TryLockError::Poisoned(entry)) => Some(Seen(entry.into_inner())),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 
@@ -192,6 +234,22 @@ mod tests {
         }
     }
 
+    /// What comes takes the place of what has gone, so that the list does not grow with each drive that is plugged.
+    #[test]
+    fn places_are_used_again() {
+        let registry = Registry::new();
+        let group = || Group::Shared(Arc::new(Sample::default()));
+        registry.add("block", Some("root"), group());
+        for n in 0..100 {
+            registry.add("block", Some(&n.to_string()), group());
+            assert_eq!(registry.family("block").count(), 2);
+            registry.remove("block", Some(&n.to_string()));
+            registry.remove("net", Some("root"));
+            assert_eq!(registry.family("block").count(), 1);
+        }
+        assert_eq!(registry.nodes().count(), 2);
+    }
+
     fn values(entry: &Entry) -> Vec<Value> {
         let mut values = Vec::new();
         entry.read(&mut |_, value| values.push(value));
@@ -208,18 +266,18 @@ mod tests {
         sample.count.add(2);
         sample.stored.set(9);
         sample.time_agg.record_ns(5_000);
-        assert_eq!(values(entry), [Value::Number(2), Value::Number(9), spread(5, 5, 5)]);
+        assert_eq!(values(&entry), [Value::Number(2), Value::Number(9), spread(5, 5, 5)]);
         sample.count.add(1);
-        assert_eq!(values(entry), [Value::Number(3), Value::Number(9), spread(5, 5, 5)]);
+        assert_eq!(values(&entry), [Value::Number(3), Value::Number(9), spread(5, 5, 5)]);
         // What happens between reading and settling belongs to the next report.
         sample.count.add(4);
         sample.time_agg.record_ns(1_000);
         entry.settle();
-        let left = values(entry);
+        let left = values(&entry);
         assert_eq!(left[..2], [Value::Number(4), Value::Number(9)]);
         assert!(matches!(left[2], Value::Spread(Spread { sum_us: 1, .. })), "{left:?}");
         entry.settle();
-        assert_eq!(values(entry), [Value::Number(0), Value::Number(9), spread(0, 0, 0)]);
+        assert_eq!(values(&entry), [Value::Number(0), Value::Number(9), spread(0, 0, 0)]);
     }
 
     #[test]
@@ -236,7 +294,7 @@ mod tests {
                 });
             }
         });
-        let ids: std::collections::BTreeSet<_> = registry.iter().map(|e| e.id().unwrap()).collect();
+        let ids: std::collections::BTreeSet<_> = registry.iter().map(|e| e.id().unwrap().to_owned()).collect();
         assert_eq!((registry.iter().count(), ids.len()), (200, 200));
         assert_eq!(registry.family("other").count(), 0);
     }
