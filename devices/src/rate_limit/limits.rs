@@ -23,13 +23,6 @@ pub enum BucketChange {
     Set(BucketSpec),
 }
 
-impl BucketChange {
-    /// This change, and then `later`.
-    fn then(self, later: Self) -> Self {
-        if later == Self::Keep { self } else { later }
-    }
-}
-
 /// A change to a running limiter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RateLimitChange {
@@ -37,13 +30,6 @@ pub struct RateLimitChange {
     pub bandwidth: BucketChange,
     /// The bucket of operations.
     pub ops: BucketChange,
-}
-
-impl RateLimitChange {
-    /// This change, and then `later`.
-    pub fn then(self, later: Self) -> Self {
-        Self { bandwidth: self.bandwidth.then(later.bandwidth), ops: self.ops.then(later.ops) }
-    }
 }
 
 impl RateLimits {
@@ -71,7 +57,6 @@ mod tests {
         let second = RateLimitChange { bandwidth: BucketChange::Keep, ops: BucketChange::Set(spec(4)) };
         let both = RateLimits { bandwidth: Some(spec(3)), ops: Some(spec(4)) };
         assert_eq!(limits.changed(first).changed(second), both);
-        assert_eq!(limits.changed(first.then(second)), both);
         assert_eq!(limits.changed(first), RateLimits { bandwidth: Some(spec(3)), ops: None });
     }
 }

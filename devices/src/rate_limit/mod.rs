@@ -6,15 +6,20 @@
 //! no timer armed.
 //!
 //! The limits are changed by a [`LimitDial`], from any thread, without the device's lock: a drive that waits for its file keeps the lock
-//! for as long as that takes, and the operator should not have to wait with it. The limiter looks for a change when it is asked next, and
-//! the dial makes the timer report so that a blocked device asks at once.
+//! for as long as that takes, and the operator should not have to wait with it. The dial makes the timer report, so that a blocked device
+//! asks at once.
+//!
+//! A device whose queues are served side by side has a limiter for each, and all of them [share](RateLimiter::share) one pair of buckets,
+//! behind a lock that is held for no longer than it takes to count: what is let through is exactly what one limiter would let through. One
+//! that was refused has its tokens kept for it until its timer reports; otherwise small requests of one queue would take them from under a
+//! large one of another for ever.
 
 mod bucket;
 mod limits;
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,12 +41,14 @@ const AT_ONCE: Duration = Duration::from_nanos(1);
 /// Limits operations and bytes.
 #[derive(Debug)]
 pub struct RateLimiter {
-    bandwidth: Option<Bucket>,
-    ops: Option<Bucket>,
     /// Something was refused, and the timer reports at this time.
     blocked_until: Option<Instant>,
     /// The timer reports though nothing was refused: see [`Self::come_back`].
     coming_back: bool,
+    /// How many changes of the limits were heard of.
+    heard: u64,
+    /// Which of those that share the buckets this is.
+    sharer: usize,
     shared: Arc<Shared>,
 }
 
@@ -60,17 +67,22 @@ pub struct LimitDial(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// There is a change. Written with the lock held; a look without it is enough to see that there is none.
-    turned: AtomicBool,
+    /// How often the limits were changed. Written with the lock held; a look without it is enough to see that they were.
+    changes: AtomicU64,
+    /// There is a limit, likewise.
+    limits: AtomicBool,
     desk: Mutex<Desk>,
 }
 
-/// Held for no longer than it takes to set a timer.
+/// Held for no longer than it takes to count, and to set a timer.
 #[derive(Debug)]
 struct Desk {
-    timer: TimerFd,
-    /// What the limiter has not adopted yet.
-    change: RateLimitChange,
+    bandwidth: Option<Bucket>,
+    ops: Option<Bucket>,
+    /// One for each sharer.
+    timers: Vec<TimerFd>,
+    /// The sharer that was refused first. Until its timer reports, what comes in is for it.
+    first: Option<(usize, Instant)>,
 }
 
 impl Shared {
@@ -78,19 +90,62 @@ impl Shared {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_turned(&self) -> bool {
-        self.turned.load(Ordering::Acquire)
+    /// Changes the limits. New buckets start full, and what was refused may be tried again.
+    fn change(&self, change: RateLimitChange) -> MutexGuard<'_, Desk> {
+        let now = Instant::now();
+        let mut desk = self.lock();
+        let Desk { bandwidth, ops, first, .. } = &mut *desk;
+        for (bucket, change) in [(bandwidth, change.bandwidth), (ops, change.ops)] {
+            match change {
+                BucketChange::Keep => {}
+                BucketChange::Remove => *bucket = None,
+                BucketChange::Set(spec) => *bucket = Some(Bucket::new(spec, now)),
+            }
+        }
+        *first = None;
+        self.limits.store(desk.bandwidth.is_some() || desk.ops.is_some(), Ordering::Release);
+        self.changes.fetch_add(1, Ordering::Release);
+        desk
+    }
+}
+
+impl Desk {
+    fn set_timer(&mut self, sharer: usize, wait: Duration) -> bool {
+        self.timers.get_mut(sharer).is_some_and(|timer| timer.reset(wait, None).is_ok())
+    }
+
+    /// How long one operation of `bytes` bytes has to wait; zero means now.
+    fn wait(&mut self, sharer: usize, bytes: u64, now: Instant) -> Duration {
+        let bandwidth = self.bandwidth.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(bytes, now));
+        let ops = self.ops.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(1, now));
+        let wait = bandwidth.max(ops);
+        match self.first {
+            // A little later than the first, so that it is.
+            Some((who, until)) if who != sharer && now < until => {
+                wait.max(until.saturating_duration_since(now).saturating_add(MIN_SLEEP))
+            }
+            _ => wait,
+        }
+    }
+
+    fn charge(&mut self, bytes: u64) {
+        if let Some(bucket) = &mut self.bandwidth {
+            bucket.take(bytes);
+        }
+        if let Some(bucket) = &mut self.ops {
+            bucket.take(1);
+        }
     }
 }
 
 impl LimitDial {
     /// Changes the limits. The device heeds them from its next operation on. New buckets start full, and what was refused is tried again.
     pub fn turn(&self, change: RateLimitChange) {
-        let mut desk = self.0.lock();
-        desk.change = desk.change.then(change);
-        self.0.turned.store(true, Ordering::Release);
-        // A time this short cannot be refused.
-        let _ = desk.timer.reset(AT_ONCE, None);
+        let mut desk = self.0.change(change);
+        for timer in &mut desk.timers {
+            // A time this short cannot be refused.
+            let _ = timer.reset(AT_ONCE, None);
+        }
     }
 }
 
@@ -98,33 +153,49 @@ impl RateLimiter {
     /// A limiter with full buckets.
     pub fn new(limits: RateLimits) -> io::Result<Self> {
         let now = Instant::now();
-        let timer = TimerFd::new().map_err(io::Error::from)?;
-        Ok(Self {
-            bandwidth: limits.bandwidth.map(|spec| Bucket::new(spec, now)),
-            ops: limits.ops.map(|spec| Bucket::new(spec, now)),
-            blocked_until: None,
-            coming_back: false,
-            shared: Arc::new(Shared {
-                turned: AtomicBool::new(false),
-                desk: Mutex::new(Desk { timer, change: RateLimitChange::default() }),
-            }),
-        })
+        let RateLimits { bandwidth, ops } = limits;
+        let desk = Desk {
+            bandwidth: bandwidth.map(|spec| Bucket::new(spec, now)),
+            ops: ops.map(|spec| Bucket::new(spec, now)),
+            timers: vec![TimerFd::new().map_err(io::Error::from)?],
+            first: None,
+        };
+        let shared = Shared {
+            changes: AtomicU64::new(0),
+            limits: AtomicBool::new(bandwidth.is_some() || ops.is_some()),
+            desk: Mutex::new(desk),
+        };
+        Ok(Self::of(shared.into(), 0))
     }
 
-    /// What is left now. A change by the dial that was not adopted yet starts with full buckets.
+    fn of(shared: Arc<Shared>, sharer: usize) -> Self {
+        Self { blocked_until: None, coming_back: false, heard: 0, sharer, shared }
+    }
+
+    /// Another limiter on the same buckets, with a timer of its own; for what the device does at the same time elsewhere.
+    pub fn share(&self) -> io::Result<Self> {
+        let timer = TimerFd::new().map_err(io::Error::from)?;
+        let mut desk = self.shared.lock();
+        let sharer = desk.timers.len();
+        desk.timers.push(timer);
+        drop(desk);
+        Ok(Self::of(self.shared.clone(), sharer))
+    }
+
+    /// What is left now.
     pub fn save(&self) -> LimiterState {
         let now = Instant::now();
         let save = |bucket: &Option<Bucket>| bucket.as_ref().map(|bucket| bucket.save(now));
-        if self.shared.is_turned() {
-            return LimiterState::default();
-        }
-        LimiterState { bandwidth: save(&self.bandwidth), ops: save(&self.ops) }
+        let desk = self.shared.lock();
+        LimiterState { bandwidth: save(&desk.bandwidth), ops: save(&desk.ops) }
     }
 
     /// Goes on with what was left. A limit of which nothing is known stays full.
     pub fn restore(&mut self, state: LimiterState) {
         let now = Instant::now();
-        for (bucket, state) in [(&mut self.bandwidth, state.bandwidth), (&mut self.ops, state.ops)] {
+        let mut desk = self.shared.lock();
+        let Desk { bandwidth, ops, .. } = &mut *desk;
+        for (bucket, state) in [(bandwidth, state.bandwidth), (ops, state.ops)] {
             if let (Some(bucket), Some(state)) = (bucket, state) {
                 bucket.restore(state, now);
             }
@@ -133,7 +204,8 @@ impl RateLimiter {
 
     /// The timer as a source for the device's [`crate::virtio::device::VirtioDevice::sources`].
     pub fn source(&self, token: u32) -> Source {
-        Source { fd: self.shared.lock().timer.as_raw_fd(), interest: Interest::Readable, token }
+        let fd = self.shared.lock().timers.get(self.sharer).map_or(-1, AsRawFd::as_raw_fd);
+        Source { fd, interest: Interest::Readable, token }
     }
 
     /// For the device's [`crate::virtio::device::VirtioDevice::limit_dials`].
@@ -143,52 +215,75 @@ impl RateLimiter {
 
     /// One operation of `bytes` bytes wants to happen. `false` means not now: [`Self::source`] becomes ready when it can.
     pub fn take(&mut self, bytes: u64) -> bool {
-        let allowed = self.allow(bytes);
-        if allowed {
-            self.charge(bytes);
-        }
-        allowed
+        self.ask(bytes, |desk| desk.charge(bytes))
     }
 
     /// Whether one operation of `bytes` bytes may happen; takes nothing. `false` as for [`Self::take`].
     pub fn allow(&mut self, bytes: u64) -> bool {
-        if self.shared.is_turned() {
-            self.adopt();
-        }
+        self.ask(bytes, |_| ())
+    }
+
+    fn ask(&mut self, bytes: u64, allowed: impl FnOnce(&mut Desk)) -> bool {
+        self.listen();
         if self.is_blocked() {
             return false;
         }
         // Without limits, not even the clock is read.
-        if self.bandwidth.is_none() && self.ops.is_none() {
+        if !self.shared.limits.load(Ordering::Acquire) {
             return true;
         }
         let now = Instant::now();
-        let bandwidth = self.bandwidth.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(bytes, now));
-        let ops = self.ops.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(1, now));
-        let wait = bandwidth.max(ops);
-        if !wait.is_zero() {
-            self.block(now, wait.clamp(MIN_SLEEP, MAX_SLEEP));
+        let mut desk = self.shared.lock();
+        let wait = desk.wait(self.sharer, bytes, now);
+        let is_first = desk.first.is_none_or(|(who, until)| who == self.sharer || until <= now);
+        if wait.is_zero() {
+            allowed(&mut desk);
+            if is_first {
+                desk.first = None;
+            }
+            return true;
         }
-        wait.is_zero()
+        let wait = wait.clamp(MIN_SLEEP, MAX_SLEEP);
+        let until = now.checked_add(wait).unwrap_or(now);
+        // The refusal heeds all changes made until now, and a later one sets the timer again.
+        self.heard = self.shared.changes.load(Ordering::Acquire);
+        self.coming_back = false;
+        if desk.set_timer(self.sharer, wait) {
+            self.blocked_until = Some(until);
+            if is_first && desk.timers.len() > 1 {
+                desk.first = Some((self.sharer, until));
+            }
+        }
+        false
+    }
+
+    /// Hears of a change of the limits: what was refused may be tried again.
+    fn listen(&mut self) {
+        let changes = self.shared.changes.load(Ordering::Acquire);
+        if changes != self.heard {
+            self.heard = changes;
+            self.blocked_until = None;
+        }
     }
 
     /// Takes tokens for one operation that was allowed. Its size may have become known only then: what is not there is owed, and the
     /// refill pays it off before anything else is allowed.
     pub fn charge(&mut self, bytes: u64) {
-        if let Some(bucket) = &mut self.bandwidth {
-            bucket.take(bytes);
-        }
-        if let Some(bucket) = &mut self.ops {
-            bucket.take(1);
+        if self.shared.limits.load(Ordering::Acquire) {
+            self.shared.lock().charge(bytes);
         }
     }
 
     /// An operation that was charged did not happen after all.
     pub fn give_back(&mut self, bytes: u64) {
-        if let Some(bucket) = &mut self.bandwidth {
+        if !self.shared.limits.load(Ordering::Acquire) {
+            return;
+        }
+        let mut desk = self.shared.lock();
+        if let Some(bucket) = &mut desk.bandwidth {
             bucket.give_back(bytes);
         }
-        if let Some(bucket) = &mut self.ops {
+        if let Some(bucket) = &mut desk.ops {
             bucket.give_back(1);
         }
     }
@@ -203,9 +298,7 @@ impl RateLimiter {
     pub fn on_timer(&mut self) -> bool {
         let mut again = std::mem::take(&mut self.coming_back);
         let was_blocked = self.is_blocked();
-        if self.shared.is_turned() {
-            self.adopt();
-        }
+        self.listen();
         // A look that comes early leaves the timer running.
         if self.blocked_until.is_some_and(|until| Instant::now() >= until) {
             self.blocked_until = None;
@@ -217,41 +310,14 @@ impl RateLimiter {
     /// Makes the timer report though nothing was refused, so that the device is visited again after others had their turn.
     pub fn come_back(&mut self) {
         if !self.is_blocked() {
-            self.coming_back = self.shared.lock().timer.reset(AT_ONCE, None).is_ok();
+            self.coming_back = self.shared.lock().set_timer(self.sharer, AT_ONCE);
         }
-    }
-
-    fn block(&mut self, now: Instant, wait: Duration) {
-        let mut desk = self.shared.lock();
-        self.coming_back = false;
-        // A dial that was turned just now has set the timer, and must be heard.
-        if self.shared.is_turned() {
-            self.blocked_until = Some(now);
-        } else if desk.timer.reset(wait, None).is_ok() {
-            self.blocked_until = Some(now.checked_add(wait).unwrap_or(now));
-        }
-    }
-
-    /// Takes over what the dial says.
-    fn adopt(&mut self) {
-        let mut desk = self.shared.lock();
-        self.shared.turned.store(false, Ordering::Release);
-        let change = std::mem::take(&mut desk.change);
-        drop(desk);
-        self.change(change);
     }
 
     /// Changes the limits, for whoever has the device in hand. New buckets start full, and what was refused may be tried again.
     pub fn change(&mut self, change: RateLimitChange) {
-        let now = Instant::now();
-        for (bucket, change) in [(&mut self.bandwidth, change.bandwidth), (&mut self.ops, change.ops)] {
-            match change {
-                BucketChange::Keep => {}
-                BucketChange::Remove => *bucket = None,
-                BucketChange::Set(spec) => *bucket = Some(Bucket::new(spec, now)),
-            }
-        }
-        self.blocked_until = None;
+        drop(self.shared.change(change));
+        self.listen();
     }
 }
 

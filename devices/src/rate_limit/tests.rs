@@ -154,3 +154,53 @@ fn the_longest_waits_do_no_harm() {
     assert!(!limiter.take(u64::MAX) && limiter.is_blocked());
     assert!(!limiter.on_timer());
 }
+
+/// Whatever two queues of a device take at the same time, together it is what was set, to the token.
+#[test]
+fn sharers_take_no_more_than_one_would() {
+    const TOKENS: u64 = 50_000;
+    for limits in [
+        RateLimits { bandwidth: None, ops: Some(slow(TOKENS)) },
+        RateLimits { bandwidth: Some(slow(7 * TOKENS)), ops: None },
+        RateLimits { bandwidth: Some(slow(7 * TOKENS)), ops: Some(slow(TOKENS)) },
+    ] {
+        let one = RateLimiter::new(limits).unwrap();
+        let sharers = [one.share().unwrap(), one.share().unwrap(), one];
+        let taken: u64 = std::thread::scope(|scope| {
+            let count = |mut limiter: RateLimiter| scope.spawn(move || (0..).take_while(|_| limiter.take(7)).count());
+            sharers.map(count).into_iter().map(|thread| thread.join().unwrap() as u64).sum()
+        });
+        assert_eq!(taken, TOKENS, "{limits:?}");
+    }
+}
+
+#[test]
+fn a_dial_is_heard_by_all_sharers() {
+    let mut one = limiter(None, Some(slow(1)));
+    let mut other = one.share().unwrap();
+    let watches = [Watch::on(&one), Watch::on(&other)];
+    assert!(other.take(1) && !one.take(1) && !other.take(1));
+    one.dial().turn(RateLimitChange { bandwidth: BucketChange::Keep, ops: BucketChange::Remove });
+    assert!(watches.iter().all(|watch| watch.reports(5000)));
+    assert!(one.on_timer() && other.on_timer() && one.take(1) && other.take(1));
+}
+
+/// A large request waits for its tokens; small ones beside it must not take them from under it.
+#[test]
+fn what_comes_in_is_kept_for_who_was_refused_first() {
+    // A token each millisecond.
+    let mut large = limiter(Some(bucket(3_600_000, 3_600_000)), None);
+    let mut small = large.share().unwrap();
+    assert!(small.take(3_600_000) && !large.take(3_600_000));
+    let begun = Instant::now();
+    while large.save().bandwidth.unwrap().level < 5 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nothing comes in");
+        std::thread::yield_now();
+    }
+    assert!(!small.take(1), "it is for the other");
+    // One that asks for less is first no longer.
+    large.blocked_until = None;
+    assert!(large.take(1));
+    small.blocked_until = None;
+    assert!(small.take(1));
+}
