@@ -1,25 +1,34 @@
-//! One virtio device under its one lock: registers, device, rings, and the life cycle that binds them.
+//! One virtio device: registers, device, rings, and the life cycle that binds them.
 //!
-//! vCPU threads come in through a transport, the device's event loop through [`Subscriber`]. Activation happens on the event loop: the
-//! vCPU that writes DRIVER_OK only rings the control bell. A reset happens on the vCPU, under the lock, so that it is complete when the
+//! vCPU threads come in through a transport, the device's event loops through [`Subscriber`]. Activation happens on the event loop: the
+//! vCPU that writes DRIVER_OK only rings the control bell. A reset happens on the vCPU, under the locks, so that it is complete when the
 //! guest's write returns.
+//!
+//! A device works in one or more [lanes](lane): parts with rings, a lock and an event loop of their own, so that its queues can be served
+//! side by side. Registers have a lock of their own, too, that no work is done under. Order of the locks: registers, then lanes, by their
+//! index; who holds a lane's and needs the registers lets go of it first. What happened in between shows by the driver's `life`.
+
+mod lane;
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::any::AnyDevice;
-use super::device::{Kind, Rings, VirtioDevice};
-use super::queue::{VirtQueue, Visit};
+use super::device::{Kind, Rings};
+use super::queue::VirtQueue;
 use super::registers::{Action, F_EVENT_IDX, F_INDIRECT_DESC, Registers};
 use super::state::{BadState, CellState, Progress};
-use crate::event::{Interest, Source, Subscriber};
+use crate::event::{Source, Subscriber};
 use crate::irq::VirtioIrq;
 use crate::metrics::MetricGroup;
 use crate::ram::GuestRam;
 use crate::rate_limit::LimitDial;
+
+pub use self::lane::LaneSeat;
+use self::lane::{Lane, Look, Work};
 
 /// Lets the driver's doorbell writes reach an eventfd without a vCPU exit (an ioeventfd in practice). Bound at the first DRIVER_OK,
 /// because a machine that dies soon after adding one pays for it.
@@ -31,34 +40,32 @@ pub trait DoorbellBinder: Send + Sync {
     fn unbind(&self, index: u16, bell: &EventFd);
 }
 
-/// First token of the doorbells; a device's own sources are below.
-const DOORBELLS: u32 = 1 << 16;
-/// Token of the control bell.
-const CONTROL: u32 = u32::MAX;
-
 /// Bytes of the longest configuration space (a drive's).
 const CONFIG_LEN: usize = 64;
 
+/// How far the driver is.
 enum State {
     /// No driver, or not yet set up.
     Idle,
-    /// The driver said DRIVER_OK; the event loop has not activated the device yet.
-    Activating(Rings),
-    /// At work.
-    Live(Rings),
+    /// The driver said DRIVER_OK; the event loop has not activated the device yet. The rings are those of each lane.
+    Activating(Vec<Rings>),
+    /// At work; the lanes have the rings.
+    Live,
     /// Given up until the driver resets the device.
     NeedsReset,
 }
 
-struct Inner {
+/// What transports and requests see. Locked before any lane is.
+struct Front {
     registers: Registers,
-    device: AnyDevice,
     state: State,
     doorbells_bound: bool,
-    /// The machine is paused: events are ignored, and everything is looked at again on resume.
+    /// The machine is paused: nothing is activated until it is resumed.
     paused: bool,
     /// What the driver knows from the time before the process, until it is resumed.
     renewed: Option<Renewed>,
+    /// Counts activations, so that what one of them brought about does not befall the next.
+    life: u64,
 }
 
 /// Of a device that was taken up.
@@ -78,13 +85,16 @@ pub struct VirtioCell {
     irq: Arc<dyn VirtioIrq>,
     binder: Arc<dyn DoorbellBinder>,
     doorbells: Vec<EventFd>,
-    control: EventFd,
     dials: Vec<LimitDial>,
-    inner: Mutex<Inner>,
+    /// Changes of the configuration space that the registers' generation does not tell yet.
+    changes: AtomicU32,
+    front: Mutex<Front>,
+    first: Lane,
+    others: Vec<Lane>,
 }
 
 impl VirtioCell {
-    /// Puts a device into a cell. `name` is for log lines.
+    /// Puts a device that works in one lane into a cell. `name` is for log lines.
     pub fn new(
         name: String,
         device: AnyDevice,
@@ -92,33 +102,48 @@ impl VirtioCell {
         irq: Arc<dyn VirtioIrq>,
         binder: Arc<dyn DoorbellBinder>,
     ) -> io::Result<Self> {
-        let bell = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
-        let sizes = device.get().queue_max_sizes();
+        Self::with_lanes(name, device, Vec::new(), ram, irq, binder)
+    }
+
+    /// Puts a device that works in several lanes into a cell: the one that speaks for all of them, and the others.
+    pub fn with_lanes(
+        name: String,
+        first: AnyDevice,
+        others: Vec<AnyDevice>,
+        ram: GuestRam,
+        irq: Arc<dyn VirtioIrq>,
+        binder: Arc<dyn DoorbellBinder>,
+    ) -> io::Result<Self> {
+        let device = first.get();
+        let sizes = device.queue_max_sizes();
+        let registers = Registers::new(device.features(), sizes).requiring(device.required_features());
         Ok(Self {
             name,
-            kind: device.get().kind(),
+            kind: device.kind(),
             ram,
             irq,
             binder,
             doorbells: sizes.iter().map(|_| bell()).collect::<Result<_, _>>()?,
-            control: bell()?,
-            dials: device.get().limit_dials(),
-            inner: Mutex::new(Inner {
-                registers: Registers::new(device.get().features(), sizes).requiring(device.get().required_features()),
-                device,
+            dials: device.limit_dials(),
+            changes: AtomicU32::new(0),
+            front: Mutex::new(Front {
+                registers,
                 state: State::Idle,
                 doorbells_bound: false,
                 paused: false,
                 renewed: None,
+                life: 0,
             }),
+            first: Lane::new(first)?,
+            others: others.into_iter().map(Lane::new).collect::<Result<_, _>>()?,
         })
     }
 
     /// The same, on a transport where queues have a size before the driver gives them one.
     pub fn with_sized_queues(mut self) -> Self {
-        let inner = self.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let registers = std::mem::replace(&mut inner.registers, Registers::new(0, &[]));
-        inner.registers = registers.sized();
+        let front = self.front.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let registers = std::mem::replace(&mut front.registers, Registers::new(0, &[]));
+        front.registers = registers.sized();
         self
     }
 
@@ -139,7 +164,7 @@ impl VirtioCell {
 
     /// What the device counts.
     pub fn metrics(&self) -> Arc<dyn MetricGroup> {
-        self.lock().device.get().metrics()
+        self.first.lock().device.get().metrics()
     }
 
     /// By what the device's rate limiters are changed, see [`super::device::VirtioDevice::limit_dials`]. Does not wait for the device.
@@ -147,48 +172,67 @@ impl VirtioCell {
         &self.dials
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Front> {
         // A panic while the lock is held aborts the process in release builds; in tests the state is still whole enough to go on.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..self.changes.swap(0, Ordering::Acquire) {
+            front.registers.bump_generation();
+        }
+        front
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 
     /// Looks at or changes the registers. Not for status writes: see [`Self::write_status`].
     pub fn registers<T>(&self, look: impl FnOnce(&mut Registers) -> T) -> T {
-        let mut inner = self.lock();
-        let value = look(&mut inner.registers);
-        inner.count_refused();
+        let mut front = self.lock();
+        let value = look(&mut front.registers);
+        self.count_refused(&mut front);
         value
+    }
+
+    fn count_refused(&self, front: &mut Front) {
+        let refused = front.registers.take_refused();
+        if refused != 0 {
+            self.first.lock().device.get().faults().registers.add(refused);
+        }
     }
 
     /// A register that does not exist was written, or one in a way that it is not.
     pub fn refuse_write(&self) {
-        self.lock().device.get().faults().registers.inc();
+        self.first.lock().device.get().faults().registers.inc();
     }
 
     /// Reads the device's configuration space.
     pub fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.lock().device.get().read_config(offset, data);
+        self.first.lock().device.get().read_config(offset, data);
     }
 
     /// Writes the device's configuration space.
     pub fn write_config(&self, offset: u64, data: &[u8]) {
-        self.lock().device.get_mut().write_config(offset, data);
+        self.first.lock().device.get_mut().write_config(offset, data);
     }
 
     /// A driver's write to the status field. A reset is complete when this returns.
     pub fn write_status(&self, value: u32) {
-        let mut inner = self.lock();
-        let action = inner.registers.write_status(value);
-        inner.count_refused();
+        let mut front = self.lock();
+        let action = front.registers.write_status(value);
+        self.count_refused(&mut front);
         match action {
             Action::None => {}
-            Action::Reset => inner.reset(),
-            Action::Activate => match self.make_rings(&inner.registers) {
+            Action::Reset => {
+                self.stop_lanes(&front);
+                front.state = State::Idle;
+                front.registers.reset();
+            }
+            Action::Activate => match self.make_rings(&front.registers) {
                 Ok(rings) => {
-                    inner.state = State::Activating(rings);
-                    ring(&self.control);
+                    front.state = State::Activating(rings);
+                    ring(&self.first.control);
                 }
-                Err(why) => self.refuse_activation(&mut inner, &why),
+                Err(why) => self.refuse_activation(&mut front, &why),
             },
         }
     }
@@ -201,9 +245,13 @@ impl VirtioCell {
         }
     }
 
-    fn make_rings(&self, registers: &Registers) -> Result<Rings, String> {
+    /// The rings that the driver has set up, by the lanes that serve them.
+    fn make_rings(&self, registers: &Registers) -> Result<Vec<Rings>, String> {
         let accepted = registers.accepted();
-        let mut queues = Vec::with_capacity(self.doorbells.len());
+        let mut lanes: Vec<Rings> = self
+            .lanes()
+            .map(|_| Rings { ram: self.ram.clone(), irq: self.irq.clone(), queues: Vec::new() })
+            .collect();
         for (index, (geometry, max_size)) in (0u16..).zip(registers.queues()) {
             let queue = VirtQueue::new(
                 index,
@@ -214,44 +262,71 @@ impl VirtioCell {
                 &self.ram,
             )
             .map_err(|e| format!("queue {index}: {e}"))?;
-            queues.push(queue);
+            let lane = self.first.lock().device.get().lane_of(index, accepted);
+            if let Some(rings) = lanes.get_mut(lane.min(self.others.len())) {
+                rings.queues.push(queue);
+            }
         }
         if !registers.queues().any(|(geometry, _)| geometry.ready) {
             return Err("DRIVER_OK without any queue".to_owned());
         }
-        Ok(Rings { ram: self.ram.clone(), irq: self.irq.clone(), queues })
+        Ok(lanes)
     }
 
-    fn give_up(&self, inner: &mut Inner, why: &str) {
-        crate::guest_warn!("{}: the device needs a reset: {why}", self.name);
-        if !matches!(inner.state, State::Idle) {
-            inner.device.get_mut().reset();
+    /// No lane has rings any more, and nothing is in flight.
+    fn stop_lanes(&self, front: &Front) {
+        if !matches!(front.state, State::Idle) {
+            self.lanes().for_each(|lane| lane.lock().stop());
         }
-        inner.state = State::NeedsReset;
-        inner.registers.needs_reset();
+    }
+
+    fn give_up(&self, front: &mut Front, why: &str) {
+        crate::guest_warn!("{}: the device needs a reset: {why}", self.name);
+        self.stop_lanes(front);
+        front.state = State::NeedsReset;
+        front.registers.needs_reset();
         self.irq.config();
     }
 
-    fn refuse_activation(&self, inner: &mut Inner, why: &str) {
-        inner.device.get().faults().activations.inc();
-        self.give_up(inner, why);
+    /// A lane has met a broken ring while its driver lived that life.
+    fn give_up_life(&self, life: u64, why: &str) {
+        let mut front = self.lock();
+        if front.life == life && matches!(front.state, State::Live) {
+            self.give_up(&mut front, why);
+        }
     }
 
-    fn activate(&self, inner: &mut Inner) {
-        if !matches!(inner.state, State::Activating(_)) {
+    fn refuse_activation(&self, front: &mut Front, why: &str) {
+        self.first.lock().device.get().faults().activations.inc();
+        self.give_up(front, why);
+    }
+
+    /// Gives the lanes their rings, if a driver waits for it.
+    fn activate(&self, front: &mut Front) {
+        if front.paused || !matches!(front.state, State::Activating(_)) {
             return;
         }
-        let State::Activating(mut rings) = std::mem::replace(&mut inner.state, State::Idle) else { return };
-        if let Err(why) = inner.device.get_mut().activate(inner.registers.accepted(), &mut rings) {
-            return self.refuse_activation(inner, &why);
+        let State::Activating(rings) = std::mem::replace(&mut front.state, State::Live) else { return };
+        match self.start_lanes(front, rings) {
+            Ok(()) => self.bind_doorbells(front),
+            Err(why) => self.refuse_activation(front, &why),
         }
-        inner.state = State::Live(rings);
-        self.bind_doorbells(inner);
-        self.visit_all(inner);
     }
 
-    fn bind_doorbells(&self, inner: &mut Inner) {
-        if inner.doorbells_bound {
+    fn start_lanes(&self, front: &mut Front, rings: Vec<Rings>) -> Result<(), String> {
+        front.life = front.life.wrapping_add(1);
+        let accepted = front.registers.accepted();
+        for (lane, mut rings) in self.lanes().zip(rings) {
+            let mut work = lane.lock();
+            work.device.get_mut().activate(accepted, &mut rings)?;
+            work.life = front.life;
+            work.rings = Some(rings);
+        }
+        Ok(())
+    }
+
+    fn bind_doorbells(&self, front: &mut Front) {
+        if front.doorbells_bound {
             return;
         }
         for (index, bell) in (0u16..).zip(&self.doorbells) {
@@ -260,19 +335,19 @@ impl VirtioCell {
                 log::warn!("{}: doorbell {index} stays slow: {error}", self.name);
             }
         }
-        inner.doorbells_bound = true;
+        front.doorbells_bound = true;
     }
 
-    /// `change` changes where doorbells are rung: those that are bound are bound anew. Waits for what the device is doing.
+    /// `change` changes where doorbells are rung: those that are bound are bound anew.
     pub fn move_doorbells(&self, change: impl FnOnce()) {
-        let mut inner = self.lock();
-        let bound = std::mem::take(&mut inner.doorbells_bound);
+        let mut front = self.lock();
+        let bound = std::mem::take(&mut front.doorbells_bound);
         if bound {
             self.unbind_doorbells();
         }
         change();
         if bound {
-            self.bind_doorbells(&mut inner);
+            self.bind_doorbells(&mut front);
         }
     }
 
@@ -285,116 +360,104 @@ impl VirtioCell {
     /// Ends the device for good: what is in flight is finished, what the guest wrote is durable, and nothing of the guest reaches it any more.
     pub fn retire(&self) -> io::Result<()> {
         let durable = self.shut_down();
-        let mut inner = self.lock();
-        inner.reset();
-        if std::mem::take(&mut inner.doorbells_bound) {
+        let mut front = self.lock();
+        self.stop_lanes(&front);
+        front.state = State::Idle;
+        front.registers.reset();
+        if std::mem::take(&mut front.doorbells_bound) {
             self.unbind_doorbells();
         }
         durable
     }
 
-    fn visit_all(&self, inner: &mut Inner) {
-        for (index, _) in (0u16..).zip(&self.doorbells) {
-            self.visit(inner, index);
-        }
-        let tokens: Vec<u32> = inner.device.get().sources().iter().map(|s| s.token).collect();
-        for token in tokens {
-            self.visit_source(inner, token);
-        }
-    }
-
-    fn visit(&self, inner: &mut Inner, index: u16) {
-        let State::Live(rings) = &mut inner.state else { return };
-        match visited(&mut inner.device, rings, |device, rings| device.on_doorbell(index, rings)) {
-            Ok(Visit::Idle) => {}
-            Ok(Visit::More) => self.ring_doorbell(index.into()),
-            Err(error) => return self.give_up(inner, &error.to_string()),
-        }
-        self.announce_change(inner);
-    }
-
-    fn visit_source(&self, inner: &mut Inner, token: u32) {
-        let State::Live(rings) = &mut inner.state else { return };
-        if let Err(error) = visited(&mut inner.device, rings, |device, rings| device.on_source(token, rings)) {
-            return self.give_up(inner, &error.to_string());
-        }
-        self.announce_change(inner);
-    }
-
-    fn announce_change(&self, inner: &mut Inner) {
-        if inner.device.get_mut().take_config_change() {
-            self.announce_config(inner);
-        }
-    }
-
-    /// The configuration space is another one. A driver that is at work is told.
-    fn announce_config(&self, inner: &mut Inner) {
-        inner.registers.bump_generation();
-        if matches!(inner.state, State::Live(_)) {
-            self.irq.config();
-        }
+    /// Looks at every queue and source: of the first lane here and now, of the others where they are served.
+    fn look_at_all(&self) {
+        self.others.iter().for_each(|lane| ring(&lane.control));
+        self.see(0, Look::Everything);
     }
 
     /// Stops the device: everything in flight is completed, later events are ignored until [`Self::resume`].
     pub fn pause(&self) {
-        let mut inner = self.lock();
-        inner.paused = true;
-        let Inner { state, device, .. } = &mut *inner;
-        if let State::Live(rings) = state
-            && let Err(error) = device.get_mut().quiesce(rings)
-        {
-            self.give_up(&mut inner, &error.to_string());
+        let mut front = self.lock();
+        front.paused = true;
+        let mut broken = None;
+        for lane in self.lanes() {
+            let mut work = lane.lock();
+            work.paused = true;
+            broken = broken.or(work.quiesce().err());
+        }
+        if let Some(error) = broken {
+            self.give_up(&mut front, &error.to_string());
         }
     }
 
-    /// Lets the device work again, and looks at every queue and source once, since events were missed.
+    /// Lets the device work again, and has every queue and source looked at once, since events were missed.
     pub fn resume(&self) {
-        let mut inner = self.lock();
-        inner.paused = false;
-        self.activate(&mut inner);
-        if matches!(inner.state, State::Live(_)) {
+        let mut front = self.lock();
+        front.paused = false;
+        self.lanes().for_each(|lane| lane.lock().paused = false);
+        self.activate(&mut front);
+        if matches!(front.state, State::Live) {
             // Of a driver that was set up before the process.
-            self.bind_doorbells(&mut inner);
+            self.bind_doorbells(&mut front);
         }
-        if let Some(Renewed { interrupts, config }) = inner.renewed.take() {
-            if config_space(&inner) != config {
-                self.announce_config(&mut inner);
+        if let Some(Renewed { interrupts, config }) = front.renewed.take() {
+            if self.config_space() != config {
+                front.registers.bump_generation();
+                if matches!(front.state, State::Live) {
+                    self.irq.config();
+                }
             }
             self.irq.renew(interrupts);
         }
-        self.visit_all(&mut inner);
+        drop(front);
+        self.look_at_all();
+    }
+
+    /// What a driver sees of the device's own configuration.
+    fn config_space(&self) -> Vec<u8> {
+        let mut config = vec![0; CONFIG_LEN];
+        self.read_config(0, &mut config);
+        config
     }
 
     /// What outlives the process. `None` unless the device stands still, see [`Self::pause`].
     pub fn save(&self) -> Option<CellState> {
-        let inner = self.lock();
-        let (progress, positions) = match &inner.state {
-            State::Idle => (Progress::Idle, Vec::new()),
-            State::Activating(_) => (Progress::Activating, Vec::new()),
-            State::Live(rings) => (Progress::Live, rings.queues.iter().map(VirtQueue::position).collect()),
-            State::NeedsReset => (Progress::NeedsReset, Vec::new()),
+        let front = self.lock();
+        let mut positions = Vec::new();
+        let progress = match &front.state {
+            State::Idle => Progress::Idle,
+            State::Activating(_) => Progress::Activating,
+            State::Live => {
+                let mut queues = Vec::with_capacity(self.doorbells.len());
+                self.lanes().for_each(|lane| lane.lock().enter_positions(&mut queues));
+                queues.sort_unstable_by_key(|(index, _)| *index);
+                positions.extend(queues.into_iter().map(|(_, position)| position));
+                Progress::Live
+            }
+            State::NeedsReset => Progress::NeedsReset,
         };
         // One that was not resumed since it was taken up: its driver still has to hear of what is new.
         let Renewed { interrupts, config } =
-            inner.renewed.clone().unwrap_or_else(|| Renewed { interrupts: 0, config: config_space(&inner) });
-        inner.paused.then(|| CellState {
-            registers: inner.registers.save(),
+            front.renewed.clone().unwrap_or_else(|| Renewed { interrupts: 0, config: self.config_space() });
+        front.paused.then(|| CellState {
+            registers: front.registers.save(),
             progress,
             positions,
             interrupts: interrupts | self.irq.pending(),
             config,
-            device: inner.device.get().save(),
+            device: self.first.lock().device.get().save(),
         })
     }
 
     /// Takes up what was saved, in a cell that was just made. The device stands still until [`Self::resume`]; its driver is then
     /// interrupted again for what it had not acknowledged, and for a configuration space that is another one than it was.
     pub fn restore(&self, state: &CellState) -> Result<(), BadState> {
-        let mut inner = self.lock();
-        inner.registers.restore(&state.registers)?;
+        let mut front = self.lock();
+        front.registers.restore(&state.registers)?;
         let works = matches!(state.progress, Progress::Activating | Progress::Live);
-        if (works && !inner.registers.is_set_up())
-            || (state.progress == Progress::NeedsReset) != inner.registers.is_broken()
+        if (works && !front.registers.is_set_up())
+            || (state.progress == Progress::NeedsReset) != front.registers.is_broken()
         {
             let status = state.registers.status;
             let what = format!("a driver that is {:?} with a device status of {status:#x}", state.progress);
@@ -403,38 +466,40 @@ impl VirtioCell {
         let impossible = |what: String| BadState::Impossible(what);
         match state.progress {
             Progress::Idle => {}
-            Progress::NeedsReset => inner.state = State::NeedsReset,
+            Progress::NeedsReset => front.state = State::NeedsReset,
             Progress::Activating => {
-                inner.state = State::Activating(self.make_rings(&inner.registers).map_err(impossible)?);
+                front.state = State::Activating(self.make_rings(&front.registers).map_err(impossible)?);
             }
             Progress::Live => {
-                let mut rings = self.make_rings(&inner.registers).map_err(impossible)?;
-                if state.positions.len() != rings.queues.len() {
+                let mut lanes = self.make_rings(&front.registers).map_err(impossible)?;
+                if state.positions.len() != self.doorbells.len() {
                     return Err(impossible("not every queue has a position".to_owned()));
                 }
-                for (queue, position) in rings.queues.iter_mut().zip(&state.positions) {
-                    queue.go_to(*position);
+                for queue in lanes.iter_mut().flat_map(|rings| &mut rings.queues) {
+                    if let Some(position) = state.positions.get(usize::from(queue.index())) {
+                        queue.go_to(*position);
+                    }
                 }
-                let accepted = inner.registers.accepted();
-                inner.device.get_mut().activate(accepted, &mut rings).map_err(impossible)?;
-                inner.state = State::Live(rings);
+                self.start_lanes(&mut front, lanes).map_err(impossible)?;
+                front.state = State::Live;
             }
         }
-        inner.device.get_mut().restore(&state.device)?;
-        inner.paused = true;
-        inner.renewed = Some(Renewed { interrupts: state.interrupts, config: state.config.clone() });
+        self.first.lock().device.get_mut().restore(&state.device)?;
+        front.paused = true;
+        self.lanes().for_each(|lane| lane.lock().paused = true);
+        front.renewed = Some(Renewed { interrupts: state.interrupts, config: state.config.clone() });
         Ok(())
     }
 
     /// Ends the device's work: completes what is in flight and makes it durable.
     pub fn shut_down(&self) -> io::Result<()> {
         self.pause();
-        self.lock().device.get_mut().flush()
+        self.first.lock().device.get_mut().flush()
     }
 
     /// Looks at the device. Keep it short: the guest may be waiting for its lock.
     pub fn look<T>(&self, look: impl FnOnce(&AnyDevice) -> T) -> T {
-        look(&self.lock().device)
+        look(&self.first.lock().device)
     }
 
     /// Changes the device on the operator's behalf. In-flight work is finished first. If `change` succeeds and says so, the driver is told
@@ -443,21 +508,40 @@ impl VirtioCell {
         &self,
         change: impl FnOnce(&mut AnyDevice) -> Result<(T, ConfigChange), E>,
     ) -> Result<T, E> {
-        let mut inner = self.lock();
-        let Inner { state, device, .. } = &mut *inner;
-        if let State::Live(rings) = state
-            && let Err(error) = device.get_mut().quiesce(rings)
-        {
-            self.give_up(&mut inner, &error.to_string());
+        self.reconfigure_lanes(|first, _| change(first))
+    }
+
+    /// The same of a device with several lanes, which all stand still meanwhile: the one that speaks for all, and the others.
+    pub fn reconfigure_lanes<T, E>(
+        &self,
+        change: impl FnOnce(&mut AnyDevice, &mut [&mut AnyDevice]) -> Result<(T, ConfigChange), E>,
+    ) -> Result<T, E> {
+        let mut first = self.first.lock();
+        let mut others: Vec<MutexGuard<'_, Work>> = self.others.iter().map(Lane::lock).collect();
+        let life = first.life;
+        let mut broken = first.quiesce().err();
+        for work in &mut others {
+            broken = broken.or(work.quiesce().err());
         }
-        let (value, changed) = change(&mut inner.device)?;
-        if changed == ConfigChange::Announce {
-            self.announce_config(&mut inner);
+        let outcome = change(&mut first.device, &mut others.iter_mut().map(|work| &mut work.device).collect::<Vec<_>>());
+        if let Ok((_, ConfigChange::Announce)) = &outcome {
+            self.announce_change(first.rings.is_some());
         }
-        if !inner.paused {
-            self.visit_all(&mut inner);
+        drop((first, others));
+        if let Some(error) = broken {
+            self.give_up_life(life, &error.to_string());
         }
+        let (value, _) = outcome?;
+        self.look_at_all();
         Ok(value)
+    }
+
+    /// The configuration space is another one, and the lane that it lies in is held. A driver that is at work is told.
+    fn announce_change(&self, live: bool) {
+        self.changes.fetch_add(1, Ordering::Release);
+        if live {
+            self.irq.config();
+        }
     }
 }
 
@@ -470,68 +554,19 @@ pub enum ConfigChange {
     Silent,
 }
 
-/// What a driver sees of the device's own configuration.
-fn config_space(inner: &Inner) -> Vec<u8> {
-    let mut config = vec![0; CONFIG_LEN];
-    inner.device.get().read_config(0, &mut config);
-    config
-}
-
-/// Lets the device work on its rings, and counts the malformed chains that it met.
-fn visited<T>(
-    device: &mut AnyDevice,
-    rings: &mut Rings,
-    work: impl FnOnce(&mut dyn VirtioDevice, &mut Rings) -> T,
-) -> T {
-    let bad_chains = |rings: &Rings| rings.queues.iter().map(VirtQueue::bad_chains).sum::<u64>();
-    let before = bad_chains(rings);
-    let outcome = work(device.get_mut(), rings);
-    let met = bad_chains(rings).saturating_sub(before);
-    if met != 0 {
-        device.get().faults().chains.add(met);
-    }
-    outcome
-}
-
-impl Inner {
-    fn count_refused(&mut self) {
-        let refused = self.registers.take_refused();
-        if refused != 0 {
-            self.device.get().faults().registers.add(refused);
-        }
-    }
-
-    fn reset(&mut self) {
-        if !matches!(self.state, State::Idle) {
-            self.device.get_mut().reset();
-        }
-        self.state = State::Idle;
-        self.registers.reset();
-    }
-}
-
+/// All lanes in one event loop. See [`LaneSeat`] for one of them.
 impl Subscriber for VirtioCell {
     fn sources(&self) -> Vec<Source> {
-        let watch = |fd, token| Source { fd, interest: Interest::Readable, token };
-        let mut sources = vec![watch(self.control.as_raw_fd(), CONTROL)];
-        sources.extend((DOORBELLS..).zip(&self.doorbells).map(|(token, bell)| watch(bell.as_raw_fd(), token)));
-        sources.extend(self.lock().device.get().sources());
-        sources
+        (0..=self.others.len()).flat_map(|lane| self.lane_sources(lane)).collect()
     }
 
     fn ready(&self, token: u32) {
-        let mut inner = self.lock();
-        if inner.paused {
-            return;
-        }
-        if token == CONTROL {
-            self.activate(&mut inner);
-        } else if let Some(index) = token.checked_sub(DOORBELLS) {
-            self.visit(&mut inner, index as u16);
-        } else {
-            self.visit_source(&mut inner, token);
-        }
+        self.lane_ready(token);
     }
+}
+
+fn bell() -> io::Result<EventFd> {
+    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
 }
 
 fn ring(bell: &EventFd) {

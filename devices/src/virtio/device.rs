@@ -36,7 +36,8 @@ pub struct Rings {
     pub ram: GuestRam,
     /// Tells the driver.
     pub irq: Arc<dyn VirtioIrq>,
-    /// The queues, by index. Those the driver left out are present and always empty.
+    /// The queues of the lane, by their order in the device: all, if there is one lane. Those the driver left out are present and always
+    /// empty.
     pub queues: Vec<VirtQueue>,
 }
 
@@ -51,13 +52,23 @@ pub struct Faults<'a> {
     pub chains: &'a Counter,
 }
 
-/// A virtio device. Called with the device's lock held, from its event loop except where said otherwise.
+/// A virtio device, or a lane of one. Called with its lock held, from its event loop except where said otherwise.
+///
+/// A device whose queues are served side by side is made of several of these, see [`super::cell`]. The first lane speaks for all where it is
+/// about the device: features, configuration space, metrics, dials, saved state and [`VirtioDevice::flush`].
 pub trait VirtioDevice: Send {
     /// Which device it is.
     fn kind(&self) -> Kind;
 
     /// Largest size of each queue. Fixed for the life of the device.
     fn queue_max_sizes(&self) -> &[u16];
+
+    /// Which lane serves the queue with this index, for a driver that accepted these features. A queue's doorbell rings where it is with all
+    /// features. One that does not exist has no place.
+    fn lane_of(&self, queue: u16, accepted: u64) -> usize {
+        let _ = (queue, accepted);
+        0
+    }
 
     /// What it counts. The same object for the life of the device.
     fn metrics(&self) -> Arc<dyn MetricGroup>;
@@ -84,7 +95,7 @@ pub trait VirtioDevice: Send {
     /// The driver is set up with these features. An error makes the device ask for a reset.
     fn activate(&mut self, accepted: u64, rings: &mut Rings) -> Result<(), String>;
 
-    /// The driver rang for a queue, or the machine was resumed.
+    /// The driver rang for a queue, or the machine was resumed. `queue` is its place in [`Rings::queues`].
     fn on_doorbell(&mut self, queue: u16, rings: &mut Rings) -> Result<Visit, RingError>;
 
     /// Descriptors of the device's own to watch, with tokens below 2^16. Fixed for the life of the device.

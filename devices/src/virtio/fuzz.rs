@@ -34,7 +34,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::any::AnyDevice;
-use super::block::{BackingFile, Block, BlockSpec, Engine, UringHub};
+use super::block::{BackingFile, Block, BlockSpec, Engine, UringHub, swap_file};
 use super::cell::{ConfigChange, DoorbellBinder, VirtioCell};
 use super::transport::mmio::{MmioIrq, MmioWindow};
 use crate::bus::BusDevice;
@@ -82,6 +82,8 @@ struct Machine {
     cell: Arc<VirtioCell>,
     window: MmioWindow,
     available: u16,
+    /// The one that it brings up.
+    queue: u32,
 }
 
 /// Memory without holes.
@@ -92,11 +94,15 @@ fn ram() -> GuestRam {
 impl Machine {
     /// A device that nobody has brought up.
     fn new(name: &str, device: AnyDevice, ram: GuestRam) -> Self {
+        Self::with_lanes(name, device, Vec::new(), ram)
+    }
+
+    fn with_lanes(name: &str, device: AnyDevice, more: Vec<AnyDevice>, ram: GuestRam) -> Self {
         let irq = Arc::new(MmioIrq::new(Silent));
-        let cell = VirtioCell::new(name.to_owned(), device, ram.clone(), irq.clone(), Arc::new(Silent));
+        let cell = VirtioCell::with_lanes(name.to_owned(), device, more, ram.clone(), irq.clone(), Arc::new(Silent));
         let cell = Arc::new(cell.expect("spare descriptors"));
         let window = MmioWindow::new(cell.clone(), irq);
-        Self { ram, cell, window, available: 0 }
+        Self { ram, cell, window, available: 0, queue: 0 }
     }
 
     fn write(&self, offset: u64, value: u32) {
@@ -128,7 +134,7 @@ impl Machine {
             self.write(0x20, bits);
         }
         self.write(0x70, 11);
-        self.write(0x30, 0);
+        self.write(0x30, self.queue);
         self.write(0x38, 256);
         for (offset, address) in [(0x80, DESCRIPTORS), (0x90, AVAILABLE), (0xa0, USED)] {
             self.write(offset, address as u32);
@@ -228,7 +234,7 @@ impl Machine {
                 self.descriptor(at(first + 2), 0xf000 + u64::from(input.byte()), 1, 2, 0);
                 self.offer(first);
                 if input.byte() > 60 {
-                    self.write(0x50, 0);
+                    self.write(0x50, self.queue);
                 }
             }
         }
@@ -269,14 +275,19 @@ pub fn drive(data: &[u8]) -> (u64, u64) {
         read_only,
         writeback: how & 8 != 0,
         engine: hub.clone().map_or(Engine::Sync, Engine::Async),
+        queues: if how & 6 == 4 { 2 } else { 1 },
         limits,
     };
     let block = Block::new(spec(&file)).expect("a drive");
     let seat = block.uring_seat();
     let metrics = block.metrics();
-    let mut machine = Machine::new("fuzzed drive", AnyDevice::Block(Box::new(block)), ram());
+    let more = (how & 6 == 4).then(|| block.lane(Engine::Sync).expect("spare descriptors"));
+    let more = more.into_iter().map(|lane| AnyDevice::Block(Box::new(lane))).collect();
+    let mut machine = Machine::with_lanes("fuzzed drive", AnyDevice::Block(Box::new(block)), more, ram());
+    // Sometimes what a driver does is done to the other queue.
+    machine.queue = u32::from(how & 0x56 == 0x44);
     if let (Some(hub), Some(seat)) = (&hub, seat) {
-        hub.attach(seat, &machine.cell);
+        hub.attach(seat, &machine.cell, 0);
     }
     if how & 16 == 0 {
         machine.bring_up(if how & 32 == 0 { u64::MAX } else { 0 });
@@ -290,15 +301,7 @@ pub fn drive(data: &[u8]) -> (u64, u64) {
         if input.0.len() % 61 == 60 {
             let new = disk();
             let handed_over = new.try_clone().expect("a spare descriptor");
-            machine
-                .cell
-                .reconfigure(|device| match device {
-                    AnyDevice::Block(block) => {
-                        block.replace_file(BackingFile::new(handed_over)?).map(|()| ((), ConfigChange::Announce))
-                    }
-                    _ => Ok(((), ConfigChange::Silent)),
-                })
-                .expect("a swapped file");
+            BackingFile::new(handed_over).and_then(|file| swap_file(&machine.cell, file)).expect("a swapped file");
             check(&file, read_only);
             file = new;
         }
@@ -315,7 +318,7 @@ pub fn drive(data: &[u8]) -> (u64, u64) {
     machine.descriptor(DESCRIPTORS + 16, 0x9000, 513, 2, 0);
     machine.ram.write_obj(0xeeu8, GuestAddress(0x9200)).expect("in RAM");
     machine.offer(0);
-    machine.write(0x50, 0);
+    machine.write(0x50, machine.queue);
     machine.turn();
     machine.cell.pause();
     assert_eq!(machine.ram.read_obj::<u8>(GuestAddress(0x9200)).expect("in RAM"), 0, "the device did not recover");

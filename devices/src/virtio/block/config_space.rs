@@ -40,7 +40,7 @@ pub(super) struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    pub(super) fn new(capacity_sectors: u64) -> Self {
+    pub(super) fn new(capacity_sectors: u64, queues: u16) -> Self {
         Self {
             capacity_sectors: U64::new(capacity_sectors),
             size_max: U32::ZERO,
@@ -53,7 +53,7 @@ impl ConfigSpace {
             opt_io_blocks: U32::ZERO,
             writeback: 0,
             unused0: 0,
-            num_queues: U16::new(1),
+            num_queues: U16::new(queues),
             max_discard_sectors: U32::new(MAX_DISCARD_SECTORS),
             max_discard_seg: U32::new(1),
             discard_sector_alignment: U32::new(1 << PHYSICAL_BLOCK_EXP),
@@ -79,7 +79,7 @@ mod tests {
 
     fn at<const N: usize>(offset: u64) -> [u8; N] {
         let mut data = [0xee; N];
-        ConfigSpace::new(0x1234_5678_9abc).read(offset, &mut data);
+        ConfigSpace::new(0x1234_5678_9abc, 7).read(offset, &mut data);
         data
     }
 
@@ -93,6 +93,7 @@ mod tests {
             (16, 0),
             (20, 512),
             (24, 0x0008_0003),
+            (32, 7 << 16),
             (36, 1 << 22),
             (40, 1),
             (44, 8),

@@ -27,6 +27,7 @@ pub(super) const F_RO: u64 = 1 << 5;
 pub(super) const F_BLK_SIZE: u64 = 1 << 6;
 pub(super) const F_FLUSH: u64 = 1 << 9;
 pub(super) const F_TOPOLOGY: u64 = 1 << 10;
+pub(super) const F_MQ: u64 = 1 << 12;
 pub(super) const F_DISCARD: u64 = 1 << 13;
 pub(super) const F_WRITE_ZEROES: u64 = 1 << 14;
 
@@ -34,6 +35,10 @@ pub(super) const F_WRITE_ZEROES: u64 = 1 << 14;
 pub(super) const COMPLETIONS: u32 = 0;
 /// Token of the rate limiter.
 pub(super) const LIMITER: u32 = 1;
+
+/// Most queues a drive can have.
+pub const MAX_QUEUES: u16 = 16;
+const QUEUE_SIZES: [u16; MAX_QUEUES as usize] = [MAX_SIZE; MAX_QUEUES as usize];
 
 /// One visit moves about so much, then others have their turn.
 const VISIT_BYTES: u64 = 8 << 20;
@@ -47,6 +52,15 @@ pub enum Engine {
     Async(Arc<UringHub>),
 }
 
+impl Engine {
+    fn on(self, file: Arc<File>) -> io::Result<Box<dyn Disk>> {
+        Ok(match self {
+            Engine::Sync => Box::new(engine::Sync::new(file)),
+            Engine::Async(hub) => Box::new(engine::Uring::new(hub, file)?),
+        })
+    }
+}
+
 /// What a drive is made of.
 #[derive(Debug)]
 pub struct BlockSpec {
@@ -58,6 +72,8 @@ pub struct BlockSpec {
     pub writeback: bool,
     /// How requests reach the file.
     pub engine: Engine,
+    /// Queues, at most [`MAX_QUEUES`].
+    pub queues: u16,
     /// Bytes of data and requests per time. Every request is an operation, also one that is refused.
     pub limits: RateLimits,
 }
@@ -99,7 +115,7 @@ impl Stopwatch {
 /// A file that a drive can be on, and what there is to know of it.
 #[derive(Debug)]
 pub struct BackingFile {
-    file: File,
+    file: Arc<File>,
     backing: Backing,
 }
 
@@ -124,13 +140,14 @@ impl BackingFile {
         for (to, from) in id.iter_mut().zip(disk::identity(&file)?.bytes()) {
             *to = from;
         }
-        Ok(Self { file, backing: Backing { capacity_sectors: len / SECTOR_LEN, id } })
+        Ok(Self { file: file.into(), backing: Backing { capacity_sectors: len / SECTOR_LEN, id } })
     }
 }
 
-/// A block device.
+/// A block device, or a lane of one: each queue is a lane, with an engine of its own on the file that all share.
 pub struct Block {
     disk: Box<dyn Disk>,
+    queues: u16,
     backing: Backing,
     config: ConfigSpace,
     read_only: bool,
@@ -149,20 +166,36 @@ pub struct Block {
 impl Block {
     /// A drive on a file.
     pub fn new(spec: BlockSpec) -> io::Result<Self> {
-        let BlockSpec { file, read_only, writeback, engine, limits } = spec;
+        let BlockSpec { file, read_only, writeback, engine, queues, limits } = spec;
         let BackingFile { file, backing } = BackingFile::new(file)?;
-        let disk: Box<dyn Disk> = match engine {
-            Engine::Sync => Box::new(engine::Sync::new(file)),
-            Engine::Async(hub) => Box::new(engine::Uring::new(hub, file)?),
-        };
+        let queues = queues.clamp(1, MAX_QUEUES);
         Ok(Self {
-            disk,
-            config: ConfigSpace::new(backing.capacity_sectors),
+            disk: engine.on(file)?,
+            queues,
+            config: ConfigSpace::new(backing.capacity_sectors, queues),
             backing,
             read_only,
             writeback,
             limiter: RateLimiter::new(limits)?,
             metrics: Arc::default(),
+            slots: vec![None; MAX_SIZE.into()].into(),
+            pieces: Vec::with_capacity(MAX_SIZE.into()),
+            finished: Vec::with_capacity(MAX_SIZE.into()),
+            ram: None,
+        })
+    }
+
+    /// Another lane of the same drive, for its next queue.
+    pub fn lane(&self, engine: Engine) -> io::Result<Self> {
+        Ok(Self {
+            disk: engine.on(self.disk.file().clone())?,
+            queues: self.queues,
+            config: self.config.clone(),
+            backing: self.backing,
+            read_only: self.read_only,
+            writeback: self.writeback,
+            limiter: self.limiter.share()?,
+            metrics: self.metrics.clone(),
             slots: vec![None; MAX_SIZE.into()].into(),
             pieces: Vec::with_capacity(MAX_SIZE.into()),
             finished: Vec::with_capacity(MAX_SIZE.into()),
@@ -185,26 +218,38 @@ impl Block {
         self.backing.capacity_sectors.saturating_mul(SECTOR_LEN)
     }
 
-    /// Goes on with another file. Call it through [`crate::virtio::cell::VirtioCell::reconfigure`], which
-    /// finishes what is in flight first and announces the new capacity. After an error the old file is still in use.
-    pub fn replace_file(&mut self, file: BackingFile) -> io::Result<()> {
+    /// Goes on with another file, in all of the drive's lanes, see [`super::swap_file`]. After an error the old file is still in use.
+    pub(super) fn replace_file(&mut self, others: &mut [&mut Self], file: BackingFile) -> io::Result<()> {
         let BackingFile { file, backing } = file;
+        let old = self.disk.file().clone();
         let swapped = (|| {
             if self.writeback {
                 // What the guest was told is durable must not depend on a file that nobody will flush any more.
                 self.disk.sync_now()?;
             }
-            self.disk.replace(file)
+            self.disk.replace(file.clone())?;
+            others.iter_mut().try_for_each(|lane| lane.disk.replace(file.clone()))
         })();
         match swapped {
             Ok(()) => {
-                self.config = ConfigSpace::new(backing.capacity_sectors);
+                let config = ConfigSpace::new(backing.capacity_sectors, self.queues);
+                for lane in others {
+                    lane.config = config.clone();
+                    lane.backing = backing;
+                }
+                self.config = config;
                 self.backing = backing;
                 self.metrics.update_count.inc();
                 Ok(())
             }
             Err(error) => {
+                // All lanes are on one file, always. Where the old one was a moment ago it has its place again.
                 self.metrics.update_fails.inc();
+                for lane in std::iter::once(self).chain(others.iter_mut().map(|lane| &mut **lane)) {
+                    if let Err(error) = lane.disk.replace(old.clone()) {
+                        log::error!("a drive cannot go back to its file: {error}");
+                    }
+                }
                 Err(error)
             }
         }
@@ -387,7 +432,11 @@ impl VirtioDevice for Block {
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
-        &[MAX_SIZE]
+        QUEUE_SIZES.get(..usize::from(self.queues)).unwrap_or_default()
+    }
+
+    fn lane_of(&self, queue: u16, _accepted: u64) -> usize {
+        queue.into()
     }
 
     fn metrics(&self) -> Arc<dyn MetricGroup> {
@@ -408,6 +457,9 @@ impl VirtioDevice for Block {
         features |= if self.read_only { F_RO } else { F_DISCARD | F_WRITE_ZEROES };
         if self.writeback {
             features |= F_FLUSH;
+        }
+        if self.queues > 1 {
+            features |= F_MQ;
         }
         features
     }

@@ -9,11 +9,13 @@ mod device;
 mod engine;
 mod metrics;
 mod request;
+mod swap;
 pub mod syscalls;
 
-pub use device::{BackingFile, Block, BlockSpec, Engine};
+pub use device::{BackingFile, Block, BlockSpec, Engine, MAX_QUEUES};
 pub use engine::UringHub;
 pub use metrics::BlockMetrics;
+pub use swap::swap_file;
 
 #[cfg(test)]
 pub(in crate::virtio) mod tests;

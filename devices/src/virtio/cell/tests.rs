@@ -176,7 +176,7 @@ fn a_reset_between_driver_ok_and_the_event_loop() {
     }
     rig.events.settle();
     rig.bring_up(0);
-    rig.cell.ready(super::CONTROL);
+    rig.cell.ready(lane::CONTROL);
     rig.read(0, 512);
     rig.cell.resume();
     rig.read(0, 512);
@@ -203,7 +203,7 @@ fn every_source_can_be_watched() {
     tokens.dedup();
     assert_eq!((sources.len(), tokens.len()), (3, 3), "control, doorbell, limiter");
     // Tokens nobody has are harmless.
-    for token in [2, 3, 0xffff, super::DOORBELLS + 1, u32::MAX - 1] {
+    for token in [2, 3, 0xffff, lane::DOORBELLS + 1, lane::CONTROL - 1, u32::MAX] {
         rig.cell.ready(token);
     }
 }

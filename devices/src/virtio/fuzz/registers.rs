@@ -10,6 +10,7 @@ pub fn registers(data: &[u8]) -> u64 {
         read_only: true,
         writeback: false,
         engine: Engine::Sync,
+        queues: 1,
         limits: RateLimits::default(),
     };
     let device = AnyDevice::Block(Box::new(Block::new(spec).expect("a drive")));

@@ -12,7 +12,7 @@ fn device(how: u8, file: &File) -> AnyDevice {
     match how % 3 {
         0 => {
             let file = file.try_clone().expect("a spare descriptor");
-            let spec = BlockSpec { file, read_only: false, writeback: true, engine: Engine::Sync, limits };
+            let spec = BlockSpec { file, read_only: false, writeback: true, engine: Engine::Sync, queues: 1, limits };
             AnyDevice::Block(Box::new(Block::new(spec).expect("a drive")))
         }
         1 => AnyDevice::Rng(Box::new(Rng::new(RngSpec { limits }).expect("spare descriptors"))),

@@ -1,6 +1,5 @@
-use devices::virtio::any::AnyDevice;
-use devices::virtio::block::BackingFile;
-use devices::virtio::cell::{ConfigChange, VirtioCell};
+use devices::virtio::block::{self, BackingFile};
+use devices::virtio::cell::VirtioCell;
 
 use crate::actor::Vmm;
 use crate::blueprint::Drive;
@@ -83,10 +82,5 @@ fn open(config: DriveConfig) -> Result<(Drive, BackingFile), Error> {
 
 /// Puts the file behind the live device. Runs where the drive is served.
 fn swap_file(cell: &VirtioCell, file: BackingFile) -> Result<(), Error> {
-    cell.reconfigure(|device| match device {
-        AnyDevice::Block(block) => {
-            block.replace_file(file).map(|()| ((), ConfigChange::Announce)).map_err(|e| refuse(&e))
-        }
-        _ => Err(refuse(&format!("{} is not a drive.", cell.name()))),
-    })
+    block::swap_file(cell, file).map_err(|e| refuse(&e))
 }

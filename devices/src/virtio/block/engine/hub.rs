@@ -1,6 +1,7 @@
-//! The one io_uring of a machine, shared by its `Async` drives.
+//! An io_uring, shared by `Async` drives. A machine has one; more if a drive has queues that several threads serve. What is called a drive
+//! here is a lane of one.
 //!
-//! Lock order: a cell's lock, then the ring's. The ring's lock is never held while a cell's is taken, nor while waiting for the kernel.
+//! Lock order: a lane's lock, then the ring's. The ring's lock is never held while a lane's is taken, nor while waiting for the kernel.
 //!
 //! Any thread that holds the ring's lock may sort completions to the drives they belong to; whose turn it is to answer its driver is
 //! another matter: a drive does that for itself when it is visited, and the event loop visits it when this hub, a subscriber, hears the
@@ -20,14 +21,14 @@ use crate::sys::uring::{Full, Op, Ring, Waiter};
 use crate::virtio::cell::VirtioCell;
 use crate::virtio::queue::MAX_SIZE;
 
-/// One io_uring for all `Async` drives of a machine. Add it to the event loop and [`attach`](Self::attach) every drive's cell.
+/// One io_uring for all `Async` drives that one event loop serves. Add it to that and [`attach`](Self::attach) every drive's cell.
 pub struct UringHub {
     shared: Mutex<Shared>,
     /// Completions were sorted by the thread that waits for them.
     sorted: Condvar,
     waiter: Waiter,
     event: EventFd,
-    cells: Mutex<Vec<Weak<VirtioCell>>>,
+    cells: Mutex<Vec<(Weak<VirtioCell>, usize)>>,
 }
 
 /// What is behind the ring's lock.
@@ -67,7 +68,7 @@ impl UringHub {
         let ring = Ring::new(seats, seats.saturating_mul(MAX_SIZE.into()), &event)?;
         let waiter = ring.waiter()?;
         let drives = (0..seats).map(|_| Drive::default()).collect::<Vec<_>>();
-        let cells = drives.iter().map(|_| Weak::new()).collect();
+        let cells = drives.iter().map(|_| (Weak::new(), 0)).collect();
         Ok(Arc::new(Self {
             shared: Mutex::new(Shared { ring, drives, waiting: false }),
             sorted: Condvar::new(),
@@ -77,11 +78,11 @@ impl UringHub {
         }))
     }
 
-    /// Has the drive in `seat` (see [`super::super::Block::uring_seat`]) visited through `cell` when its work completes.
-    pub fn attach(&self, seat: usize, cell: &Arc<VirtioCell>) {
+    /// Has the drive in `seat` (see [`super::super::Block::uring_seat`]) visited through that lane of `cell` when its work completes.
+    pub fn attach(&self, seat: usize, cell: &Arc<VirtioCell>, lane: usize) {
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = cells.get_mut(seat) {
-            *place = Arc::downgrade(cell);
+            *place = (Arc::downgrade(cell), lane);
         }
     }
 
@@ -251,10 +252,10 @@ impl Subscriber for UringHub {
         let mut from = 0;
         while let Some(seat) = self.next_ready(from) {
             let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-            let cell = cells.get(seat).and_then(Weak::upgrade);
+            let cell = cells.get(seat).and_then(|(cell, lane)| Some((cell.upgrade()?, *lane)));
             drop(cells);
-            if let Some(cell) = cell {
-                cell.ready(COMPLETIONS);
+            if let Some((cell, lane)) = cell {
+                cell.source_ready(lane, COMPLETIONS);
             }
             from = seat.saturating_add(1);
         }

@@ -8,6 +8,7 @@ mod uring;
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 pub use hub::UringHub;
 pub(super) use sync::Sync;
@@ -66,7 +67,10 @@ pub(super) trait Disk: Send {
     fn drain(&mut self, finished: &mut Vec<Finished>);
 
     /// Goes on with another file. Nothing is in flight. After an error the old file is still in use.
-    fn replace(&mut self, file: File) -> io::Result<()>;
+    fn replace(&mut self, file: Arc<File>) -> io::Result<()>;
+
+    /// The file it is on.
+    fn file(&self) -> &Arc<File>;
 
     /// The drive's place on the machine's ring, if it is on one.
     fn seat(&self) -> Option<usize> {

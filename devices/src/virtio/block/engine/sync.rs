@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use super::{Disk, Finished, Submitted, Work};
 use crate::sys::disk;
@@ -10,11 +11,11 @@ use crate::virtio::chain;
 
 /// `preadv` and `pwritev` straight into guest memory.
 pub(in crate::virtio::block) struct Sync {
-    file: File,
+    file: Arc<File>,
 }
 
 impl Sync {
-    pub(in crate::virtio::block) fn new(file: File) -> Self {
+    pub(in crate::virtio::block) fn new(file: Arc<File>) -> Self {
         Self { file }
     }
 }
@@ -28,9 +29,13 @@ impl Disk for Sync {
 
     fn drain(&mut self, _finished: &mut Vec<Finished>) {}
 
-    fn replace(&mut self, file: File) -> io::Result<()> {
+    fn replace(&mut self, file: Arc<File>) -> io::Result<()> {
         self.file = file;
         Ok(())
+    }
+
+    fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     fn sync_now(&mut self) -> io::Result<()> {

@@ -18,7 +18,7 @@ const KEPT_VECTORS: usize = 32;
 pub(in crate::virtio::block) struct Uring {
     hub: Arc<UringHub>,
     seat: usize,
-    file: File,
+    file: Arc<File>,
     /// By tag.
     flights: Box<[Flight]>,
     /// Tags to be handed to the kernel by the next reap.
@@ -103,7 +103,7 @@ impl Flight {
 }
 
 impl Uring {
-    pub(in crate::virtio::block) fn new(hub: Arc<UringHub>, file: File) -> io::Result<Self> {
+    pub(in crate::virtio::block) fn new(hub: Arc<UringHub>, file: Arc<File>) -> io::Result<Self> {
         let seat = hub.sit(&file)?;
         let flight = || Flight { task: Task::Flush, pieces: Vec::new(), left: 0 };
         Ok(Self {
@@ -210,10 +210,14 @@ impl Disk for Uring {
         }
     }
 
-    fn replace(&mut self, file: File) -> io::Result<()> {
+    fn replace(&mut self, file: Arc<File>) -> io::Result<()> {
         self.hub.lock().set_file(self.seat, &file)?;
         self.file = file;
         Ok(())
+    }
+
+    fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     fn sync_now(&mut self) -> io::Result<()> {

@@ -10,10 +10,8 @@ use super::rig::*;
 use super::with_engines;
 use crate::event::Subscriber;
 use crate::ram;
-use crate::virtio::any::AnyDevice;
 use crate::virtio::block::engine::{Disk, Finished, Uring, Work};
-use crate::virtio::block::{Engine, UringHub};
-use crate::virtio::cell::ConfigChange;
+use crate::virtio::block::{BackingFile, Engine, UringHub, swap_file};
 use crate::virtio::registers::F_EVENT_IDX;
 use crate::virtio::test_driver::{Buffer, TestDriver};
 
@@ -53,8 +51,8 @@ fn a_drain_waits_for_its_own_work_and_holds_up_nobody() {
     let memory = TestDriver::new(1, 256).ram;
     let piece = |addr| ram::piece(&memory, GuestAddress(addr), 512).unwrap();
     let (reader, mut writer) = std::io::pipe().unwrap();
-    let mut stuck = Uring::new(hub.clone(), std::os::fd::OwnedFd::from(reader).into()).unwrap();
-    let mut other = Uring::new(hub.clone(), disk_of(&pattern(32, MIB))).unwrap();
+    let mut stuck = Uring::new(hub.clone(), std::fs::File::from(std::os::fd::OwnedFd::from(reader)).into()).unwrap();
+    let mut other = Uring::new(hub.clone(), disk_of(&pattern(32, MIB)).into()).unwrap();
     let mut finished: Vec<Finished> = Vec::new();
     stuck.submit(3, Work::Read { offset: 0, pieces: &[piece(0x1000)] });
     stuck.reap(&mut finished);
@@ -171,14 +169,7 @@ fn pauses_and_swapped_files_answer_everything_once() {
             let swapped = round % 2 == 0;
             if swapped {
                 let file = disk_of(&image);
-                rig.cell
-                    .reconfigure(|device| match device {
-                        AnyDevice::Block(block) => block
-                            .replace_file(crate::virtio::block::BackingFile::new(file)?)
-                            .map(|()| ((), ConfigChange::Announce)),
-                        _ => unreachable!(),
-                    })
-                    .unwrap();
+                swap_file(&rig.cell, BackingFile::new(file).unwrap()).unwrap();
             } else {
                 rig.cell.pause();
                 // Nothing is in flight, so whatever came back came back for good.
@@ -226,7 +217,7 @@ fn the_same_chain_twice_needs_a_reset() {
 #[test]
 fn seats_are_given_back() {
     let hub = UringHub::new(2).unwrap();
-    let drive = || Uring::new(hub.clone(), disk_of(&[0; 512]));
+    let drive = || Uring::new(hub.clone(), disk_of(&[0; 512]).into());
     let (first, second) = (drive().unwrap(), drive().unwrap());
     assert!(drive().is_err());
     assert_eq!((first.seat(), second.seat()), (Some(0), Some(1)));

@@ -145,7 +145,7 @@ impl Rig {
     ) -> Self {
         let Options { read_only, writeback, limits, .. } = options;
         let driver = TestDriver::new(1, 256);
-        let block = Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), limits }).unwrap();
+        let block = Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), queues: 1, limits }).unwrap();
         let metrics = block.metrics();
         let seat = block.uring_seat();
         let cell = VirtioCell::new(
@@ -305,7 +305,7 @@ impl Rig {
 
 fn attach(engine: &Engine, seat: Option<usize>, cell: &Arc<VirtioCell>, events: &mut Loop) {
     if let Engine::Async(hub) = engine {
-        hub.attach(seat.unwrap(), cell);
+        hub.attach(seat.unwrap(), cell, 0);
         events.add(hub.clone());
     }
 }

@@ -6,10 +6,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::*;
 use super::with_engines;
-use crate::virtio::any::AnyDevice;
-use crate::virtio::block::Engine;
+use crate::virtio::block::{Engine, swap_file};
 use crate::virtio::block::device::*;
-use crate::virtio::cell::ConfigChange;
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 use crate::virtio::test_driver::Buffer;
 
@@ -218,14 +216,7 @@ fn a_swapped_file_is_announced() {
         let generation = rig.cell.registers(|r| r.generation());
         let new = disk_of(&second);
         let handed_over = new.try_clone().unwrap();
-        rig.cell
-            .reconfigure(|device| match device {
-                AnyDevice::Block(block) => {
-                    block.replace_file(BackingFile::new(handed_over)?).map(|()| ((), ConfigChange::Announce))
-                }
-                _ => unreachable!(),
-            })
-            .unwrap();
+        swap_file(&rig.cell, BackingFile::new(handed_over).unwrap()).unwrap();
         assert_eq!(rig.config_interrupts(), 1);
         assert_ne!(rig.cell.registers(|r| r.generation()), generation);
         let mut capacity = [0; 8];
