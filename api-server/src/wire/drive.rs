@@ -6,6 +6,7 @@ use vmm::{Error, Kind, Subject};
 
 use super::later;
 use super::object::object;
+use super::queues;
 use super::rate_limiter::{self, RateLimiter};
 
 /// When a guest's FLUSH reaches the disk.
@@ -38,6 +39,8 @@ pub(crate) struct Drive {
     pub(crate) rate_limiter: Option<RateLimiter>,
     pub(crate) io_engine: Option<IoEngine>,
     pub(crate) socket: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) num_queues: Option<u64>,
 }
 
 /// Body of `PATCH /drives/{id}`.
@@ -64,6 +67,7 @@ fn refuse_socket(drive: &Drive) -> Error {
         ("is_read_only", drive.is_read_only.is_some()),
         ("rate_limiter", drive.rate_limiter.is_some()),
         ("io_engine", drive.io_engine.is_some()),
+        ("num_queues", drive.num_queues.is_some()),
     ];
     match foreign.into_iter().find(|(_, there)| *there) {
         Some((field, _)) => {
@@ -98,6 +102,7 @@ impl TryFrom<Drive> for DriveConfig {
                 Some(IoEngine::Async) => config::IoEngine::Async,
             },
             rate_limiter: rate_limiter::limits(wire.rate_limiter),
+            num_queues: queues::count(wire.num_queues, Subject::Drive)?,
         })
     }
 }
@@ -120,6 +125,7 @@ impl From<DriveConfig> for Drive {
                 config::IoEngine::Async => IoEngine::Async,
             }),
             socket: None,
+            num_queues: config.num_queues.map(|count| count.get().into()),
         }
     }
 }

@@ -23,6 +23,7 @@ mod mmds;
 mod net;
 mod object;
 mod pmem;
+mod queues;
 mod rate_limiter;
 mod serial;
 mod snapshot;

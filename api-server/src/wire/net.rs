@@ -3,6 +3,7 @@ use vmm::config::{MacAddr, NetConfig, RateLimitChange, ResourceId};
 use vmm::{Error, Subject};
 
 use super::object::object;
+use super::queues;
 use super::rate_limiter::{self, RateLimiter};
 
 /// Smallest MTU a link may have (RFC 791).
@@ -20,6 +21,8 @@ pub(crate) struct Net {
     pub(crate) rx_rate_limiter: Option<RateLimiter>,
     #[serde(default, deserialize_with = "object")]
     pub(crate) tx_rate_limiter: Option<RateLimiter>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) num_queues: Option<u64>,
 }
 
 /// Body of `PATCH /network-interfaces/{id}`.
@@ -63,6 +66,7 @@ impl TryFrom<Net> for NetConfig {
             mtu: wire.mtu,
             rx_rate_limiter: rate_limiter::limits(wire.rx_rate_limiter),
             tx_rate_limiter: rate_limiter::limits(wire.tx_rate_limiter),
+            num_queues: queues::count(wire.num_queues, Subject::Network)?,
         })
     }
 }
@@ -76,6 +80,7 @@ impl From<NetConfig> for Net {
             mtu: config.mtu,
             rx_rate_limiter: rate_limiter::echo(config.rx_rate_limiter),
             tx_rate_limiter: rate_limiter::echo(config.tx_rate_limiter),
+            num_queues: config.num_queues.map(|count| count.get().into()),
         }
     }
 }

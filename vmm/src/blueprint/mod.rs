@@ -19,7 +19,7 @@ pub use vsock::Vsock;
 
 use crate::config::{
     BadMmds, BalloonConfig, BootSourceConfig, DriveConfig, EntropyConfig, FullConfig, MachineConfig,
-    MemoryHotplugConfig, MmdsConfig, NetConfig, PmemConfig, ResourceId, VsockConfig, check_balloon,
+    MemoryHotplugConfig, MmdsConfig, NetConfig, PmemConfig, ResourceId, Transport, VsockConfig, check_balloon,
 };
 use crate::error::{Error, Subject};
 
@@ -209,6 +209,13 @@ impl Plan {
             None => self.pmems.push(config),
         }
         Ok(())
+    }
+
+    /// Whether a device has more than one queue that may be served beside others.
+    pub fn has_several_queues(&self, transport: Transport) -> bool {
+        let drives = self.drives.iter().map(|drive| drive.config.num_queues);
+        let nets = self.nets.iter().map(|net| net.config.num_queues);
+        drives.chain(nets).any(|asked| transport.queues(asked, self.machine.vcpu_count()) > 1)
     }
 
     /// Opens a drive and adds it, or replaces the one of the same id. The root drive comes first, as `/dev/vda`.

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::{RateLimits, ResourceId};
+use super::{QueueCount, RateLimits, ResourceId};
 
 /// When a guest's FLUSH reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,4 +41,6 @@ pub struct DriveConfig {
     pub io_engine: IoEngine,
     /// Bytes and requests per time.
     pub rate_limiter: RateLimits,
+    /// Queues, if so many were asked for. See [`super::Transport::queues`].
+    pub num_queues: Option<QueueCount>,
 }

@@ -14,6 +14,7 @@ mod memory_hotplug;
 mod mmds;
 mod net;
 mod pmem;
+mod queues;
 mod serial;
 mod vsock;
 
@@ -31,6 +32,7 @@ pub use memory_hotplug::{BadMemoryHotplug, MIN_BLOCK_MIB, MIN_SLOT_MIB, MemoryHo
 pub use mmds::{BadMmds, MmdsConfig, MmdsVersion};
 pub use net::{BadMac, MacAddr, NetConfig};
 pub use pmem::PmemConfig;
+pub use queues::{BadQueueCount, MAX_QUEUES, QueueCount, Transport};
 pub use serial::SerialConfig;
 pub use vsock::{BadVsock, VsockConfig};
 // Plain values of the devices that need no second spelling here.

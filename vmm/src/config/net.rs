@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{RateLimits, ResourceId};
+use super::{QueueCount, RateLimits, ResourceId};
 
 /// Why a MAC address was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +70,8 @@ pub struct NetConfig {
     pub rx_rate_limiter: RateLimits,
     /// Bytes and frames per time from the guest.
     pub tx_rate_limiter: RateLimits,
+    /// Pairs of queues, if so many were asked for. See [`super::Transport::queues`].
+    pub num_queues: Option<QueueCount>,
 }
 
 #[cfg(test)]

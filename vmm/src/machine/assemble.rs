@@ -22,7 +22,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Machine;
-use super::attach::{Board, Transport};
+use super::attach::{Board, Places};
 use super::cpus::{self, Cpus};
 use super::fences::Fences;
 use super::foundation::Foundation;
@@ -32,11 +32,12 @@ use super::placement::Placement;
 use super::prefetch::Prefetch;
 use super::roster::{DeviceName, Home, Seat};
 use super::saved::{self, Saved, State};
+use super::spread::Spread;
 use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
 use crate::arch::{acpi, cpuid, mptable, msr, regs, template};
 use crate::blueprint::Plan;
 use crate::boot::{self, CommandLine, Entry};
-use crate::config::{CpuTemplate, IoEngine, MachineConfig, Template};
+use crate::config::{CpuTemplate, IoEngine, MachineConfig, Template, Transport};
 use crate::confine::{Fence, FilterError, Seccomp};
 use crate::error::{Error, Kind, Subject};
 use crate::event_loop::EventLoop;
@@ -211,16 +212,18 @@ pub fn assemble(
         _ => None,
     };
     let admitted = cpus.as_ref().map_or(CpuSet::first(plan.machine.vcpu_count()), Cpus::present);
-    let hub = uring_hub(plan);
-    let transport = match &pci {
-        Some(pci) => Transport::Pci(pci, SlotPlan::new(saved_pci)),
+    let places = match &pci {
+        Some(pci) => Places::Pci(pci, SlotPlan::new(saved_pci)),
         None => {
             line.push_pci_off().map_err(start_error)?;
-            Transport::Mmio(Placement::default())
+            Places::Mmio(Placement::default())
         }
     };
-    let mut board = Board::new(&vm, &memory, &ioapic, &mut mmio, &mut line, transport);
-    board.attach_all(plan, hub.as_ref(), &around.mmds)?;
+    let transport = places.transport();
+    let spread = Spread::here(plan.has_several_queues(transport));
+    let hubs = uring_hubs(plan, transport, spread);
+    let mut board = Board::new(&vm, &memory, &ioapic, &mut mmio, &mut line, places, spread);
+    board.attach_all(plan, &hubs, &around.mmds)?;
     let (seats, nodes) = board.done();
 
     // 4. What the guest finds in memory, and its vCPUs: tables and registers, then threads that stand still.
@@ -272,7 +275,7 @@ pub fn assemble(
     for seat in seats.iter().filter(|seat| seat.home == Home::Vmm) {
         events.add(seat.cell.clone()).map_err(start_error)?;
     }
-    let io_threads = io_threads(&seats, hub, &fences, &around.exit)?;
+    let io_threads = io_threads(&seats, hubs, &fences, &around.exit)?;
     log::debug!("machine assembled in {} us", started.elapsed().as_micros());
     let prefetch = match saved.and_then(|saved| saved.working_set.clone()) {
         Some(wanted) => {
@@ -381,29 +384,30 @@ fn console(plan: &Plan, saved: Option<&Saved>, line: EventFd) -> std::io::Result
     }
 }
 
-/// A thread for each device that may block, and one for the drives on the io_uring together.
+/// A thread for each device that may block, and one for each io_uring and all drives on it; several for a device with several lanes.
 fn io_threads(
     seats: &[Seat],
-    hub: Option<Arc<UringHub>>,
+    hubs: Vec<Arc<UringHub>>,
     fences: &Fences,
     exit: &Arc<ExitLatch>,
 ) -> Result<Vec<(Vec<DeviceName>, IoThread)>, Error> {
     let mut threads = Vec::new();
-    let mut start = |seats: &[&Seat], hub: Option<Arc<UringHub>>| -> Result<(), Error> {
+    let mut start = |seats: &[&Seat], number: usize, hub: Option<Arc<UringHub>>| -> Result<(), Error> {
         let fence = fences.of_io(threads.len(), seats.iter().copied()).map_err(start_error)?;
         let mut subscribers: Vec<Arc<dyn Subscriber>> = hub.into_iter().map(|hub| hub as Arc<dyn Subscriber>).collect();
-        subscribers.extend(seats.iter().map(|seat| seat.cell.clone() as Arc<dyn Subscriber>));
+        subscribers.extend(seats.iter().flat_map(|seat| seat.lanes_of(number)));
         let thread = IoThread::start(fence, &fences.gate, subscribers, exit.clone())
             .map_err(|e| start_error(format!("cannot start a thread for devices: {e}")))?;
         threads.push((seats.iter().map(|seat| seat.name.clone()).collect(), thread));
         Ok(())
     };
     for seat in seats.iter().filter(|seat| seat.home == Home::Own) {
-        start(&[seat], None)?;
+        (0..seat.threads).try_for_each(|number| start(&[seat], number, None))?;
     }
-    if hub.is_some() {
-        let drives: Vec<&Seat> = seats.iter().filter(|seat| seat.home == Home::Uring).collect();
-        start(&drives, hub)?;
+    for (number, hub) in hubs.into_iter().enumerate() {
+        let on_it = |seat: &&Seat| seat.home == Home::Uring && number < seat.threads;
+        let drives: Vec<&Seat> = seats.iter().filter(on_it).collect();
+        start(&drives, number, Some(hub))?;
     }
     Ok(threads)
 }
@@ -435,19 +439,21 @@ fn boot_timer(started: Instant) -> BootTimer {
     })
 }
 
-/// The ring for drives with the Async engine, if there are any and the host allows it.
-fn uring_hub(plan: &Plan) -> Option<Arc<UringHub>> {
-    let drives = plan.drives().iter().filter(|d| d.config.io_engine == IoEngine::Async).count();
-    if drives == 0 {
-        return None;
+/// The rings for drives with the Async engine, one for each thread that serves some, if there are any and the host allows it.
+fn uring_hubs(plan: &Plan, transport: Transport, spread: Spread) -> Vec<Arc<UringHub>> {
+    // How many lanes each thread will have.
+    let mut lanes = Vec::new();
+    for drive in plan.drives().iter().filter(|d| d.config.io_engine == IoEngine::Async) {
+        let queues = transport.queues(drive.config.num_queues, plan.machine.vcpu_count()).into();
+        let threads = spread.threads(queues);
+        lanes.resize(lanes.len().max(threads), 0);
+        (0..queues).for_each(|lane| lanes[lane % threads] += 1);
     }
-    match UringHub::new(drives) {
-        Ok(hub) => Some(hub),
-        Err(error) => {
-            log::warn!("io_uring is not available ({error}); drives with io_engine Async use the Sync engine instead");
-            None
-        }
-    }
+    let hubs: Result<Vec<_>, _> = lanes.into_iter().map(UringHub::new).collect();
+    hubs.unwrap_or_else(|error| {
+        log::warn!("io_uring is not available ({error}); drives with io_engine Async use the Sync engine instead");
+        Vec::new()
+    })
 }
 
 /// What KVM offers with the machine's CPU template applied, and the template. Fails rather than to boot another processor than the one

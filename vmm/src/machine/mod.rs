@@ -13,6 +13,7 @@ mod placement;
 mod prefetch;
 mod roster;
 mod saved;
+mod spread;
 
 pub use assemble::{Assembled, Origin, Surroundings, assemble};
 pub use cpus::HotplugCpus;

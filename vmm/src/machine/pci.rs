@@ -79,16 +79,17 @@ impl Workshop {
     pub(super) fn make(
         &self,
         name: &DeviceName,
-        device: AnyDevice,
+        first: AnyDevice,
+        others: Vec<AnyDevice>,
         memory: GuestRam,
         slot: u8,
     ) -> Result<(Arc<VirtioCell>, Card), String> {
-        let queues = device.get().queue_max_sizes().len() as u16;
+        let queues = first.get().queue_max_sizes().len() as u16;
         let vectors = PciIrq::vectors(queues);
         let lines = Lines::new(self.vm.clone(), self.routes.clone(), self.gsis.clone(), vectors);
         let irq = Arc::new(PciIrq::new(queues, Arc::new(lines.map_err(|e| e.to_string())?)));
         let doorbell = Arc::new(PciDoorbell::new(self.vm.clone()));
-        let cell = VirtioCell::new(name.to_string(), device, memory, irq.clone(), doorbell.clone());
+        let cell = VirtioCell::with_lanes(name.to_string(), first, others, memory, irq.clone(), doorbell.clone());
         let cell = Arc::new(cell.map_err(|e| e.to_string())?.with_sized_queues());
         let base = layout::PCI_BARS_START + u64::from(slot) * BAR_LEN;
         let function = VirtioPci::new(cell.clone(), irq, base, move |base| doorbell.move_to(base));

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use devices::virtio::cell::VirtioCell;
+use devices::event::Subscriber;
+use devices::virtio::cell::{LaneSeat, VirtioCell};
 
 use super::pci::Card;
 use crate::config::ResourceId;
@@ -61,9 +62,9 @@ impl fmt::Display for DeviceName {
 pub(super) enum Home {
     /// The VMM thread's, with the other devices that never block.
     Vmm,
-    /// One of its own: the device makes system calls that may take long.
+    /// One of its own: the device makes system calls that may take long. A device with several lanes has several, see [`super::spread`].
     Own,
-    /// One that all drives on the io_uring share. Serving them never blocks, but to pause, or to swap a file, is to wait for what is in
+    /// One that all drives on the io_uring share; several, each with an io_uring, if one of them has several lanes. Serving them never blocks, but to pause, or to swap a file, is to wait for what is in
     /// flight.
     Uring,
 }
@@ -73,6 +74,16 @@ pub(super) struct Seat {
     pub(super) name: DeviceName,
     pub(super) cell: Arc<VirtioCell>,
     pub(super) home: Home,
+    /// Over how many threads its lanes are spread, if they are not the VMM's.
+    pub(super) threads: usize,
     /// Where it is on the PCI bus, if there is one.
     pub(super) card: Option<Card>,
+}
+
+impl Seat {
+    /// The lanes that the thread with this number serves, of those that the device is spread over.
+    pub(super) fn lanes_of(&self, thread: usize) -> impl Iterator<Item = Arc<dyn Subscriber>> + '_ {
+        let lanes = (thread..self.cell.lane_count()).step_by(self.threads.max(1));
+        lanes.map(|lane| Arc::new(LaneSeat::new(self.cell.clone(), lane)) as Arc<dyn Subscriber>)
+    }
 }

@@ -107,7 +107,7 @@ impl Letters {
     /// To the one that is to have this configuration, and what it is told.
     pub fn to(&self, config: &FullConfig, order: &CloneOrder) -> Result<Vec<u8>, BadFile> {
         let mut writer = self.0.clone();
-        writer.add(&Configuration::from(config))?;
+        Configuration::from(config).write(&mut writer)?;
         writer.add(&OrderSection::from(order))?;
         Ok(writer.finish())
     }

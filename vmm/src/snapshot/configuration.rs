@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::container::Section;
+use super::container::{BadFile, Reader, Section, Writer};
 use crate::config::{
     BalloonConfig, BootSourceConfig, BucketSpec, CacheType, CpuTemplate, DriveConfig, EntropyConfig, FullConfig,
     HugePages, IoEngine, MacAddr, MachineConfig, MachinePatch, MemoryHotplugConfig, MmdsConfig, MmdsVersion, Named,
-    NetConfig, PmemConfig, RateLimits, ResourceId, VsockConfig,
+    NetConfig, PmemConfig, QueueCount, RateLimits, ResourceId, VsockConfig,
 };
 
 /// What is wrong with a saved configuration.
@@ -36,6 +36,21 @@ pub struct Configuration {
     pmems: Vec<Pmem>,
     memory_hotplug: Option<[u32; 3]>,
     mmds: Option<Mmds>,
+    /// A section of its own, which older files do not have.
+    #[serde(skip)]
+    queues: Queues,
+}
+
+/// How many queues devices were asked to have, by the devices' ids. Only in files of machines where there is such a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Queues {
+    drives: Vec<(String, u8)>,
+    nets: Vec<(String, u8)>,
+}
+
+impl Section for Queues {
+    const NAME: &'static str = "queues";
+    const VERSION: u16 = 1;
 }
 
 impl Section for Configuration {
@@ -124,6 +139,7 @@ impl From<&FullConfig> for Configuration {
     fn from(config: &FullConfig) -> Self {
         let machine = &config.machine;
         Self {
+            queues: Queues::of(config),
             machine: Machine {
                 vcpu_count: machine.vcpu_count(),
                 mem_size_mib: machine.mem_size_mib(),
@@ -223,7 +239,45 @@ pub(super) fn limits(limits: RateLimits) -> Result<RateLimits, BadConfiguration>
     Ok(limits)
 }
 
+impl Queues {
+    fn of(config: &FullConfig) -> Self {
+        let entry = |id: &ResourceId, count: Option<QueueCount>| Some((id.to_string(), count?.get()));
+        Self {
+            drives: config.drives.iter().filter_map(|drive| entry(&drive.id, drive.num_queues)).collect(),
+            nets: config.nets.iter().filter_map(|net| entry(&net.id, net.num_queues)).collect(),
+        }
+    }
+
+    /// Enters the counts in devices that are there without.
+    fn enter(self, drives: &mut [DriveConfig], nets: &mut [NetConfig]) -> Result<(), BadConfiguration> {
+        let count = |count: u8| QueueCount::try_from(u64::from(count)).map_err(wrong);
+        let nobody = |id: &str| wrong(format!("queues of {id:?}, which is not there"));
+        for (id, queues) in self.drives {
+            let drive = drives.iter_mut().find(|drive| drive.id.as_str() == id).ok_or_else(|| nobody(&id))?;
+            drive.num_queues = Some(count(queues)?);
+        }
+        for (id, queues) in self.nets {
+            let net = nets.iter_mut().find(|net| net.id.as_str() == id).ok_or_else(|| nobody(&id))?;
+            net.num_queues = Some(count(queues)?);
+        }
+        Ok(())
+    }
+}
+
 impl Configuration {
+    /// Adds it to a file.
+    pub(super) fn write(&self, writer: &mut Writer) -> Result<(), BadFile> {
+        writer.add(self)?;
+        if self.queues != Queues::default() { writer.add(&self.queues) } else { Ok(()) }
+    }
+
+    /// Takes it out of one.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, BadFile> {
+        let config: Self = reader.take()?;
+        let queues = if reader.has::<Queues>() { reader.take()? } else { Queues::default() };
+        Ok(Self { queues, ..config })
+    }
+
     /// The same as values that are known to be well formed. Whether they fit each other shows when they become a plan.
     pub fn check(self) -> Result<FullConfig, BadConfiguration> {
         let Machine { vcpu_count, mem_size_mib, smt, cpu_template, huge_pages } = self.machine;
@@ -238,6 +292,9 @@ impl Configuration {
             ..MachinePatch::default()
         };
         let machine = MachineConfig::new(vcpu_count, mem_size_mib).and_then(|machine| machine.patched(&patch));
+        let mut drives = self.drives.into_iter().map(Drive::check).collect::<Result<Vec<_>, _>>()?;
+        let mut nets = self.nets.into_iter().map(Net::check).collect::<Result<Vec<_>, _>>()?;
+        self.queues.enter(&mut drives, &mut nets)?;
         Ok(FullConfig {
             machine: machine.map_err(wrong)?,
             boot_source: self.boot_source.map(|source| BootSourceConfig {
@@ -245,8 +302,8 @@ impl Configuration {
                 initrd_path: source.initrd_path,
                 boot_args: source.boot_args,
             }),
-            drives: self.drives.into_iter().map(Drive::check).collect::<Result<_, _>>()?,
-            nets: self.nets.into_iter().map(Net::check).collect::<Result<_, _>>()?,
+            drives,
+            nets,
             balloon: self.balloon.map(|balloon| BalloonConfig {
                 amount_mib: balloon.amount_mib,
                 deflate_on_oom: balloon.deflate_on_oom,
@@ -283,6 +340,7 @@ impl Drive {
             cache_type: if self.writeback { CacheType::Writeback } else { CacheType::Unsafe },
             io_engine: if self.asynchronous { IoEngine::Async } else { IoEngine::Sync },
             rate_limiter: limits(self.rate_limiter)?,
+            num_queues: None,
         })
     }
 }
@@ -296,6 +354,7 @@ impl Net {
             mtu: self.mtu,
             rx_rate_limiter: limits(self.rx_rate_limiter)?,
             tx_rate_limiter: limits(self.tx_rate_limiter)?,
+            num_queues: None,
         })
     }
 }

@@ -229,6 +229,11 @@ impl<'a> Reader<'a> {
         self.sections.iter().map(|(name, version, contents)| (*name, *version, contents.len()))
     }
 
+    /// Whether there is such a section that was not taken yet.
+    pub fn has<S: Section>(&self) -> bool {
+        self.sections.iter().any(|(name, ..)| *name == S::NAME)
+    }
+
     /// Takes a section out.
     pub fn take<S: Section>(&mut self) -> Result<S, BadFile> {
         let at = self.sections.iter().position(|(name, ..)| *name == S::NAME).ok_or(BadFile::Missing(S::NAME))?;

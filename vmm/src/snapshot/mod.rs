@@ -161,7 +161,7 @@ fn heal(snapshot_path: &Path, mem_file_path: &Path) -> std::io::Result<()> {
 fn write(config: &FullConfig, memory: &MemorySection, state: &State) -> Result<Writer, BadFile> {
     let mut writer = Writer::default();
     writer.add(&HostSection::here())?;
-    writer.add(&Configuration::from(config))?;
+    Configuration::from(config).write(&mut writer)?;
     write_machine(&mut writer, memory, state)?;
     Ok(writer)
 }
@@ -244,7 +244,7 @@ fn read(mut reader: Reader<'_>) -> Result<Parts, LoadError> {
 fn read_parts(reader: &mut Reader<'_>) -> Result<Parts, LoadError> {
     let bad = |e: BadFile| LoadError::State(e.to_string());
     let host: HostSection = reader.take().map_err(bad)?;
-    let config: Configuration = reader.take().map_err(bad)?;
+    let config = Configuration::read(reader).map_err(bad)?;
     let memory: MemorySection = reader.take().map_err(bad)?;
     let platform: Platform = reader.take().map_err(bad)?;
     let vcpus: Vcpus = reader.take().map_err(bad)?;

@@ -24,19 +24,30 @@ use super::assemble::irq_line;
 use super::pci::{Pci, SlotPlan};
 use super::placement::{Place, Placement};
 use super::roster::{DeviceName, Home, Seat};
+use super::spread::Spread;
 use crate::arch::acpi::VirtioNode;
 use crate::blueprint::Plan;
 use crate::boot::CommandLine;
+use crate::config::Transport;
 use crate::error::{Error, Subject};
 use crate::kvm::Doorbell;
 use crate::memory::Memory;
 
 /// How devices appear to the guest.
-pub(super) enum Transport<'a> {
+pub(super) enum Places<'a> {
     /// Each in a window of its own.
     Mmio(Placement),
     /// Each in a slot.
     Pci(&'a Pci, SlotPlan<'a>),
+}
+
+impl Places<'_> {
+    pub(super) fn transport(&self) -> Transport {
+        match self {
+            Self::Mmio(_) => Transport::Mmio,
+            Self::Pci(..) => Transport::Pci,
+        }
+    }
 }
 
 /// Where devices are attached.
@@ -46,7 +57,9 @@ pub(super) struct Board<'a> {
     pub(super) ioapic: &'a Arc<IoApic>,
     pub(super) mmio: &'a mut BusBuilder,
     pub(super) line: &'a mut CommandLine,
-    transport: Transport<'a>,
+    pub(super) transport: Transport,
+    places: Places<'a>,
+    spread: Spread,
     seats: Vec<Seat>,
     nodes: Vec<VirtioNode>,
 }
@@ -59,39 +72,59 @@ impl<'a> Board<'a> {
         ioapic: &'a Arc<IoApic>,
         mmio: &'a mut BusBuilder,
         line: &'a mut CommandLine,
-        transport: Transport<'a>,
+        places: Places<'a>,
+        spread: Spread,
     ) -> Self {
-        Self { vm, memory, ioapic, mmio, line, transport, seats: Vec::new(), nodes: Vec::new() }
+        let transport = places.transport();
+        Self { vm, memory, ioapic, mmio, line, transport, places, spread, seats: Vec::new(), nodes: Vec::new() }
     }
 
     /// Gives a device its place, and describes it to the guest.
     fn put(&mut self, name: DeviceName, home: Home, device: AnyDevice) -> Result<Arc<VirtioCell>, Error> {
+        self.put_lanes(name, home, device, Vec::new())
+    }
+
+    /// The same of a device with several lanes.
+    fn put_lanes(
+        &mut self,
+        name: DeviceName,
+        home: Home,
+        first: AnyDevice,
+        others: Vec<AnyDevice>,
+    ) -> Result<Arc<VirtioCell>, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::host(Subject::Start, format!("{name}: {e}"));
-        let (cell, card) = match &mut self.transport {
-            Transport::Mmio(placement) => {
+        let (cell, card) = match &mut self.places {
+            Places::Mmio(placement) => {
                 let place = placement.next().map_err(|e| fail(&e))?;
-                (self.open_window(&name, device, place)?, None)
+                (self.open_window(&name, first, others, place)?, None)
             }
-            Transport::Pci(pci, slots) => {
+            Places::Pci(pci, slots) => {
                 let slot = slots.of(&name).map_err(|e| fail(&e))?;
-                let made = pci.workshop.make(&name, device, self.memory.everything.clone(), slot);
+                let made = pci.workshop.make(&name, first, others, self.memory.everything.clone(), slot);
                 let (cell, card) = made.map_err(|e| fail(&e))?;
                 (cell, Some(card))
             }
         };
-        self.seats.push(Seat { name, cell: cell.clone(), home, card });
+        let threads = self.spread.threads(cell.lane_count());
+        self.seats.push(Seat { name, cell: cell.clone(), home, threads, card });
         Ok(cell)
     }
 
-    fn open_window(&mut self, name: &DeviceName, device: AnyDevice, place: Place) -> Result<Arc<VirtioCell>, Error> {
+    fn open_window(
+        &mut self,
+        name: &DeviceName,
+        first: AnyDevice,
+        others: Vec<AnyDevice>,
+        place: Place,
+    ) -> Result<Arc<VirtioCell>, Error> {
         let fail = |e: &dyn std::fmt::Display| Error::host(Subject::Start, format!("{name}: {e}"));
         let irq = Arc::new(MmioIrq::new(irq_line(self.vm, place.gsi)?));
         let repeat = irq.clone();
         self.ioapic.connect(place.gsi, move || repeat.repeat());
         let doorbell = Arc::new(Doorbell::new(self.vm.clone(), place.window));
-        let cell = VirtioCell::new(name.to_string(), device, self.memory.everything.clone(), irq.clone(), doorbell)
-            .map_err(|e| fail(&e))?;
-        let cell = Arc::new(cell);
+        let ram = self.memory.everything.clone();
+        let cell = VirtioCell::with_lanes(name.to_string(), first, others, ram, irq.clone(), doorbell);
+        let cell = Arc::new(cell.map_err(|e| fail(&e))?);
         let window = Arc::new(MmioWindow::new(cell.clone(), irq));
         self.mmio.insert(place.window, WINDOW_LEN, window).map_err(|e| fail(&e))?;
         self.line.push_virtio_mmio(GuestAddress(place.window), place.gsi).map_err(|e| fail(&e))?;
@@ -104,14 +137,14 @@ impl<'a> Board<'a> {
     pub(super) fn attach_all(
         &mut self,
         plan: &Plan,
-        hub: Option<&Arc<UringHub>>,
+        hubs: &[Arc<UringHub>],
         mmds: &Arc<Mmds>,
     ) -> Result<(), Error> {
         if let Some(config) = &plan.balloon {
             balloon::attach(self, config)?;
         }
         for drive in plan.drives() {
-            block::attach(self, drive, hub)?;
+            block::attach(self, drive, plan.machine.vcpu_count(), hubs)?;
         }
         for interface in plan.nets() {
             net::attach(self, interface, plan.mmds(), mmds)?;
