@@ -6,6 +6,7 @@ pub mod iovec;
 pub mod nonblocking;
 pub mod random;
 pub mod tap;
+mod tap_queues;
 pub mod terminal;
 pub mod unix_stream;
 pub mod uring;

@@ -10,6 +10,7 @@ use bitflags::bitflags;
 use libc::{c_int, c_short, c_uint, ifreq};
 
 use super::iovec::GuestIoVec;
+use super::tap_queues::queue_count;
 
 const TUN_DEVICE: &str = "/dev/net/tun";
 
@@ -53,12 +54,13 @@ pub enum TapError {
          Invalid TUN/TAP Backend provided by {0}. Check our documentation on setting up the network devices."
     )]
     Busy(String),
-    /// A tap with several queues.
+    /// A tap that cannot have several queues.
     #[error(
-        "the interface was created with multi_queue, which is not supported: create it again without. \
+        "the interface was created without multi_queue, and num_queues is more than 1: delete it and create it again by \
+         `ip tuntap add dev {0} mode tap multi_queue`, or leave num_queues out. \
          Invalid TUN/TAP Backend provided by {0}. Check our documentation on setting up the network devices."
     )]
-    MultiQueue(String),
+    SingleQueue(String),
     /// The kernel refuses to attach to the interface or to create it.
     #[error(
         "{source}: {hint}. \
@@ -74,24 +76,53 @@ pub enum TapError {
     },
 }
 
-/// An open tap with a single queue, non-blocking.
+/// An open tap, or one of several queues of one; non-blocking.
 #[derive(Debug)]
 pub struct Tap {
     file: File,
     name: String,
     supported: Offloads,
+    multi_queue: bool,
 }
 
 impl Tap {
-    /// Attaches to the tap of this name, or creates it if there is none; then it lives as long as the descriptor, and is down.
+    /// Attaches to the tap of this name, or creates it if there is none; then it lives as long as the descriptor, and is down. Of a tap
+    /// that was created with several queues, one is used.
     pub fn open(name: &str) -> Result<Self, TapError> {
+        match Self::attach(name, false) {
+            Err(TapError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                let mut taps = Self::open_queues(name, 1)?;
+                taps.pop().ok_or_else(|| TapError::Busy(name.to_owned()))
+            }
+            other => other,
+        }
+    }
+
+    /// The same with so many queues, which the interface must have room for. Nobody else may have one.
+    pub fn open_queues(name: &str, count: u8) -> Result<Vec<Self>, TapError> {
+        let taps = (0..count).map(|_| Self::attach(name, true)).collect::<Result<Vec<_>, _>>()?;
+        match queue_count(name) {
+            // Several processes can attach to such an interface; each would get a part of the frames.
+            Ok(all) if all > count.into() => Err(TapError::Busy(name.to_owned())),
+            Ok(_) => Ok(taps),
+            Err(source) => {
+                let hint = "the kernel does not say who else uses the interface";
+                Err(TapError::Refused { name: name.to_owned(), hint, source })
+            }
+        }
+    }
+
+    fn attach(name: &str, multi_queue: bool) -> Result<Self, TapError> {
         check_name(name)?;
         let file = open_tun()?;
         let refused = |hint| move |source| TapError::Refused { name: name.to_owned(), hint, source };
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let plain = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let flags = if multi_queue { plain | libc::IFF_MULTI_QUEUE } else { plain };
         attach(&file, name, flags).map_err(|source| match source.raw_os_error() {
             Some(libc::EBUSY) => TapError::Busy(name.to_owned()),
-            Some(libc::EINVAL) if is_multi_queue(name, flags) => TapError::MultiQueue(name.to_owned()),
+            Some(libc::EINVAL) if multi_queue && is_single_queue(name, plain) => {
+                TapError::SingleQueue(name.to_owned())
+            }
             Some(libc::EINVAL) => refused("an interface of this name exists and is not a tap")(source),
             Some(libc::EPERM) => {
                 refused("the interface belongs to another user, or creating it needs CAP_NET_ADMIN")(source)
@@ -104,17 +135,38 @@ impl Tap {
         set(&file, libc::TUNSETSNDBUF, c_int::MAX).map_err(&set_up)?;
         let supported = probe_offloads(&file);
         set_offloads(&file, Offloads::empty()).map_err(&set_up)?;
-        Ok(Self { file, name: name.to_owned(), supported })
+        Ok(Self { file, name: name.to_owned(), supported, multi_queue })
     }
 
     /// The same open tap under another descriptor.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { file: self.file.try_clone()?, name: self.name.clone(), supported: self.supported })
+        Ok(Self { file: self.file.try_clone()?, name: self.name.clone(), ..*self })
     }
 
     /// Name of the interface.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether there may be other queues of it.
+    pub fn is_multi_queue(&self) -> bool {
+        self.multi_queue
+    }
+
+    /// Has the kernel use this queue of the tap, or leave it alone; what waits at it is then lost. It need not have been otherwise before.
+    pub fn attach_queue(&self, attach: bool) -> io::Result<()> {
+        // SAFETY: all zeroes is a valid `ifreq`.
+        let mut request: ifreq = unsafe { mem::zeroed() };
+        let flags = if attach { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+        request.ifr_ifru.ifru_flags = flags as c_short;
+        // SAFETY: TUNSETQUEUE reads an `ifreq`.
+        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETQUEUE, &request) };
+        match io::Error::last_os_error() {
+            _ if result >= 0 => Ok(()),
+            // It is so already (tun_set_queue of drivers/net/tun.c).
+            error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            error => Err(error),
+        }
     }
 
     /// What [`Self::set_offloads`] can be asked for on this kernel.
@@ -186,9 +238,10 @@ fn attach(file: &File, name: &str, flags: c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether attaching as one queue of several works where attaching as the only one did not.
-fn is_multi_queue(name: &str, flags: c_int) -> bool {
-    open_tun().is_ok_and(|file| attach(&file, name, flags | libc::IFF_MULTI_QUEUE).is_ok())
+/// Whether attaching as the only queue works, or could, where attaching as one of several did not.
+fn is_single_queue(name: &str, flags: c_int) -> bool {
+    let outcome = open_tun().map(|file| attach(&file, name, flags));
+    outcome.is_ok_and(|outcome| outcome.map_or_else(|error| error.raw_os_error() == Some(libc::EBUSY), |()| true))
 }
 
 fn set(file: &File, request: libc::Ioctl, value: c_int) -> io::Result<()> {
@@ -264,12 +317,44 @@ mod tests {
     }
 
     #[test]
+    fn several_queues_have_one_owner() {
+        test_net::own_network();
+        let taps = Tap::open_queues("many", 3).unwrap();
+        assert!(taps.iter().all(Tap::is_multi_queue));
+        // Attached or not, they are the owner's.
+        for attach in [false, false, true, true, false] {
+            taps[1].attach_queue(attach).unwrap();
+        }
+        for error in [Tap::open("many").unwrap_err(), Tap::open_queues("many", 2).unwrap_err()] {
+            assert!(matches!(error, TapError::Busy(_)), "{error}");
+        }
+        drop(taps);
+        // One that exists, and another process looks at it.
+        let other = test_net::make_tun("many", libc::IFF_TAP | libc::IFF_MULTI_QUEUE);
+        test_net::persist(&other);
+        assert!(matches!(Tap::open("many"), Err(TapError::Busy(_))));
+        drop(other);
+        assert!(Tap::open("many").unwrap().is_multi_queue());
+        assert_eq!(Tap::open_queues("many", 2).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_tap_of_one_queue_has_no_others() {
+        test_net::own_network();
+        let file = test_net::make_tun("tap7", libc::IFF_TAP);
+        test_net::persist(&file);
+        // In use or not.
+        for held in [Some(file), None] {
+            let error = Tap::open_queues("tap7", 2).unwrap_err();
+            assert!(matches!(error, TapError::SingleQueue(_)), "{held:?}: {error}");
+            let text = error.to_string();
+            assert!(text.contains("`ip tuntap add dev tap7 mode tap multi_queue`") && text.contains(CONTRACT), "{text}");
+        }
+    }
+
+    #[test]
     fn other_interfaces_are_refused_with_a_reason() {
         test_net::own_network();
-        let multi_queue = test_net::make_tun("many", libc::IFF_TAP | libc::IFF_MULTI_QUEUE);
-        let error = Tap::open("many").unwrap_err();
-        assert!(matches!(error, TapError::MultiQueue(_)), "{error}");
-        drop(multi_queue);
         let tun = test_net::make_tun("tun0", libc::IFF_TUN);
         for name in ["tun0", "lo"] {
             let error = Tap::open(name).unwrap_err();

@@ -94,6 +94,15 @@ pub enum DeviceState {
         /// Where the next host program's port is looked for. The guest may remember those before it.
         next_host_port: u32,
     },
+    /// A network card with several pairs of queues.
+    NetPairs {
+        /// Towards the guest.
+        rx: LimiterState,
+        /// From the guest.
+        tx: LimiterState,
+        /// Pairs that the driver uses.
+        in_use: u16,
+    },
 }
 
 /// Of a balloon.

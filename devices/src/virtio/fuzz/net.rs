@@ -33,6 +33,7 @@ pub fn net(data: &[u8]) -> (u64, u64) {
     let (tap, peer) = network();
     let spec = NetSpec {
         tap: tap.try_clone().expect("a spare descriptor"),
+        more_taps: Vec::new(),
         mac: (how & 1 != 0).then_some([2, 0, 0, 0, 0, 1]),
         mtu: (how & 2 != 0).then_some(1500),
         rx_limits: RateLimits::default(),

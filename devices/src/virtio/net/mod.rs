@@ -7,6 +7,7 @@
 mod features;
 mod header;
 mod metrics;
+mod pairs;
 mod port;
 mod rx;
 pub mod syscalls;
@@ -22,7 +23,8 @@ use vm_memory::VolatileSlice;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use self::metrics::NetMetrics;
-use self::port::Port;
+use self::pairs::Pairs;
+use self::port::SharedPort;
 use self::rx::{Place, Rx};
 use self::tx::Tx;
 use super::device::{Faults, Kind, Rings, VirtioDevice};
@@ -50,7 +52,10 @@ const MAX_BYTES_PER_VISIT: usize = 1 << 20;
 
 const RX: u16 = 0;
 const TX: u16 = 1;
-const QUEUE_SIZES: [u16; 2] = [queue::MAX_SIZE; 2];
+/// Of a card with several pairs, in its first lane.
+const CONTROL: u16 = 2;
+/// Nobody has more to say at once.
+const CONTROL_SIZE: u16 = 64;
 
 /// Frames came in on the tap.
 const TAP: u32 = 0;
@@ -70,6 +75,8 @@ const MAX_STALE_FRAMES: u32 = 4096;
 pub struct NetSpec {
     /// Its cable.
     pub tap: Tap,
+    /// The other queues of that tap: for each there is another pair of queues.
+    pub more_taps: Vec<Tap>,
     /// Its address; `None` lets the guest choose.
     pub mac: Option<[u8; 6]>,
     /// The MTU it recommends.
@@ -82,43 +89,91 @@ pub struct NetSpec {
     pub mmds: Option<Stack>,
 }
 
-/// A network card.
+/// A network card, or a lane of one: each pair of queues is a lane, on a queue of the tap. The control queue is in the first.
 #[derive(Debug)]
 pub struct Net {
-    tap: Tap,
+    pairs: Arc<Pairs>,
+    /// The one that this lane serves.
+    pair: usize,
+    sizes: Arc<[u16]>,
+    /// What the driver accepted.
+    accepted: u64,
     mac: Option<[u8; 6]>,
     mtu: Option<u16>,
     rx: Rx,
     tx: Tx,
     rx_limiter: RateLimiter,
     tx_limiter: RateLimiter,
-    port: Option<Box<Port>>,
+    port: Option<Arc<SharedPort>>,
     /// What the tap was last allowed to hand over unfinished.
     offloads: Offloads,
     /// Frames on the tap may still be of that kind.
     stale: Offloads,
-    again: EventFd,
+    again: Arc<EventFd>,
+    /// That of the first lane, which receives what the service says.
+    first_again: Arc<EventFd>,
     metrics: Arc<NetMetrics>,
 }
 
 impl Net {
     /// A card on a tap. Fails if the process is out of descriptors.
     pub fn new(spec: NetSpec) -> io::Result<Self> {
-        let NetSpec { tap, mac, mtu, rx_limits, tx_limits, mmds } = spec;
+        let NetSpec { tap, more_taps, mac, mtu, rx_limits, tx_limits, mmds } = spec;
+        let pairs = Pairs::new(tap, more_taps)?;
+        let mut sizes = vec![queue::MAX_SIZE; pairs.count().saturating_mul(2)];
+        if pairs.count() > 1 {
+            sizes.push(CONTROL_SIZE);
+        }
+        let again = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         Ok(Self {
-            tap,
+            pairs: Arc::new(pairs),
+            pair: 0,
+            sizes: sizes.into(),
+            accepted: 0,
             mac,
             mtu,
             rx: Rx::default(),
             tx: Tx::default(),
             rx_limiter: RateLimiter::new(rx_limits)?,
             tx_limiter: RateLimiter::new(tx_limits)?,
-            port: mmds.map(|stack| Port::new(stack).map(Box::new)).transpose()?,
+            port: mmds.map(|stack| SharedPort::new(stack).map(Arc::new)).transpose()?,
             offloads: Offloads::empty(),
             stale: Offloads::empty(),
-            again: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            first_again: again.clone(),
+            again,
             metrics: Arc::default(),
         })
+    }
+
+    /// Another lane of the same card, for the pair of queues with this index.
+    pub fn lane(&self, pair: usize) -> io::Result<Self> {
+        Ok(Self {
+            pairs: self.pairs.clone(),
+            pair,
+            sizes: self.sizes.clone(),
+            accepted: 0,
+            mac: self.mac,
+            mtu: self.mtu,
+            rx: Rx::default(),
+            tx: Tx::default(),
+            rx_limiter: self.rx_limiter.share()?,
+            tx_limiter: self.tx_limiter.share()?,
+            port: self.port.clone(),
+            offloads: Offloads::empty(),
+            stale: Offloads::empty(),
+            again: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
+            first_again: self.again.clone(),
+            metrics: self.metrics.clone(),
+        })
+    }
+
+    fn is_first(&self) -> bool {
+        self.pair == 0
+    }
+
+    /// A driver that knows of one pair only has no other.
+    fn works(&self) -> bool {
+        self.is_first() || self.accepted & features::MQ != 0
     }
 
     /// Counters.
@@ -133,7 +188,7 @@ impl Net {
             let mut byte = [0u8; 1];
             let piece = GuestIoVec::new(&VolatileSlice::from(&mut byte[..]));
             for _ in 0..MAX_STALE_FRAMES {
-                if self.tap.read(&[piece]).is_err() {
+                if self.pairs.tap(self.pair).is_none_or(|tap| tap.read(&[piece]).is_err()) {
                     break;
                 }
             }
@@ -142,27 +197,32 @@ impl Net {
     }
 
     fn receive(&mut self, rings: &mut Rings) -> Result<Visit, RingError> {
-        let port = self.port.as_deref_mut();
-        let outcome = match place(&self.tap, &self.metrics, &mut self.rx_limiter, port, rings, RX) {
+        let port = self.port.as_deref().filter(|_| self.is_first());
+        let outcome = match place(self.pairs.tap(self.pair), &self.metrics, &mut self.rx_limiter, port, rings, RX) {
             Some(mut place) => self.rx.visit(&mut place),
             None => Ok(Visit::Idle),
         };
-        if let Some(port) = &mut self.port {
-            port.settle();
+        if let Some(port) = port {
+            port.lock().settle();
         }
         outcome
     }
 
     fn transmit(&mut self, rings: &mut Rings) -> Result<Visit, RingError> {
-        let port = self.port.as_deref_mut();
-        let outcome = match place(&self.tap, &self.metrics, &mut self.tx_limiter, port, rings, TX) {
+        let port = self.port.as_deref();
+        let outcome = match place(self.pairs.tap(self.pair), &self.metrics, &mut self.tx_limiter, port, rings, TX) {
             Some(mut place) => self.tx.visit(&mut place)?,
             None => Visit::Idle,
         };
-        if let Some(port) = &mut self.port {
+        if let Some(port) = &self.port {
+            let mut port = port.lock();
             port.settle();
-            if port.has_frames() {
-                self.receive_and_remember(rings)?;
+            let answers = port.has_frames();
+            drop(port);
+            match (answers, self.is_first()) {
+                (true, true) => self.receive_and_remember(rings)?,
+                (true, false) => ring(&self.first_again),
+                (false, _) => {}
             }
         }
         Ok(outcome)
@@ -171,8 +231,7 @@ impl Net {
     /// Receives outside of a visit to the receive queue.
     fn receive_and_remember(&mut self, rings: &mut Rings) -> Result<(), RingError> {
         if self.receive(rings)? == Visit::More {
-            // Never read, watched by edge; fails after 2^64 rings.
-            let _ = self.again.write(1);
+            ring(&self.again);
         }
         Ok(())
     }
@@ -201,8 +260,8 @@ impl Net {
                 }
             }
             PORT => {
-                if let Some(port) = &mut self.port {
-                    port.on_timer();
+                if let Some(port) = &self.port {
+                    port.lock().on_timer();
                     self.receive_and_remember(rings)?;
                 }
             }
@@ -212,16 +271,22 @@ impl Net {
     }
 }
 
+fn ring(bell: &EventFd) {
+    // Never read, watched by edge; fails after 2^64 rings.
+    let _ = bell.write(1);
+}
+
+/// Where to work: `None` if there is no such queue.
 fn place<'a>(
-    tap: &'a Tap,
+    tap: Option<&'a Tap>,
     metrics: &'a NetMetrics,
     limiter: &'a mut RateLimiter,
-    port: Option<&'a mut Port>,
+    port: Option<&'a SharedPort>,
     rings: &'a mut Rings,
     queue: u16,
 ) -> Option<Place<'a>> {
     let Rings { ram, irq, queues } = rings;
-    Some(Place { tap, ram, irq: &**irq, queue: queues.get_mut(usize::from(queue))?, metrics, limiter, port })
+    Some(Place { tap: tap?, ram, irq: &**irq, queue: queues.get_mut(usize::from(queue))?, metrics, limiter, port })
 }
 
 impl VirtioDevice for Net {
@@ -230,7 +295,18 @@ impl VirtioDevice for Net {
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.sizes
+    }
+
+    /// The control queue comes after all pairs that there can be; for a driver that knows of one pair only, after that (§5.1.2).
+    fn lane_of(&self, queue: u16, accepted: u64) -> usize {
+        let pair = usize::from(queue / 2);
+        match accepted & features::MQ != 0 {
+            true if pair < self.pairs.count() => pair,
+            true => 0,
+            false if queue <= CONTROL => 0,
+            false => 1,
+        }
     }
 
     fn metrics(&self) -> Arc<dyn MetricGroup> {
@@ -243,11 +319,12 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        features::offered(self.tap.supported(), self.mac.is_some(), self.mtu.is_some())
+        let tap = self.pairs.tap(self.pair).map(Tap::supported).unwrap_or_default();
+        features::offered(tap, self.mac.is_some(), self.mtu.is_some(), self.pairs.count())
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let space = features::config_space(self.mac, self.mtu);
+        let space = features::config_space(self.mac, self.mtu, self.pairs.count());
         let mut from = space.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
         data.fill_with(|| from.next().copied().unwrap_or(0));
     }
@@ -259,8 +336,14 @@ impl VirtioDevice for Net {
 
     fn activate(&mut self, accepted: u64, _rings: &mut Rings) -> Result<(), String> {
         let offloads = features::offloads(accepted);
-        let refused = |error| format!("{}: the tap does not take offloads {offloads:?}: {error}", self.tap.name());
-        self.tap.set_offloads(offloads).map_err(refused)?;
+        self.accepted = accepted;
+        // Of a tap with all its queues.
+        if let Some(tap) = self.pairs.tap(0).filter(|_| self.is_first()) {
+            let refused = |error| format!("{}: the tap does not take offloads {offloads:?}: {error}", tap.name());
+            tap.set_offloads(offloads).map_err(refused)?;
+            let stuck = |error| format!("{}: queues of the tap cannot be detached: {error}", tap.name());
+            self.pairs.put_to_use(1).map_err(stuck)?;
+        }
         self.offloads = offloads;
         self.drop_stale_frames();
         let large = Offloads::all() - Offloads::CSUM;
@@ -277,6 +360,7 @@ impl VirtioDevice for Net {
 
     fn on_doorbell(&mut self, queue: u16, rings: &mut Rings) -> Result<Visit, RingError> {
         let outcome = match queue {
+            _ if !self.works() => Ok(Visit::Idle),
             RX => {
                 self.metrics.rx_queue_event_count.inc();
                 self.receive(rings)
@@ -284,6 +368,13 @@ impl VirtioDevice for Net {
             TX => {
                 self.metrics.tx_queue_event_count.inc();
                 self.transmit(rings)
+            }
+            CONTROL if self.is_first() && self.accepted & features::CTRL_VQ != 0 => {
+                let Rings { ram, irq, queues } = rings;
+                match queues.get_mut(usize::from(CONTROL)) {
+                    Some(queue) => self.pairs.control(self.accepted, queue, ram, &**irq),
+                    None => Ok(Visit::Idle),
+                }
             }
             _ => Ok(Visit::Idle),
         };
@@ -293,12 +384,12 @@ impl VirtioDevice for Net {
     fn sources(&self) -> Vec<Source> {
         let readable = |fd, token| Source { fd, interest: Interest::Readable, token };
         let mut sources = vec![
-            readable(self.tap.as_raw_fd(), TAP),
             readable(self.again.as_raw_fd(), AGAIN),
             self.rx_limiter.source(RX_LIMITER),
             self.tx_limiter.source(TX_LIMITER),
         ];
-        sources.extend(self.port.iter().map(|port| port.source(PORT)));
+        sources.extend(self.pairs.tap(self.pair).map(|tap| readable(tap.as_raw_fd(), TAP)));
+        sources.extend(self.port.iter().filter(|_| self.is_first()).map(|port| port.lock().source(PORT)));
         sources
     }
 
@@ -308,12 +399,15 @@ impl VirtioDevice for Net {
     }
 
     fn on_source(&mut self, token: u32, rings: &mut Rings) -> Result<(), RingError> {
+        if !self.works() {
+            return Ok(());
+        }
         self.source_ready(token, rings).inspect_err(|_| self.metrics.event_fails.inc())
     }
 
     /// Frames are sent when they are taken from the ring; only receive buffers are held.
     fn quiesce(&mut self, rings: &mut Rings) -> Result<(), RingError> {
-        match place(&self.tap, &self.metrics, &mut self.rx_limiter, None, rings, RX) {
+        match place(self.pairs.tap(self.pair), &self.metrics, &mut self.rx_limiter, None, rings, RX) {
             Some(mut place) => self.rx.release(&mut place),
             None => Ok(()),
         }
@@ -321,11 +415,24 @@ impl VirtioDevice for Net {
 
     /// Connections to the metadata service end with the process: the guest's side is answered by a reset.
     fn save(&self) -> DeviceState {
-        DeviceState::Net { rx: self.rx_limiter.save(), tx: self.tx_limiter.save() }
+        let (rx, tx) = (self.rx_limiter.save(), self.tx_limiter.save());
+        match self.pairs.count() {
+            1 => DeviceState::Net { rx, tx },
+            _ => DeviceState::NetPairs { rx, tx, in_use: self.pairs.in_use() as u16 },
+        }
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
-        let DeviceState::Net { rx, tx } = state else { return Err(BadState::Kind) };
+        let (rx, tx, in_use) = match state {
+            DeviceState::Net { rx, tx } => (rx, tx, 1),
+            DeviceState::NetPairs { rx, tx, in_use } => (rx, tx, usize::from(*in_use)),
+            _ => return Err(BadState::Kind),
+        };
+        let impossible = |what: &dyn std::fmt::Display| BadState::Impossible(format!("{in_use} pairs of queues: {what}"));
+        if !(1..=self.pairs.count()).contains(&in_use) || (in_use > 1 && self.accepted & features::MQ == 0) {
+            return Err(impossible(&format!("the card has {}", self.pairs.count())));
+        }
+        self.pairs.put_to_use(in_use).map_err(|e| impossible(&e))?;
         self.rx_limiter.restore(*rx);
         self.tx_limiter.restore(*tx);
         Ok(())
@@ -335,11 +442,18 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         self.rx = Rx::default();
         self.tx = Tx::default();
-        if let Some(port) = &mut self.port {
-            port.reset();
-        }
+        self.accepted = 0;
         self.offloads = Offloads::empty();
+        if !self.is_first() {
+            return;
+        }
+        if let Some(port) = &self.port {
+            port.lock().reset();
+        }
         // A tap that is gone refuses; then there is nothing left to turn off.
-        let _ = self.tap.set_offloads(Offloads::empty());
+        if let Some(tap) = self.pairs.tap(0) {
+            let _ = tap.set_offloads(Offloads::empty());
+        }
+        let _ = self.pairs.put_to_use(1);
     }
 }

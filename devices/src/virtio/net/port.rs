@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::timerfd::TimerFd;
@@ -28,8 +29,22 @@ pub(super) struct Port {
     due: bool,
 }
 
-impl Port {
+/// The port of a card with several lanes: each sends, the first one receives. Locked for one frame at a time.
+#[derive(Debug)]
+pub(super) struct SharedPort(Mutex<Port>);
+
+impl SharedPort {
     pub(super) fn new(stack: Stack) -> io::Result<Self> {
+        Ok(Self(Mutex::new(Port::new(stack)?)))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Port> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Port {
+    fn new(stack: Stack) -> io::Result<Self> {
         let timer = TimerFd::new().map_err(io::Error::from)?;
         Ok(Self { stack, timer, armed: None, frame: Vec::new(), due: false })
     }

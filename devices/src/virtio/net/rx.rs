@@ -10,7 +10,7 @@ use vm_memory::VolatileSlice;
 
 use super::header::NUM_BUFFERS;
 use super::metrics::NetMetrics;
-use super::port::Port;
+use super::port::{Port, SharedPort};
 use super::{MAX_BYTES_PER_VISIT, MAX_FRAME_LEN, MAX_FRAMES_PER_VISIT};
 use crate::irq::VirtioIrq;
 use crate::ram::GuestRam;
@@ -87,7 +87,7 @@ pub(super) struct Place<'a> {
     /// Of this direction.
     pub(super) limiter: &'a mut RateLimiter,
     /// The metadata service, if it is behind this card.
-    pub(super) port: Option<&'a mut Port>,
+    pub(super) port: Option<&'a SharedPort>,
 }
 
 impl Rx {
@@ -217,18 +217,20 @@ impl Rx {
 
     /// The next frame, from the tap or from the metadata service: by turns, if both have some.
     fn next(&mut self, place: &mut Place<'_>) -> Arrival {
-        let Some(port) = &mut place.port else { return self.read(place) };
-        if port.is_due() {
-            return self.fetch(port);
+        let Some(port) = place.port else { return self.read(place) };
+        let mut service = port.lock();
+        if service.is_due() {
+            return self.fetch(&mut service);
         }
+        drop(service);
         let arrival = self.read(place);
-        match (&mut place.port, arrival) {
-            (Some(port), Arrival::Nothing) => self.fetch(port),
-            (Some(port), arrival) => {
-                port.tap_was_first();
+        let mut service = port.lock();
+        match arrival {
+            Arrival::Nothing => self.fetch(&mut service),
+            arrival => {
+                service.tap_was_first();
                 arrival
             }
-            (None, arrival) => arrival,
         }
     }
 

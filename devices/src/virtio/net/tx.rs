@@ -126,10 +126,10 @@ impl Tx {
 
     /// Gives a judged frame to the metadata service if it is for it.
     fn divert(&mut self, place: &mut Place<'_>, header: &Header, frame_len: usize) -> bool {
-        let Some(port) = &mut place.port else { return false };
+        let Some(port) = place.port else { return false };
         let checksum = if header.needs_checksum() { Checksum::Partial } else { Checksum::Whole };
         // The first piece is for the header.
-        port.take(self.window.get(1..).unwrap_or_default(), frame_len, checksum)
+        port.lock().take(self.window.get(1..).unwrap_or_default(), frame_len, checksum)
     }
 
     /// Writes a judged frame to the tap.
