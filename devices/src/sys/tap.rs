@@ -100,10 +100,19 @@ impl Tap {
 
     /// The same with so many queues, which the interface must have room for. Nobody else may have one.
     pub fn open_queues(name: &str, count: u8) -> Result<Vec<Self>, TapError> {
+        Self::open_beside(name, 0, count)
+    }
+
+    /// Other queues of an open tap that may have some.
+    pub fn open_more(&self, count: u8) -> Result<Vec<Self>, TapError> {
+        Self::open_beside(&self.name, 1, count)
+    }
+
+    fn open_beside(name: &str, open: u32, count: u8) -> Result<Vec<Self>, TapError> {
         let taps = (0..count).map(|_| Self::attach(name, true)).collect::<Result<Vec<_>, _>>()?;
         match queue_count(name) {
             // Several processes can attach to such an interface; each would get a part of the frames.
-            Ok(all) if all > count.into() => Err(TapError::Busy(name.to_owned())),
+            Ok(all) if all > open.saturating_add(count.into()) => Err(TapError::Busy(name.to_owned())),
             Ok(_) => Ok(taps),
             Err(source) => {
                 let hint = "the kernel does not say who else uses the interface";
@@ -336,6 +345,9 @@ mod tests {
         drop(other);
         assert!(Tap::open("many").unwrap().is_multi_queue());
         assert_eq!(Tap::open_queues("many", 2).unwrap().len(), 2);
+        let first = Tap::open("many").unwrap();
+        let more = first.open_more(2).unwrap();
+        assert!(matches!(first.open_more(1), Err(TapError::Busy(_))), "{more:?}");
     }
 
     #[test]

@@ -254,8 +254,13 @@ impl Plan {
             Some(at) => {
                 let old = self.nets.remove(at);
                 let net = if old.config.host_dev_name == config.host_dev_name {
-                    // Same tap: keep it open rather than close and reopen it, which for a temporary tap would destroy it.
-                    Net { config, tap: old.tap }
+                    match old.become_another(config) {
+                        Ok(net) => net,
+                        Err((old, error)) => {
+                            old.into_iter().for_each(|old| self.nets.insert(at, old));
+                            return Err(error);
+                        }
+                    }
                 } else {
                     match Net::open(config) {
                         Ok(net) => net,

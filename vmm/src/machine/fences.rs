@@ -31,9 +31,13 @@ fn needs(seat: &Seat) -> &'static Needs {
     }
 }
 
-/// What the machine's memory needs of whoever serves this device, or resets it.
-fn slots(seat: &Seat) -> &'static [Call] {
-    if seat.name == DeviceName::Memory { calls::MEMORY_SLOTS } else { &[] }
+/// What besides that whoever serves this device, or resets it, needs: the machine's memory is behind it, or several lanes are.
+fn besides(seat: &Seat) -> &'static [Call] {
+    match &seat.name {
+        DeviceName::Memory => calls::MEMORY_SLOTS,
+        DeviceName::Net(_) if seat.cell.lane_count() > 1 => net::syscalls::QUEUE_PAIRS,
+        _ => &[],
+    }
 }
 
 /// Every call that filters for machines let through, by the threads that are meant to make it (`vmm`, `vcpu`, `io`, `files`, or `*` for
@@ -56,6 +60,7 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
         (&["*"], calls::EVENT_LOOP),
         (LOOPS, calls::DEVICES),
         (LOOPS, calls::MEMORY_SLOTS),
+        (LOOPS, net::syscalls::QUEUE_PAIRS),
         (&["vmm"], calls::VMM),
         (&["vmm"], calls::SAVE),
         (&["vmm"], calls::HOTPLUG_VCPUS),
@@ -82,14 +87,14 @@ impl Fences {
     pub(super) fn of_vcpus(&self, seats: &[Seat]) -> Result<Fence, FilterError> {
         let pci = if seats.iter().any(|seat| seat.card.is_some()) { calls::VCPU_PCI } else { &[] };
         let mut lists = vec![calls::EVERY, calls::VCPU, CONSOLE.vcpu, pci];
-        lists.extend(seats.iter().flat_map(|seat| [needs(seat).vcpu, slots(seat)]));
+        lists.extend(seats.iter().flat_map(|seat| [needs(seat).vcpu, besides(seat)]));
         self.seccomp.fence(Role::Vcpu(0), &lists, false)
     }
 
     /// For the thread that serves these devices and no others.
     pub(super) fn of_io<'a>(&self, index: usize, seats: impl Iterator<Item = &'a Seat>) -> Result<Fence, FilterError> {
         let mut lists = vec![calls::EVERY, calls::EVENT_LOOP, calls::DEVICES];
-        lists.extend(seats.flat_map(|seat| [needs(seat).event_loop, slots(seat)]));
+        lists.extend(seats.flat_map(|seat| [needs(seat).event_loop, besides(seat)]));
         self.seccomp.fence(Role::Io(index), &lists, false)
     }
 
@@ -127,7 +132,7 @@ impl Fences {
             if hotplug_vcpus { calls::HOTPLUG_VCPUS } else { &[] },
         ];
         let own = seats.iter().filter(|seat| seat.home == Home::Vmm);
-        lists.extend(own.flat_map(|seat| [needs(seat).event_loop, slots(seat)]));
+        lists.extend(own.flat_map(|seat| [needs(seat).event_loop, besides(seat)]));
         lists.extend(seats.iter().map(|seat| needs(seat).end));
         self.seccomp.fence(Role::Vmm, &lists, false)
     }

@@ -62,7 +62,7 @@ impl fmt::Display for DeviceName {
 pub(super) enum Home {
     /// The VMM thread's, with the other devices that never block.
     Vmm,
-    /// One of its own: the device makes system calls that may take long. A device with several lanes has several, see [`super::spread`].
+    /// One of its own: the device makes system calls that may take long, or is served in several lanes. A device with several lanes has several, see [`super::spread`].
     Own,
     /// One that all drives on the io_uring share; several, each with an io_uring, if one of them has several lanes. Serving them never blocks, but to pause, or to swap a file, is to wait for what is in
     /// flight.

@@ -7,11 +7,12 @@ use crate::syscalls::{Arg, Call, Needs, SET_TIMER};
 const OFFLOADS: Call =
     Call::with(SYS_ioctl, &[Arg::is(1, TUNSETOFFLOAD as u32)], "a driver says which offloads it knows, or is reset");
 
-const QUEUES: Call =
-    Call::with(SYS_ioctl, &[Arg::is(1, TUNSETQUEUE as u32)], "a driver says how many pairs of queues it uses, or is reset");
-
-/// For a card with several pairs of queues, besides [`NEEDS`].
-pub const QUEUE_PAIRS: Needs = Needs { event_loop: &[QUEUES], vcpu: &[QUEUES], end: &[] };
+/// For a card with several pairs of queues, besides [`NEEDS`]: on whatever thread.
+pub const QUEUE_PAIRS: &[Call] = &[Call::with(
+    SYS_ioctl,
+    &[Arg::is(1, TUNSETQUEUE as u32)],
+    "a driver says how many pairs of queues it uses, or is reset",
+)];
 
 /// On a tap.
 pub const NEEDS: Needs = Needs {

@@ -147,7 +147,7 @@ impl<'a> Board<'a> {
             block::attach(self, drive, plan.machine.vcpu_count(), hubs)?;
         }
         for interface in plan.nets() {
-            net::attach(self, interface, plan.mmds(), mmds)?;
+            net::attach(self, interface, plan.machine.vcpu_count(), plan.mmds(), mmds)?;
         }
         for (index, (config, region)) in plan.pmems().iter().zip(&self.memory.pmems).enumerate() {
             pmem::attach(self, index, config, region)?;

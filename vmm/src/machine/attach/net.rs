@@ -16,22 +16,30 @@ use crate::machine::roster::{DeviceName, Home};
 pub(super) fn attach(
     board: &mut Board<'_>,
     net: &blueprint::Net,
+    vcpus: u8,
     service: Option<&MmdsConfig>,
     mmds: &Arc<Mmds>,
 ) -> Result<(), Error> {
     let name = DeviceName::Net(net.config.id.clone());
     let fail = |e: std::io::Error| Error::host(Subject::Start, format!("{name}: {e}"));
     let service = service.filter(|config| config.network_interfaces().contains(&net.config.id));
+    let mut more_taps = net.taps(board.transport, vcpus)?;
     let spec = NetSpec {
-        tap: net.tap.try_clone().map_err(fail)?,
+        tap: more_taps.remove(0),
+        more_taps,
         mac: net.config.guest_mac.map(|mac| mac.bytes()),
         mtu: net.config.mtu,
         rx_limits: net.config.rx_rate_limiter,
         tx_limits: net.config.tx_rate_limiter,
         mmds: service.map(|config| stack(config, mmds)).transpose().map_err(fail)?,
     };
+    let pairs = spec.more_taps.len() + 1;
     let device = Net::new(spec).map_err(fail)?;
-    board.put(name, Home::Vmm, AnyDevice::Net(Box::new(device)))?;
+    let others = (1..pairs).map(|pair| Ok(AnyDevice::Net(Box::new(device.lane(pair)?))));
+    let others: Vec<AnyDevice> = others.collect::<Result<_, _>>().map_err(fail)?;
+    // Frames never wait; but pairs are there to be served side by side.
+    let home = if others.is_empty() { Home::Vmm } else { Home::Own };
+    board.put_lanes(name, home, AnyDevice::Net(Box::new(device)), others)?;
     Ok(())
 }
 
