@@ -1,6 +1,7 @@
 //! The cellar: every `unsafe` line of this crate.
 
 pub mod disk;
+pub mod fd_stream;
 pub mod give_back;
 pub mod iovec;
 pub mod nonblocking;

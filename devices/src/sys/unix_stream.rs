@@ -113,6 +113,12 @@ impl AsRawFd for HostStream {
     }
 }
 
+impl From<HostStream> for OwnedFd {
+    fn from(stream: HostStream) -> Self {
+        stream.0.into()
+    }
+}
+
 fn message(pieces: &[GuestIoVec]) -> libc::msghdr {
     let pieces = GuestIoVec::as_iovecs(pieces);
     // SAFETY: all zeroes is a valid `msghdr`.

@@ -7,6 +7,7 @@ use super::mem::Mem;
 use super::net::Net;
 use super::pmem::Pmem;
 use super::rng::Rng;
+use super::vhost_user::VhostUser;
 use super::vsock::Vsock;
 
 /// One of the virtio devices.
@@ -25,6 +26,8 @@ pub enum AnyDevice {
     Balloon(Box<Balloon>),
     /// Socket device.
     Vsock(Box<Vsock>),
+    /// Device that another process serves.
+    VhostUser(Box<VhostUser>),
 }
 
 impl AnyDevice {
@@ -38,6 +41,7 @@ impl AnyDevice {
             AnyDevice::Pmem(device) => &**device,
             AnyDevice::Balloon(device) => &**device,
             AnyDevice::Vsock(device) => &**device,
+            AnyDevice::VhostUser(device) => &**device,
         }
     }
 
@@ -51,6 +55,7 @@ impl AnyDevice {
             AnyDevice::Pmem(device) => &mut **device,
             AnyDevice::Balloon(device) => &mut **device,
             AnyDevice::Vsock(device) => &mut **device,
+            AnyDevice::VhostUser(device) => &mut **device,
         }
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::any::AnyDevice;
-use super::device::{Kind, Rings};
+use super::device::{Doorbells, Kind, Rings};
 use super::queue::VirtQueue;
 use super::registers::{Action, F_EVENT_IDX, F_INDIRECT_DESC, Registers};
 use super::state::{BadState, CellState, Progress};
@@ -85,6 +85,7 @@ pub struct VirtioCell {
     irq: Arc<dyn VirtioIrq>,
     binder: Arc<dyn DoorbellBinder>,
     doorbells: Vec<EventFd>,
+    hears: Doorbells,
     dials: Vec<LimitDial>,
     /// Changes of the configuration space that the registers' generation does not tell yet.
     changes: AtomicU32,
@@ -108,12 +109,14 @@ impl VirtioCell {
     /// Puts a device that works in several lanes into a cell: the one that speaks for all of them, and the others.
     pub fn with_lanes(
         name: String,
-        first: AnyDevice,
+        mut first: AnyDevice,
         others: Vec<AnyDevice>,
         ram: GuestRam,
         irq: Arc<dyn VirtioIrq>,
         binder: Arc<dyn DoorbellBinder>,
     ) -> io::Result<Self> {
+        let doorbells = first.get().queue_max_sizes().iter().map(|_| bell()).collect::<Result<Vec<_>, _>>()?;
+        let hears = first.get_mut().take_doorbells(&doorbells)?;
         let device = first.get();
         let sizes = device.queue_max_sizes();
         let registers = Registers::new(device.features(), sizes).requiring(device.required_features());
@@ -123,7 +126,8 @@ impl VirtioCell {
             ram,
             irq,
             binder,
-            doorbells: sizes.iter().map(|_| bell()).collect::<Result<_, _>>()?,
+            doorbells,
+            hears,
             dials: device.limit_dials(),
             changes: AtomicU32::new(0),
             front: Mutex::new(Front {
@@ -493,7 +497,10 @@ impl VirtioCell {
 
     /// Ends the device's work: completes what is in flight and makes it durable.
     pub fn shut_down(&self) -> io::Result<()> {
-        self.pause();
+        match self.hears {
+            Doorbells::Watched => self.pause(),
+            Doorbells::Taken => {}
+        }
         self.first.lock().device.get_mut().flush()
     }
 
@@ -532,6 +539,21 @@ impl VirtioCell {
             self.give_up_life(life, &error.to_string());
         }
         let (value, _) = outcome?;
+        self.look_at_all();
+        Ok(value)
+    }
+
+    /// The same of a device with one lane, while it goes on with its work.
+    pub fn reconfigure_at_work<T, E>(
+        &self,
+        change: impl FnOnce(&mut AnyDevice) -> Result<(T, ConfigChange), E>,
+    ) -> Result<T, E> {
+        let mut first = self.first.lock();
+        let (value, changed) = change(&mut first.device)?;
+        if changed == ConfigChange::Announce {
+            self.announce_change(first.rings.is_some());
+        }
+        drop(first);
         self.look_at_all();
         Ok(value)
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::queue::{RingError, VirtQueue, Visit};
 use super::state::{BadState, DeviceState};
 use crate::event::Source;
@@ -26,6 +28,8 @@ pub enum Kind {
     Vsock = 19,
     /// Memory device (§5.15).
     Mem = 24,
+    /// File system (§5.11).
+    Fs = 26,
     /// Persistent memory (§5.19).
     Pmem = 27,
 }
@@ -50,6 +54,15 @@ pub struct Faults<'a> {
     pub registers: &'a Counter,
     /// Malformed descriptor chains, given back unserved.
     pub chains: &'a Counter,
+}
+
+/// Who hears the doorbells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doorbells {
+    /// The cell, which calls [`VirtioDevice::on_doorbell`].
+    Watched,
+    /// Another process, which serves the rings. Not even the end of the machine waits for it.
+    Taken,
 }
 
 /// A virtio device, or a lane of one. Called with its lock held, from its event loop except where said otherwise.
@@ -82,6 +95,12 @@ pub trait VirtioDevice: Send {
     /// Features without which the device does not work: a driver that does not accept them is refused at FEATURES_OK (§2.2.2).
     fn required_features(&self) -> u64 {
         super::registers::F_VERSION_1
+    }
+
+    /// What the driver will ring, by queue, before it does. A device whose rings are served elsewhere hands them on.
+    fn take_doorbells(&mut self, bells: &[EventFd]) -> std::io::Result<Doorbells> {
+        let _ = bells;
+        Ok(Doorbells::Watched)
     }
 
     /// Fills `data` from the configuration space at `offset`; zeroes beyond its end. Called from vCPU threads.

@@ -19,6 +19,7 @@ pub mod rng;
 pub mod state;
 pub mod status;
 pub mod transport;
+pub mod vhost_user;
 pub mod vsock;
 
 #[cfg(any(test, feature = "test-driver"))]

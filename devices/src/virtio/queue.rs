@@ -85,7 +85,7 @@ impl RingError {
         Self(what.to_owned())
     }
 
-    fn of(error: impl std::fmt::Display) -> Self {
+    pub(super) fn of(error: impl std::fmt::Display) -> Self {
         Self(error.to_string())
     }
 }
@@ -190,6 +190,17 @@ impl VirtQueue {
     /// Which queue of the device this is.
     pub fn index(&self) -> u16 {
         self.index
+    }
+
+    /// Where it lies and whether it is ready, as it was checked.
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            size: self.ring.size(),
+            ready: self.ring.ready(),
+            descriptors: self.ring.desc_table(),
+            available: self.ring.avail_ring(),
+            used: self.ring.used_ring(),
+        }
     }
 
     /// Whether the driver uses it.

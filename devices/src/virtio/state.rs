@@ -103,6 +103,8 @@ pub enum DeviceState {
         /// Pairs that the driver uses.
         in_use: u16,
     },
+    /// A device that another process serves, which has what there is to know. Machines with one are not saved.
+    Elsewhere,
 }
 
 /// Of a balloon.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::super::any::AnyDevice;
-use super::super::device::{Rings, VirtioDevice};
+use super::super::device::{Doorbells, Rings, VirtioDevice};
 use super::super::queue::{Position, RingError, VirtQueue, Visit};
 use super::{State, VirtioCell, bell};
 use crate::event::{Interest, Source, Subscriber};
@@ -186,7 +186,9 @@ impl VirtioCell {
         let mut sources = vec![watch(lane.control.as_raw_fd(), CONTROL)];
         let place = |index| self.first.lock().device.get().lane_of(index, u64::MAX);
         let bells = (0u16..).zip(&self.doorbells).filter(|(index, _)| place(*index) == at);
-        sources.extend(bells.map(|(index, bell)| watch(bell.as_raw_fd(), DOORBELLS.saturating_add(index.into()))));
+        if self.hears == Doorbells::Watched {
+            sources.extend(bells.map(|(index, bell)| watch(bell.as_raw_fd(), DOORBELLS.saturating_add(index.into()))));
+        }
         sources.extend(lane.lock().device.get().sources());
         let first = u32::try_from(at).unwrap_or(u32::MAX).saturating_mul(TOKENS);
         sources.iter().map(|source| Source { token: source.token.saturating_add(first), ..*source }).collect()

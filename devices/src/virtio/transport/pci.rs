@@ -76,7 +76,7 @@ fn class(kind: Kind) -> [u8; 3] {
         // Ethernet.
         Kind::Net => [0x02, 0x00, 0],
         // Storage that is none of the kinds that have a number.
-        Kind::Block | Kind::Pmem => [0x01, 0x80, 0],
+        Kind::Block | Kind::Pmem | Kind::Fs => [0x01, 0x80, 0],
         // What has no number of its own.
         Kind::Rng | Kind::Balloon | Kind::Vsock | Kind::Mem => [0xff, 0x00, 0],
     }
