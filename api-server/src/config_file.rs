@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use vmm::config::{DriveConfig, MemoryHotplugConfig, NetConfig, PmemConfig, VsockConfig};
+use vmm::config::{DriveConfig, FsConfig, MemoryHotplugConfig, NetConfig, PmemConfig, VsockConfig};
 use vmm::requests::{
-    PutBalloon, PutBootSource, PutCpuConfig, PutDrive, PutEntropy, PutMachineConfig, PutMemoryHotplug, PutMmdsConfig,
-    PutNet, PutPmem, PutVsock,
+    PutBalloon, PutBootSource, PutCpuConfig, PutDrive, PutEntropy, PutFs, PutMachineConfig, PutMemoryHotplug,
+    PutMmdsConfig, PutNet, PutPmem, PutVsock,
 };
 use vmm::{Error, Vmm};
 
@@ -31,6 +31,7 @@ pub(crate) struct ConfigFile {
     entropy: Option<wire::Entropy>,
     pmem: Option<Vec<wire::Pmem>>,
     memory_hotplug: Option<wire::MemoryHotplug>,
+    fs: Option<Vec<wire::Fs>>,
     mmds_config: Option<wire::MmdsConfig>,
     logger: Option<wire::Logger>,
     metrics: Option<wire::Metrics>,
@@ -149,6 +150,9 @@ impl ConfigFile {
         }
         if let Some(memory) = self.memory_hotplug {
             handle.call(PutMemoryHotplug(MemoryHotplugConfig::try_from(memory)?))?;
+        }
+        for fs in self.fs.unwrap_or_default() {
+            handle.call(PutFs(FsConfig::try_from(fs)?))?;
         }
         Ok(())
     }

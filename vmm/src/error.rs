@@ -47,6 +47,8 @@ pub enum Subject {
     Entropy,
     /// `/pmem`.
     Pmem,
+    /// `/fs`.
+    Fs,
     /// `/hotplug/memory` before the start.
     MemoryHotplug,
     /// `/hotplug/memory` of a started machine.
@@ -88,6 +90,7 @@ impl Subject {
             Subject::Cpu => "Configure CPU error: ",
             Subject::Entropy => "Entropy config error: ",
             Subject::Pmem => "Pmem config error: ",
+            Subject::Fs => "File system config error: ",
             Subject::MemoryHotplug => "Memory hotplug config error: ",
             Subject::MemoryHotplugUpdate => "Memory hotplug update error: ",
             Subject::VcpuHotplug => "vCPU hotplug update error: ",

@@ -3,7 +3,7 @@
 
 use vmm::telemetry::{
     Group as Numbers, INTERRUPTS, LATENCIES, LOGGER, MetricGroup, NO_BALLOON, NO_BLOCK, NO_ENTROPY, NO_I8042,
-    NO_MEMORY, NO_MMDS, NO_NET, NO_PMEM, NO_UART, NO_VCPU, NO_VSOCK, Registry, SECCOMP, SIGNALS, VMM,
+    NO_MEMORY, NO_MMDS, NO_NET, NO_PMEM, NO_UART, NO_VCPU, NO_VHOST_USER, NO_VSOCK, Registry, SECCOMP, SIGNALS, VMM,
 };
 
 use super::api::{API_SERVER, DEPRECATED, GET, PATCH, PUT};
@@ -25,11 +25,13 @@ pub(super) enum Shape {
     Process,
     /// Each is shown as `name_id`, and their sum as `name`. Of durations the contract wants sums only there.
     EachAndSum,
+    /// Each is shown as `name_id`; there is no sum, and nothing where there is none.
+    Each,
     /// Only their sum is shown.
     Sum,
 }
 
-use Shape::{EachAndSum, One, Process, Sum};
+use Shape::{Each, EachAndSum, One, Process, Sum};
 
 const fn group(name: &'static str, shape: Shape, blank: &'static dyn MetricGroup) -> Group {
     Group { name, shape, blank }
@@ -59,6 +61,8 @@ pub(super) static GROUPS: &[Group] = &[
     group("entropy", One, &NO_ENTROPY),
     group("pmem", EachAndSum, &NO_PMEM),
     group("memory_hotplug", One, &NO_MEMORY),
+    group("vhost_user_block", Each, &NO_VHOST_USER),
+    group("vhost_user_fs", Each, &NO_VHOST_USER),
 ];
 
 /// Enters the groups that exist once per process.

@@ -92,6 +92,12 @@ fn write_line(text: &mut Text, sums: &mut Vec<Value>, head: &Head, registry: &Re
                     None => text.numbers(|see| zeroes(group.blank, see))?,
                 }
             }
+            Shape::Each => {
+                for entry in registry.family(group.name) {
+                    write!(text, ",\"{}_{}\":", group.name, entry.id().unwrap_or(""))?;
+                    text.numbers(|see| entry.read(see))?;
+                }
+            }
             Shape::EachAndSum | Shape::Sum => {
                 let mut written = Ok(());
                 start(sums, group.blank);

@@ -12,6 +12,7 @@ mod confinement;
 mod cpu_config;
 mod drives;
 mod entropy;
+mod fs;
 mod hotplug;
 mod instance;
 mod logger;

@@ -3,8 +3,8 @@
 use axum::http::Method;
 
 use super::{
-    Answer, Call, actions, balloon, boot_source, clones, confinement, cpu_config, drives, entropy, hotplug, instance,
-    logger, machine_config, metrics, mmds, network_interfaces, pmem, serial, snapshot, vm, vsock,
+    Answer, Call, actions, balloon, boot_source, clones, confinement, cpu_config, drives, entropy, fs, hotplug,
+    instance, logger, machine_config, metrics, mmds, network_interfaces, pmem, serial, snapshot, vm, vsock,
 };
 
 /// A method on a resource.
@@ -60,6 +60,7 @@ pub(crate) static ROUTES: &[Route] = routes! {
     PUT "pmem" [id] => pmem::put;
     PATCH "pmem" [id] => pmem::patch;
     DELETE "pmem" [id] => pmem::delete;
+    PUT "fs" [id] => fs::put;
     GET "balloon" / "statistics" => balloon::get_statistics;
     PATCH "balloon" / "statistics" => balloon::patch_statistics;
     GET "balloon" / "hinting" / "status" => balloon::get_hinting;

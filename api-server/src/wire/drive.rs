@@ -1,10 +1,9 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vmm::config::{self, DriveConfig, RateLimitChange, ResourceId};
-use vmm::{Error, Kind, Subject};
+use vmm::config::{self, DriveBackend, DriveConfig, RateLimitChange, ResourceId};
+use vmm::{Error, Subject};
 
-use super::later;
 use super::object::object;
 use super::queues;
 use super::rate_limiter::{self, RateLimiter};
@@ -60,20 +59,27 @@ impl DrivePatch {
     }
 }
 
-/// A vhost-user drive: its back end decides what a file's drive is told here.
-fn refuse_socket(drive: &Drive) -> Error {
-    let foreign = [
-        ("path_on_host", drive.path_on_host.is_some()),
-        ("is_read_only", drive.is_read_only.is_some()),
-        ("rate_limiter", drive.rate_limiter.is_some()),
-        ("io_engine", drive.io_engine.is_some()),
-        ("num_queues", drive.num_queues.is_some()),
-    ];
-    match foreign.into_iter().find(|(_, there)| *there) {
-        Some((field, _)) => {
-            Error::invalid(Subject::Drive, format!("socket and {field} exclude each other: leave one of them out."))
+/// What is behind the drive. The back end of a vhost-user drive decides what a file's drive is told here.
+fn backend(drive: &Drive) -> Result<DriveBackend, Error> {
+    let refuse = |what: &str| Error::invalid(Subject::Drive, what);
+    match (&drive.path_on_host, &drive.socket) {
+        (Some(path), None) => Ok(DriveBackend::File(path.clone())),
+        (None, None) => Err(refuse("path_on_host is missing: name the file or block device.")),
+        (_, Some(socket)) => {
+            let foreign = [
+                ("path_on_host", drive.path_on_host.is_some()),
+                ("is_read_only", drive.is_read_only.is_some()),
+                ("rate_limiter", drive.rate_limiter.is_some()),
+                ("io_engine", drive.io_engine.is_some()),
+                ("num_queues", drive.num_queues.is_some()),
+            ];
+            match foreign.into_iter().find(|(_, there)| *there) {
+                Some((field, _)) => {
+                    Err(refuse(&format!("socket and {field} exclude each other: leave one of them out.")))
+                }
+                None => Ok(DriveBackend::Socket(socket.clone())),
+            }
         }
-        None => Error::new(Kind::Unsupported, Subject::None, later("socket (a vhost-user drive)")),
     }
 }
 
@@ -81,15 +87,10 @@ impl TryFrom<Drive> for DriveConfig {
     type Error = Error;
 
     fn try_from(wire: Drive) -> Result<Self, Error> {
-        if wire.socket.is_some() {
-            return Err(refuse_socket(&wire));
-        }
-        let Some(path_on_host) = wire.path_on_host else {
-            return Err(Error::invalid(Subject::Drive, "path_on_host is missing: name the file or block device."));
-        };
+        let backend = backend(&wire)?;
         Ok(Self {
             id: ResourceId::try_from(wire.drive_id.as_str()).map_err(|e| Error::invalid(Subject::None, e))?,
-            path_on_host,
+            backend,
             is_root_device: wire.is_root_device,
             partuuid: wire.partuuid,
             is_read_only: wire.is_read_only.unwrap_or(false),
@@ -109,6 +110,11 @@ impl TryFrom<Drive> for DriveConfig {
 
 impl From<DriveConfig> for Drive {
     fn from(config: DriveConfig) -> Self {
+        let (path_on_host, socket) = match config.backend {
+            DriveBackend::File(path) => (Some(path), None),
+            DriveBackend::Socket(socket) => (None, Some(socket)),
+        };
+        let file = path_on_host.is_some();
         Self {
             drive_id: config.id.as_str().to_owned(),
             partuuid: config.partuuid,
@@ -117,14 +123,14 @@ impl From<DriveConfig> for Drive {
                 config::CacheType::Unsafe => CacheType::Unsafe,
                 config::CacheType::Writeback => CacheType::Writeback,
             },
-            is_read_only: Some(config.is_read_only),
-            path_on_host: Some(config.path_on_host),
+            is_read_only: file.then_some(config.is_read_only),
+            path_on_host,
             rate_limiter: rate_limiter::echo(config.rate_limiter),
-            io_engine: Some(match config.io_engine {
+            io_engine: file.then_some(match config.io_engine {
                 config::IoEngine::Sync => IoEngine::Sync,
                 config::IoEngine::Async => IoEngine::Async,
             }),
-            socket: None,
+            socket,
             num_queues: config.num_queues.map(|count| count.get().into()),
         }
     }

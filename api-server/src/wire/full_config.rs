@@ -2,7 +2,7 @@ use serde::Serialize;
 use serde_json::Value;
 use vmm::config;
 
-use super::{Balloon, BootSource, Drive, Entropy, MachineConfig, MemoryHotplug, MmdsConfig, Net, Pmem, Vsock};
+use super::{Balloon, BootSource, Drive, Entropy, Fs, MachineConfig, MemoryHotplug, MmdsConfig, Net, Pmem, Vsock};
 
 /// Reply of `GET /vm/config`. Every key is always there; what was not configured is null or empty, and some keys always are.
 #[derive(Debug, Serialize)]
@@ -21,6 +21,9 @@ pub(crate) struct FullConfig {
     entropy: Option<Entropy>,
     pmem: Vec<Pmem>,
     memory_hotplug: Option<MemoryHotplug>,
+    /// Beyond v1, so it is there only if there are some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fs: Vec<Fs>,
 }
 
 impl From<config::FullConfig> for FullConfig {
@@ -39,6 +42,7 @@ impl From<config::FullConfig> for FullConfig {
             entropy: config.entropy.map(Into::into),
             pmem: config.pmems.into_iter().map(Into::into).collect(),
             memory_hotplug: config.memory_hotplug.map(Into::into),
+            fs: config.file_systems.into_iter().map(Into::into).collect(),
         }
     }
 }

@@ -129,9 +129,7 @@ impl Tap {
         let flags = if multi_queue { plain | libc::IFF_MULTI_QUEUE } else { plain };
         attach(&file, name, flags).map_err(|source| match source.raw_os_error() {
             Some(libc::EBUSY) => TapError::Busy(name.to_owned()),
-            Some(libc::EINVAL) if multi_queue && is_single_queue(name, plain) => {
-                TapError::SingleQueue(name.to_owned())
-            }
+            Some(libc::EINVAL) if multi_queue && is_single_queue(name, plain) => TapError::SingleQueue(name.to_owned()),
             Some(libc::EINVAL) => refused("an interface of this name exists and is not a tap")(source),
             Some(libc::EPERM) => {
                 refused("the interface belongs to another user, or creating it needs CAP_NET_ADMIN")(source)
@@ -360,7 +358,10 @@ mod tests {
             let error = Tap::open_queues("tap7", 2).unwrap_err();
             assert!(matches!(error, TapError::SingleQueue(_)), "{held:?}: {error}");
             let text = error.to_string();
-            assert!(text.contains("`ip tuntap add dev tap7 mode tap multi_queue`") && text.contains(CONTRACT), "{text}");
+            assert!(
+                text.contains("`ip tuntap add dev tap7 mode tap multi_queue`") && text.contains(CONTRACT),
+                "{text}"
+            );
         }
     }
 

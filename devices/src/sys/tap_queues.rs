@@ -65,7 +65,8 @@ fn count(answer: &[u8]) -> io::Result<u32> {
     }
     let link = answer.get(HEADER_LEN + LINK_LEN..).ok_or_else(short)?;
     let tap = find(link, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_DATA)).unwrap_or_default();
-    let number = |kind| find(tap, kind).and_then(|value| value.first_chunk()).map_or(0, |value| u32::from_ne_bytes(*value));
+    let number =
+        |kind| find(tap, kind).and_then(|value| value.first_chunk()).map_or(0, |value| u32::from_ne_bytes(*value));
     Ok(number(IFLA_TUN_NUM_QUEUES).saturating_add(number(IFLA_TUN_NUM_DISABLED_QUEUES)))
 }
 
@@ -74,7 +75,8 @@ fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     /// `NLA_TYPE_MASK`: the other bits are flags.
     const KIND: u16 = 0x3fff;
     loop {
-        let [len, tag] = [attributes.get(..2)?, attributes.get(2..4)?].map(|two| two.try_into().map(u16::from_ne_bytes));
+        let [len, tag] =
+            [attributes.get(..2)?, attributes.get(2..4)?].map(|two| two.try_into().map(u16::from_ne_bytes));
         let (len, tag) = (usize::from(len.ok()?), tag.ok()? & KIND);
         let value = attributes.get(4..len)?;
         if tag == kind {

@@ -252,10 +252,8 @@ impl VirtioCell {
     /// The rings that the driver has set up, by the lanes that serve them.
     fn make_rings(&self, registers: &Registers) -> Result<Vec<Rings>, String> {
         let accepted = registers.accepted();
-        let mut lanes: Vec<Rings> = self
-            .lanes()
-            .map(|_| Rings { ram: self.ram.clone(), irq: self.irq.clone(), queues: Vec::new() })
-            .collect();
+        let mut lanes: Vec<Rings> =
+            self.lanes().map(|_| Rings { ram: self.ram.clone(), irq: self.irq.clone(), queues: Vec::new() }).collect();
         for (index, (geometry, max_size)) in (0u16..).zip(registers.queues()) {
             let queue = VirtQueue::new(
                 index,
@@ -530,7 +528,8 @@ impl VirtioCell {
         for work in &mut others {
             broken = broken.or(work.quiesce().err());
         }
-        let outcome = change(&mut first.device, &mut others.iter_mut().map(|work| &mut work.device).collect::<Vec<_>>());
+        let outcome =
+            change(&mut first.device, &mut others.iter_mut().map(|work| &mut work.device).collect::<Vec<_>>());
         if let Ok((_, ConfigChange::Announce)) = &outcome {
             self.announce_change(first.rings.is_some());
         }

@@ -2,10 +2,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+use devices::virtio::vhost_user::{BlockModel, Peer};
 use serde::{Deserialize, Serialize};
 
 use super::file::open_disk;
-use crate::config::DriveConfig;
+use crate::config::{DriveBackend, DriveConfig};
 use crate::error::{Error, Subject};
 
 /// What is behind a drive.
@@ -17,36 +18,60 @@ pub enum Disk {
     Device(u64),
 }
 
-/// A drive with its file opened.
+/// What is behind a drive, at hand.
+#[derive(Debug)]
+pub enum Backing {
+    /// The backing file or block device, open.
+    File(File),
+    /// The process that serves it, met.
+    Peer(Peer),
+}
+
+/// A drive with what is behind it.
 #[derive(Debug)]
 pub struct Drive {
     /// As asked for.
     pub config: DriveConfig,
-    /// The backing file or block device.
-    pub file: File,
+    /// What is behind it.
+    pub backing: Backing,
 }
 
 impl Drive {
-    /// Opens the backing file.
+    /// Opens the backing file, or meets the backend, which may take some seconds.
     pub fn open(config: DriveConfig) -> Result<Self, Error> {
-        let file = open_disk(&config.path_on_host, config.is_read_only).map_err(|e| {
-            Error::invalid(
-                Subject::Drive,
-                format!(
-                    "Unable to create the virtio block device: Virtio backend error: Error manipulating the backing file: {e} {}",
-                    config.path_on_host.display()
-                ),
-            )
-        })?;
-        Ok(Self { config, file })
+        let refuse =
+            |what: String| Error::invalid(Subject::Drive, format!("Unable to create the virtio block device: {what}"));
+        let backing = match &config.backend {
+            DriveBackend::File(path) => {
+                let file = open_disk(path, config.is_read_only).map_err(|e| {
+                    refuse(format!("Virtio backend error: Error manipulating the backing file: {e} {}", path.display()))
+                })?;
+                Backing::File(file)
+            }
+            DriveBackend::Socket(socket) => {
+                let peer = Peer::meet(socket, BlockModel::WISHES)
+                    .map_err(|e| refuse(format!("Vhost-user backend error: socket {}: {e}", socket.display())))?;
+                Backing::Peer(peer)
+            }
+        };
+        Ok(Self { config, backing })
     }
 
-    /// Which file or block device it is, whatever its path and whoever asks on this host.
-    pub fn disk(&self) -> io::Result<Disk> {
-        let about = self.file.metadata()?;
-        Ok(match about.file_type().is_block_device() {
+    /// Whether the guest may only read it.
+    pub fn is_read_only(&self) -> bool {
+        match &self.backing {
+            Backing::File(_) => self.config.is_read_only,
+            Backing::Peer(peer) => BlockModel::is_read_only(peer.offer()),
+        }
+    }
+
+    /// Which file or block device it is, whatever its path and whoever asks on this host. Of another process nobody knows.
+    pub fn disk(&self) -> io::Result<Option<Disk>> {
+        let Backing::File(file) = &self.backing else { return Ok(None) };
+        let about = file.metadata()?;
+        Ok(Some(match about.file_type().is_block_device() {
             true => Disk::Device(about.rdev()),
             false => Disk::File(about.dev(), about.ino()),
-        })
+        }))
     }
 }

@@ -6,20 +6,23 @@
 mod boot;
 mod drive;
 mod file;
+mod fs;
 mod net;
 mod serial;
 mod vsock;
 
 pub use boot::BootSource;
-pub use drive::{Disk, Drive};
+pub use drive::{Backing, Disk, Drive};
 pub use file::{FileError, open_disk, open_image};
+pub use fs::Fs;
 pub use net::Net;
 pub use serial::SerialOutput;
 pub use vsock::Vsock;
 
 use crate::config::{
-    BadMmds, BalloonConfig, BootSourceConfig, DriveConfig, EntropyConfig, FullConfig, MachineConfig,
-    MemoryHotplugConfig, MmdsConfig, NetConfig, PmemConfig, ResourceId, Transport, VsockConfig, check_balloon,
+    BadMmds, BalloonConfig, BootSourceConfig, DriveBackend, DriveConfig, EntropyConfig, FsConfig, FullConfig,
+    MachineConfig, MemoryHotplugConfig, MmdsConfig, NetConfig, PmemConfig, ResourceId, Transport, VsockConfig,
+    check_balloon,
 };
 use crate::error::{Error, Subject};
 
@@ -44,6 +47,7 @@ pub struct Plan {
     drives: Vec<Drive>,
     nets: Vec<Net>,
     pmems: Vec<PmemConfig>,
+    file_systems: Vec<Fs>,
     /// What a restored machine was booted from, once.
     booted_from: Option<BootSourceConfig>,
     /// vCPUs and memory were chosen.
@@ -62,6 +66,7 @@ impl Plan {
             vsock: self.vsock.as_ref().map(|v| v.config.clone()),
             entropy: self.entropy.clone(),
             pmems: self.pmems.clone(),
+            file_systems: self.file_systems.iter().map(|fs| fs.config.clone()).collect(),
             memory_hotplug: self.memory_hotplug,
             mmds: self.mmds.clone(),
         }
@@ -70,7 +75,7 @@ impl Plan {
     /// Whether nothing was chosen that a snapshot brings along. Serial console, CPU template and what the metadata service says do not count.
     pub fn is_pristine(&self) -> bool {
         let Self { machine: _, serial: _, boot_source, balloon, vsock, entropy, memory_hotplug, mmds, .. } = self;
-        let Self { drives, nets, pmems, machine_chosen, booted_from: _, .. } = self;
+        let Self { drives, nets, pmems, file_systems, machine_chosen, booted_from: _, .. } = self;
         !machine_chosen
             && boot_source.is_none()
             && balloon.is_none()
@@ -81,13 +86,14 @@ impl Plan {
             && drives.is_empty()
             && nets.is_empty()
             && pmems.is_empty()
+            && file_systems.is_empty()
     }
 
     /// The plan of a machine that was saved with this configuration: its files and taps are opened as if they were named now. The console
     /// is not part of it.
     pub fn revived(config: FullConfig) -> Result<Self, Error> {
-        let FullConfig { boot_source, drives, machine, nets, balloon, vsock, entropy, pmems, memory_hotplug, mmds } =
-            config;
+        let FullConfig { boot_source, drives, machine, nets, balloon, vsock, entropy, pmems, .. } = config;
+        let FullConfig { file_systems, memory_hotplug, mmds, .. } = config;
         let mut plan = Self { entropy, memory_hotplug, booted_from: boot_source, ..Self::default() };
         plan.put_machine(machine)?;
         if let Some(balloon) = balloon {
@@ -101,6 +107,9 @@ impl Plan {
         }
         for pmem in pmems {
             plan.put_pmem(pmem)?;
+        }
+        for fs in file_systems {
+            plan.add_fs(Fs::open(fs)?)?;
         }
         if let Some(vsock) = vsock {
             plan.put_vsock(vsock)?;
@@ -218,8 +227,65 @@ impl Plan {
         drives.chain(nets).any(|asked| transport.queues(asked, self.machine.vcpu_count()) > 1)
     }
 
+    /// The file systems in the order they were put.
+    pub fn file_systems(&self) -> &[Fs] {
+        &self.file_systems
+    }
+
+    /// Whether a file system may be added as things are.
+    pub fn check_fs(&self, config: &FsConfig) -> Result<(), Error> {
+        let same = self.file_systems.iter().map(|fs| &fs.config).find(|fs| fs.tag() == config.tag());
+        match same.filter(|fs| fs.id() != config.id()) {
+            None => Ok(()),
+            Some(other) => {
+                let what = format!("tag {} is that of {}: choose another one.", config.tag(), other.id());
+                Err(Error::invalid(Subject::Fs, what))
+            }
+        }
+    }
+
+    /// Adds a file system, or replaces the one of the same id.
+    pub fn add_fs(&mut self, fs: Fs) -> Result<(), Error> {
+        self.check_fs(&fs.config)?;
+        match self.file_systems.iter_mut().find(|old| old.config.id() == fs.config.id()) {
+            Some(old) => *old = fs,
+            None => self.file_systems.push(fs),
+        }
+        Ok(())
+    }
+
+    /// Devices that other processes serve, which can neither be saved nor cloned, by the contract's names for them.
+    pub fn served_elsewhere(&self) -> Vec<String> {
+        let drives = self.drives.iter().map(|drive| &drive.config);
+        let drives = drives.filter(|drive| matches!(drive.backend, DriveBackend::Socket(_)));
+        let drives = drives.map(|drive| format!("vhost-user-block(id: {})", drive.id));
+        drives.chain(self.file_systems.iter().map(|fs| format!("vhost-user-fs(id: {})", fs.config.id()))).collect()
+    }
+
+    /// Refuses memory that cannot be shared with those who serve devices of the machine.
+    pub fn check_sharing(&self) -> Result<(), Error> {
+        let devices = self.served_elsewhere();
+        let cannot = match self {
+            _ if devices.is_empty() => return Ok(()),
+            Self { memory_hotplug: Some(_), .. } => "hotplug memory",
+            Self { pmems, .. } if !pmems.is_empty() => "pmem",
+            _ => return Ok(()),
+        };
+        let what = format!(
+            "{cannot} cannot be shared with the backends of {}, where the guest may have them read and write: leave one or the other out",
+            devices.join(", ")
+        );
+        Err(Error::invalid(Subject::Start, what))
+    }
+
     /// Opens a drive and adds it, or replaces the one of the same id. The root drive comes first, as `/dev/vda`.
     pub fn put_drive(&mut self, config: DriveConfig) -> Result<(), Error> {
+        self.check_drive(&config)?;
+        self.add_drive(Drive::open(config)?)
+    }
+
+    /// Whether a drive may be added as things are.
+    pub fn check_drive(&self, config: &DriveConfig) -> Result<(), Error> {
         let other_root = self.drives.iter().any(|d| d.config.is_root_device && d.config.id != config.id);
         if config.is_root_device && other_root {
             return Err(Error::invalid(Subject::Drive, "A root block device already exists!"));
@@ -228,7 +294,12 @@ impl Plan {
             let what = "Attempt to add block as a root device while the root device defined as a pmem device";
             return Err(Error::invalid(Subject::Drive, what));
         }
-        let drive = Drive::open(config)?;
+        Ok(())
+    }
+
+    /// Adds a drive, or replaces the one of the same id.
+    pub fn add_drive(&mut self, drive: Drive) -> Result<(), Error> {
+        self.check_drive(&drive.config)?;
         let place = self.drives.iter().position(|d| d.config.id == drive.config.id);
         match place {
             Some(at) if !drive.config.is_root_device => self.drives[at] = drive,

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{QueueCount, RateLimits, ResourceId};
 
@@ -22,13 +22,32 @@ pub enum IoEngine {
     Async,
 }
 
+/// What is behind a drive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriveBackend {
+    /// A file or block device, always raw.
+    File(PathBuf),
+    /// A process that serves the drive (vhost-user) and listens at this socket. It decides what of a drive is said for a file: whether it
+    /// can be written, how requests reach it and how many.
+    Socket(PathBuf),
+}
+
+impl DriveBackend {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Socket(path) => path,
+        }
+    }
+}
+
 /// One block device (`PUT /drives/{id}`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriveConfig {
     /// Name of the drive.
     pub id: ResourceId,
-    /// Backing file or block device, always raw.
-    pub path_on_host: PathBuf,
+    /// What is behind it.
+    pub backend: DriveBackend,
     /// The drive the guest mounts as `/`.
     pub is_root_device: bool,
     /// Partition of the root drive, for `root=PARTUUID=`.

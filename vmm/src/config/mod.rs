@@ -8,6 +8,7 @@ mod boot;
 mod cpu_template;
 mod drive;
 mod entropy;
+mod fs;
 mod id;
 mod machine;
 mod memory_hotplug;
@@ -24,8 +25,9 @@ pub use cpu_template::{
     BadCapability, Bitmap, Capability, CpuTemplate, CpuidModifier, CustomTemplate, MsrModifier, Named, Register,
     Template,
 };
-pub use drive::{CacheType, DriveConfig, IoEngine};
+pub use drive::{CacheType, DriveBackend, DriveConfig, IoEngine};
 pub use entropy::EntropyConfig;
+pub use fs::{BadFs, FsConfig};
 pub use id::{BadId, InstanceId, ResourceId};
 pub use machine::{BadMachine, BadVcpuRequest, HugePages, MAX_VCPUS, MachineConfig, MachinePatch};
 pub use memory_hotplug::{BadMemoryHotplug, MIN_BLOCK_MIB, MIN_SLOT_MIB, MemoryHotplugConfig};
@@ -57,6 +59,8 @@ pub struct FullConfig {
     pub entropy: Option<EntropyConfig>,
     /// `pmem`, in the order they were first put.
     pub pmems: Vec<PmemConfig>,
+    /// `fs`, in the order they were first put.
+    pub file_systems: Vec<FsConfig>,
     /// `memory-hotplug`.
     pub memory_hotplug: Option<MemoryHotplugConfig>,
     /// `mmds-config`.

@@ -3,7 +3,9 @@ pub const MAX_QUEUES: u8 = 16;
 
 /// Why a number of queues was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("num_queues is {0}: it must be from 1 to {MAX_QUEUES}. As many as the machine has vCPUs are the most that a guest can use.")]
+#[error(
+    "num_queues is {0}: it must be from 1 to {MAX_QUEUES}. As many as the machine has vCPUs are the most that a guest can use."
+)]
 pub struct BadQueueCount(pub u64);
 
 /// How many queues a drive has, or how many pairs of them a network interface.

@@ -134,6 +134,8 @@ pub fn assemble(
         Some(_) => CommandLine::default(),
     };
 
+    plan.check_sharing()?;
+
     // 1. The VM, if there is none yet, and its memory slots, before any interrupt chip exists (see `memory`).
     let Foundation { fences, files, kvm, vm, vcpu: parked } = match foundation {
         Some(foundation) => foundation,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use devices::legacy::syscalls::CONSOLE;
 use devices::syscalls::{Call, Needs};
-use devices::virtio::{balloon, block, mem, net, pmem, rng, vsock};
+use devices::virtio::{balloon, block, mem, net, pmem, rng, vhost_user, vsock};
 
 use super::roster::{DeviceName, Home, Seat};
 use crate::confine::{Fence, FilterError, Gate, Seccomp, calls};
@@ -22,6 +22,7 @@ fn needs(seat: &Seat) -> &'static Needs {
     match (&seat.name, seat.home) {
         (DeviceName::Drive(_), Home::Uring) => &block::syscalls::ASYNC,
         (DeviceName::Drive(_), _) => &block::syscalls::SYNC,
+        (DeviceName::VhostUserDrive(_) | DeviceName::Fs(_), _) => &vhost_user::syscalls::NEEDS,
         (DeviceName::Balloon, _) => &balloon::syscalls::NEEDS,
         (DeviceName::Net(_), _) => &net::syscalls::NEEDS,
         (DeviceName::Pmem(_), _) => &pmem::syscalls::NEEDS,
@@ -43,7 +44,7 @@ fn besides(seat: &Seat) -> &'static [Call] {
 /// Every call that filters for machines let through, by the threads that are meant to make it (`vmm`, `vcpu`, `io`, `files`, or `*` for
 /// any). For whoever wants to know which of them are never made.
 pub fn rules() -> Vec<(&'static [&'static str], Call)> {
-    const DEVICES: [&Needs; 9] = [
+    const DEVICES: [&Needs; 10] = [
         &CONSOLE,
         &block::syscalls::ASYNC,
         &block::syscalls::SYNC,
@@ -53,6 +54,7 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
         &vsock::syscalls::NEEDS,
         &rng::syscalls::NEEDS,
         &mem::syscalls::NEEDS,
+        &vhost_user::syscalls::NEEDS,
     ];
     const LOOPS: &[&str] = &["vmm", "io"];
     let mut lists: Vec<(&[&str], &[Call])> = vec![

@@ -16,6 +16,10 @@ pub enum DeviceName {
     Balloon,
     /// A drive.
     Drive(ResourceId),
+    /// A drive that another process serves.
+    VhostUserDrive(ResourceId),
+    /// A file system that another process serves.
+    Fs(ResourceId),
     /// A network interface.
     Net(ResourceId),
     /// A persistent-memory device.
@@ -34,6 +38,8 @@ impl DeviceName {
         match self {
             Self::Balloon => ("balloon", None),
             Self::Drive(id) => ("block", Some(id)),
+            Self::VhostUserDrive(id) => ("vhost_user_block", Some(id)),
+            Self::Fs(id) => ("vhost_user_fs", Some(id)),
             Self::Net(id) => ("net", Some(id)),
             Self::Pmem(id) => ("pmem", Some(id)),
             Self::Vsock => ("vsock", None),
@@ -47,7 +53,8 @@ impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Balloon => f.write_str("balloon"),
-            Self::Drive(id) => write!(f, "drive {id}"),
+            Self::Drive(id) | Self::VhostUserDrive(id) => write!(f, "drive {id}"),
+            Self::Fs(id) => write!(f, "file system {id}"),
             Self::Net(id) => write!(f, "network interface {id}"),
             Self::Pmem(id) => write!(f, "pmem {id}"),
             Self::Vsock => f.write_str("vsock"),

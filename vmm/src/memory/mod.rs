@@ -137,7 +137,10 @@ impl Memory {
     ) -> Result<Self, MemoryError> {
         let size = plan.machine.mem_size_bytes();
         let size = usize::try_from(size).map_err(|e| MemoryError::Regions(format!("{size} bytes: {e}")))?;
-        let shared = clonable && saved.is_none() && plan.machine.huge_pages() != HugePages::Hugetlbfs2M;
+        let shared = match plan.served_elsewhere().is_empty() {
+            true => clonable && saved.is_none() && plan.machine.huge_pages() != HugePages::Hugetlbfs2M,
+            false => true,
+        };
         let ram = allocate(&layout::ram_regions(size), &plan.machine, shared)?;
         let mut everything = ram.clone();
         let mut pmems = Vec::with_capacity(plan.pmems().len());

@@ -12,7 +12,7 @@ use crate::sys::advice;
 use crate::sys::map::{self, Aside, Writes};
 use crate::sys::memfd;
 
-/// What `/proc/PID/maps` calls memory that is shared with clones.
+/// What `/proc/PID/maps` calls memory that is shared with clones, or with those who serve devices.
 const NAME: &std::ffi::CStr = c"guest memory";
 
 /// What is behind RAM.
@@ -20,7 +20,7 @@ const NAME: &std::ffi::CStr = c"guest memory";
 pub enum Source {
     /// Nothing that could be shared.
     Anonymous,
-    /// A file in memory, into which the guest writes. Nobody else has it yet.
+    /// A file in memory, into which the guest writes. Nobody else has it yet but those who serve devices.
     Memfd(Arc<File>),
     /// A file that stays as it is: RAM is a private mapping of it, with other contents in these runs since the beginning.
     Below(Arc<File>, Vec<Run>),
@@ -42,9 +42,13 @@ pub enum NotShared {
 impl Source {
     /// Puts a file in memory of `len` bytes behind RAM that was just mapped.
     pub(super) fn shared(ram: &GuestRam, len: u64, huge_pages: HugePages) -> Result<Self, MemoryError> {
-        let refuse = |e: io::Error| MemoryError::Map(io::Error::other(format!("memory that clones can share: {e}")));
+        let refuse = |e: io::Error| MemoryError::Map(io::Error::other(format!("memory that can be shared: {e}")));
         memfd::check_limit(len).map_err(refuse)?;
-        let file = memfd::create(NAME, len).map_err(refuse)?;
+        let file = match huge_pages {
+            HugePages::Hugetlbfs2M => memfd::create_huge(NAME, len),
+            HugePages::None | HugePages::Transparent => memfd::create(NAME, len),
+        };
+        let file = file.map_err(refuse)?;
         let layout = super::lay_out(ram, None);
         for part in layout.parts() {
             let region = part.region(ram).ok_or_else(|| refuse(io::ErrorKind::NotFound.into()))?;

@@ -1,21 +1,23 @@
 use std::path::PathBuf;
 
-use super::{Answer, Request, Submit};
+use super::{Answer, Submit};
 use crate::actor::Vmm;
-use crate::config::{DriveConfig, RateLimitChange, ResourceId};
-use crate::error::Error;
+use crate::config::{DriveBackend, DriveConfig, RateLimitChange, ResourceId};
 use crate::lifecycle::Ask;
 
-/// Opens the file of a drive and adds the drive, or replaces the one of the same id.
+/// Opens the file of a drive, or meets the process that serves it, and adds the drive, or replaces the one of the same id.
 #[derive(Debug)]
 pub struct PutDrive(pub DriveConfig);
 
-impl Request for PutDrive {
+impl Submit for PutDrive {
     type Reply = ();
     const ASK: Ask = Ask::Configure;
 
-    fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
-        vmm.plan_mut().put_drive(self.0)
+    fn begin(self, vmm: &mut Vmm, answer: Answer<()>) {
+        match self.0.backend {
+            DriveBackend::File(_) => answer(vmm.plan_mut().put_drive(self.0)),
+            DriveBackend::Socket(_) => vmm.meet_drive(self.0, answer),
+        }
     }
 }
 

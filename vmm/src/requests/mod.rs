@@ -9,6 +9,7 @@ mod clones;
 mod cpu_config;
 mod drives;
 mod entropy;
+mod fs;
 mod instance;
 mod life;
 mod machine_config;
@@ -30,6 +31,7 @@ pub use clones::{Child, CloneMachine, CloneSnapshot, Cloned, Clones, HowToClone,
 pub use cpu_config::PutCpuConfig;
 pub use drives::{PatchDrive, PutDrive};
 pub use entropy::PutEntropy;
+pub use fs::PutFs;
 pub use instance::{GetConfig, GetInstance, InstanceInfo};
 pub use life::{FlushMetrics, Pause, Resume, SendCtrlAltDel, Start};
 pub use machine_config::{GetMachineConfig, PatchMachineConfig, PutMachineConfig};

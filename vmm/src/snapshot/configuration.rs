@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::container::{BadFile, Reader, Section, Writer};
 use crate::config::{
-    BalloonConfig, BootSourceConfig, BucketSpec, CacheType, CpuTemplate, DriveConfig, EntropyConfig, FullConfig,
-    HugePages, IoEngine, MacAddr, MachineConfig, MachinePatch, MemoryHotplugConfig, MmdsConfig, MmdsVersion, Named,
-    NetConfig, PmemConfig, QueueCount, RateLimits, ResourceId, VsockConfig,
+    BalloonConfig, BootSourceConfig, BucketSpec, CacheType, CpuTemplate, DriveBackend, DriveConfig, EntropyConfig,
+    FullConfig, HugePages, IoEngine, MacAddr, MachineConfig, MachinePatch, MemoryHotplugConfig, MmdsConfig,
+    MmdsVersion, Named, NetConfig, PmemConfig, QueueCount, RateLimits, ResourceId, VsockConfig,
 };
 
 /// What is wrong with a saved configuration.
@@ -191,7 +191,8 @@ impl From<&DriveConfig> for Drive {
     fn from(drive: &DriveConfig) -> Self {
         Self {
             id: drive.id.to_string(),
-            path_on_host: drive.path_on_host.clone(),
+            // Machines with drives that other processes serve are not saved.
+            path_on_host: drive.backend.path().to_owned(),
             is_root_device: drive.is_root_device,
             partuuid: drive.partuuid.clone(),
             is_read_only: drive.is_read_only,
@@ -320,6 +321,7 @@ impl Configuration {
                 .map(|entropy| Ok::<_, BadConfiguration>(EntropyConfig { rate_limiter: limits(entropy)? }))
                 .transpose()?,
             pmems: self.pmems.into_iter().map(Pmem::check).collect::<Result<_, _>>()?,
+            file_systems: Vec::new(),
             memory_hotplug: self
                 .memory_hotplug
                 .map(|[total, block, slot]| MemoryHotplugConfig::new(total, block, slot).map_err(wrong))
@@ -333,7 +335,7 @@ impl Drive {
     fn check(self) -> Result<DriveConfig, BadConfiguration> {
         Ok(DriveConfig {
             id: id(&self.id)?,
-            path_on_host: self.path_on_host,
+            backend: DriveBackend::File(self.path_on_host),
             is_root_device: self.is_root_device,
             partuuid: self.partuuid,
             is_read_only: self.is_read_only,

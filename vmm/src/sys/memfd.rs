@@ -26,8 +26,17 @@ pub fn check_limit(len: u64) -> io::Result<()> {
 
 /// A file of `len` zeroes, which take no room. `name` is for whoever reads `/proc/PID/maps`.
 pub fn create(name: &std::ffi::CStr, len: u64) -> io::Result<File> {
+    create_with(name, len, libc::MFD_ALLOW_SEALING)
+}
+
+/// The same of huge pages of 2 MiB, which must be at hand when they are touched, and cannot be sealed on old kernels.
+pub fn create_huge(name: &std::ffi::CStr, len: u64) -> io::Result<File> {
+    create_with(name, len, libc::MFD_HUGETLB | libc::MFD_HUGE_2MB)
+}
+
+fn create_with(name: &std::ffi::CStr, len: u64, flags: libc::c_uint) -> io::Result<File> {
     // SAFETY: a string that ends in a zero byte, valid for the call.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | flags) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -10,6 +10,7 @@ use devices::virtio::mem::MemMetrics;
 use devices::virtio::net::NetMetrics;
 use devices::virtio::pmem::PmemMetrics;
 use devices::virtio::rng::RngMetrics;
+use devices::virtio::vhost_user::VhostUserMetrics;
 use devices::virtio::vsock::VsockMetrics;
 
 use crate::vcpu::VcpuMetrics;
@@ -130,6 +131,8 @@ pub static NO_BALLOON: BalloonMetrics = BalloonMetrics::new();
 pub static NO_MMDS: MmdsMetrics = MmdsMetrics::new();
 /// Of a socket device that is not there.
 pub static NO_VSOCK: VsockMetrics = VsockMetrics::new();
+/// Of a device with a backend that is not there.
+pub static NO_VHOST_USER: VhostUserMetrics = VhostUserMetrics::new();
 /// Of an entropy device that is not there.
 pub static NO_ENTROPY: RngMetrics = RngMetrics::new();
 /// Of persistent memory that is not there.

@@ -10,8 +10,8 @@ mod report;
 
 pub use groups::{LATENCIES, LOGGER, LatencyMetrics, LoggerMetrics, SECCOMP, SIGNALS, VMM, VmmMetrics};
 pub use groups::{
-    NO_BALLOON, NO_BLOCK, NO_ENTROPY, NO_I8042, NO_MEMORY, NO_MMDS, NO_NET, NO_PMEM, NO_UART, NO_VCPU, NO_VSOCK,
-    SeccompMetrics, SignalMetrics,
+    NO_BALLOON, NO_BLOCK, NO_ENTROPY, NO_I8042, NO_MEMORY, NO_MMDS, NO_NET, NO_PMEM, NO_UART, NO_VCPU, NO_VHOST_USER,
+    NO_VSOCK, SeccompMetrics, SignalMetrics,
 };
 pub use registry::{Entry, Group, REGISTRY, Registry, Seen, Value};
 pub use report::{Reporter, microseconds, report, report_to};

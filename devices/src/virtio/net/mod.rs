@@ -428,7 +428,8 @@ impl VirtioDevice for Net {
             DeviceState::NetPairs { rx, tx, in_use } => (rx, tx, usize::from(*in_use)),
             _ => return Err(BadState::Kind),
         };
-        let impossible = |what: &dyn std::fmt::Display| BadState::Impossible(format!("{in_use} pairs of queues: {what}"));
+        let impossible =
+            |what: &dyn std::fmt::Display| BadState::Impossible(format!("{in_use} pairs of queues: {what}"));
         if !(1..=self.pairs.count()).contains(&in_use) || (in_use > 1 && self.accepted & features::MQ == 0) {
             return Err(impossible(&format!("the card has {}", self.pairs.count())));
         }

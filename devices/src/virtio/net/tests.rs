@@ -43,7 +43,11 @@ fn open_with(rx_limits: RateLimits, tx_limits: RateLimits, mmds: Option<Stack>) 
     test_net::own_network();
     let tap = Tap::open(NAME).expect("network tests need root and the tun module");
     test_net::set_link(NAME, true);
-    (Net::new(NetSpec { tap, more_taps: Vec::new(), mac: Some(MAC), mtu: None, rx_limits, tx_limits, mmds }).unwrap(), Peer::new(NAME))
+    (
+        Net::new(NetSpec { tap, more_taps: Vec::new(), mac: Some(MAC), mtu: None, rx_limits, tx_limits, mmds })
+            .unwrap(),
+        Peer::new(NAME),
+    )
 }
 
 impl Bench {

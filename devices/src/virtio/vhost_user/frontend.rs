@@ -492,7 +492,11 @@ impl Frontend {
                     ring.base = None;
                 }
             }
-            crate::guest_warn!("{}: the backend at {} is lost: {why}; it is looked for", self.name, self.socket.display());
+            crate::guest_warn!(
+                "{}: the backend at {} is lost: {why}; it is looked for",
+                self.name,
+                self.socket.display()
+            );
         }
         self.mind();
     }

@@ -14,6 +14,7 @@ use zerocopy::little_endian::U32;
 use super::connection::{Answer, Broken, Connection, Inbox, send};
 use super::message::{CONFIG_CHANGED, ConfigHeader, F_PROTOCOL_FEATURES, Header, Request, protocol};
 use crate::sys::fd_stream::FdStream;
+use crate::virtio::registers::F_VERSION_1;
 
 /// How long a backend may take for an answer.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -64,6 +65,9 @@ impl Greeting {
                 if self.offer.features & F_PROTOCOL_FEATURES == 0 {
                     return Err(Broken::Unfit("it has no protocol features, which this device needs".to_owned()));
                 }
+                if self.offer.features & F_VERSION_1 == 0 {
+                    return Err(Broken::Unfit("it knows only drivers from before virtio 1.0".to_owned()));
+                }
                 connection.ask(Request::GetProtocolFeatures, &[])?;
             }
             Request::GetProtocolFeatures => {
@@ -72,7 +76,9 @@ impl Greeting {
                 if config_len > 0 {
                     known |= protocol::CONFIG | protocol::BACKEND_REQ;
                     if offered & protocol::CONFIG == 0 {
-                        return Err(Broken::Unfit("it does not tell its configuration space (protocol feature CONFIG)".to_owned()));
+                        return Err(Broken::Unfit(
+                            "it does not tell its configuration space (protocol feature CONFIG)".to_owned(),
+                        ));
                     }
                 }
                 self.offer.protocol = offered & known;

@@ -113,8 +113,11 @@ impl Vmm {
         if !self.settings().clonable {
             return answer(Err(refuse(NOT_CLONABLE)));
         }
-        let writable = self.plan.drives().iter().filter(|drive| !drive.config.is_read_only);
-        let taken: Vec<Disk> = writable.filter_map(|drive| drive.disk().ok()).collect();
+        if let Err(refusal) = self.check_whole(Subject::Clone) {
+            return answer(Err(refusal));
+        }
+        let writable = self.plan.drives().iter().filter(|drive| !drive.is_read_only());
+        let taken: Vec<Disk> = writable.filter_map(|drive| drive.disk().ok().flatten()).collect();
         let orders = match orders(&self.plan.config(), how, &taken) {
             Ok(orders) => orders,
             Err(refusal) => return answer(Err(refusal)),

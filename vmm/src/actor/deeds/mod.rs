@@ -1,5 +1,6 @@
 //! What requests make the VMM thread do to the machine: here its life, in one file each its devices.
 
+mod backends;
 mod balloon;
 mod clones;
 mod drives;

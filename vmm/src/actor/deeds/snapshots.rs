@@ -6,7 +6,9 @@ use devices::mmds::Document;
 
 use crate::actor::Vmm;
 use crate::blueprint::{Disk, Plan, SerialOutput};
-use crate::config::{FullConfig, HugePages, InstanceId, MachinePatch, ResourceId, SerialConfig, VsockConfig};
+use crate::config::{
+    DriveBackend, FullConfig, HugePages, InstanceId, MachinePatch, ResourceId, SerialConfig, VsockConfig,
+};
 use crate::error::{Error, Subject};
 use crate::exit::ExitReason;
 use crate::lifecycle::Phase;
@@ -32,6 +34,9 @@ impl Vmm {
     pub(crate) fn create_snapshot(&mut self, ask: CreateSnapshot, answer: Answer<()>) {
         let asked = Instant::now();
         let CreateSnapshot { kind, snapshot_path, mem_file_path } = ask;
+        if let Err(refusal) = self.check_whole(Subject::SaveSnapshot) {
+            return answer(Err(refusal));
+        }
         let handle = self.handle();
         let Some(machine) = &mut self.machine else { return answer(Err(Error::gone())) };
         let written = machine.unsaved().map(Option::<&_>::cloned);
@@ -77,6 +82,18 @@ impl Vmm {
         });
         self.saving = Some(progress);
         self.postpone();
+    }
+
+    /// Refuses to save a machine of which a part is with another process. The text is the v1 contract's.
+    pub(super) fn check_whole(&self, subject: Subject) -> Result<(), Error> {
+        let devices = self.plan.served_elsewhere();
+        match devices.is_empty() {
+            true => Ok(()),
+            false => {
+                let what = format!("Devices without snapshot support are present: {}", devices.join(", "));
+                Err(Error::invalid(subject, what))
+            }
+        }
     }
 
     /// How far the snapshot is that is being written, if one is.
@@ -246,9 +263,9 @@ pub(super) struct Revival {
 
 /// Two machines that write to the same file system destroy it.
 fn check_disks(plan: &Plan, taken: &[Disk]) -> Result<(), Error> {
-    for drive in plan.drives().iter().filter(|drive| !drive.config.is_read_only) {
-        if drive.disk().is_ok_and(|disk| taken.contains(&disk)) {
-            let (id, path) = (&drive.config.id, drive.config.path_on_host.display());
+    for drive in plan.drives().iter().filter(|drive| !drive.is_read_only()) {
+        if drive.disk().is_ok_and(|disk| disk.is_some_and(|disk| taken.contains(&disk))) {
+            let (id, path) = (&drive.config.id, drive.config.backend.path().display());
             return Err(failed(format!(
                 "drive {id}: {path} is what the original writes to: give the clone a copy (`drives`)"
             )));
@@ -266,7 +283,7 @@ pub(super) fn override_config(
     let Overrides { drives, pmems, nets, vsock: socket, serial: _, mmds, huge_pages } = overrides;
     for (id, path) in drives {
         let drive = config.drives.iter_mut().find(|drive| drive.id == *id);
-        drive.ok_or_else(|| unknown("Drive", id))?.path_on_host.clone_from(path);
+        drive.ok_or_else(|| unknown("Drive", id))?.backend = DriveBackend::File(path.clone());
     }
     for (id, path) in pmems {
         let pmem = config.pmems.iter_mut().find(|pmem| pmem.id == *id);

@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::sync::Arc;
 
 use devices::virtio::any::AnyDevice;
@@ -14,6 +15,7 @@ use crate::machine::roster::{DeviceName, Home};
 pub(super) fn attach(
     board: &mut Board<'_>,
     drive: &Drive,
+    file: &File,
     vcpus: u8,
     hubs: &[Arc<UringHub>],
 ) -> Result<(), Error> {
@@ -28,15 +30,9 @@ pub(super) fn attach(
     };
     let engine = |lane| hub(lane).map_or(Engine::Sync, |hub| Engine::Async(hub.clone()));
     let fail = |e| Error::host(Subject::Start, format!("{name}: {e}"));
-    let device = open(drive, queues, engine(0)).map_err(fail)?;
+    let device = open(drive, file, queues, engine(0)).map_err(fail)?;
     let others = (1..queues).map(|lane| device.lane(engine(lane))).collect::<Result<Vec<_>, _>>().map_err(fail)?;
-    if config.is_root_device {
-        let root = match &config.partuuid {
-            Some(uuid) => Root::PartUuid(uuid.clone()),
-            None => Root::Device("/dev/vda".to_owned()),
-        };
-        board.line.push_root(&root, config.is_read_only).map_err(|e| Error::invalid(Subject::Start, e))?;
-    }
+    push_root(board, drive)?;
     let seats: Vec<Option<usize>> = std::iter::once(&device).chain(&others).map(Block::uring_seat).collect();
     let home = if hub(0).is_some() { Home::Uring } else { Home::Own };
     let others = others.into_iter().map(|lane| AnyDevice::Block(Box::new(lane))).collect();
@@ -49,10 +45,23 @@ pub(super) fn attach(
     Ok(())
 }
 
-fn open(drive: &Drive, queues: u8, engine: Engine) -> std::io::Result<Block> {
+/// Tells the guest's kernel, if this is its root.
+pub(super) fn push_root(board: &mut Board<'_>, drive: &Drive) -> Result<(), Error> {
+    let config = &drive.config;
+    if !config.is_root_device {
+        return Ok(());
+    }
+    let root = match &config.partuuid {
+        Some(uuid) => Root::PartUuid(uuid.clone()),
+        None => Root::Device("/dev/vda".to_owned()),
+    };
+    board.line.push_root(&root, drive.is_read_only()).map_err(|e| Error::invalid(Subject::Start, e))
+}
+
+fn open(drive: &Drive, file: &File, queues: u8, engine: Engine) -> std::io::Result<Block> {
     Block::new(BlockSpec {
         // A copy: if the start fails later, the plan still has its own.
-        file: drive.file.try_clone()?,
+        file: file.try_clone()?,
         read_only: drive.config.is_read_only,
         writeback: drive.config.cache_type == CacheType::Writeback,
         engine,

@@ -6,6 +6,7 @@ mod memory;
 mod net;
 mod pmem;
 mod rng;
+mod vhost_user;
 mod vsock;
 
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::placement::{Place, Placement};
 use super::roster::{DeviceName, Home, Seat};
 use super::spread::Spread;
 use crate::arch::acpi::VirtioNode;
-use crate::blueprint::Plan;
+use crate::blueprint::{Backing, Plan};
 use crate::boot::CommandLine;
 use crate::config::Transport;
 use crate::error::{Error, Subject};
@@ -133,18 +134,17 @@ impl<'a> Board<'a> {
         Ok(cell)
     }
 
-    /// Attaches the plan's devices. The order is a contract: balloon, drives (root first), network interfaces, pmem, vsock, entropy, memory.
-    pub(super) fn attach_all(
-        &mut self,
-        plan: &Plan,
-        hubs: &[Arc<UringHub>],
-        mmds: &Arc<Mmds>,
-    ) -> Result<(), Error> {
+    /// Attaches the plan's devices. The order is a contract: balloon, drives (root first), network interfaces, pmem, vsock, entropy, memory;
+    /// behind what the contract knows, file systems.
+    pub(super) fn attach_all(&mut self, plan: &Plan, hubs: &[Arc<UringHub>], mmds: &Arc<Mmds>) -> Result<(), Error> {
         if let Some(config) = &plan.balloon {
             balloon::attach(self, config)?;
         }
         for drive in plan.drives() {
-            block::attach(self, drive, plan.machine.vcpu_count(), hubs)?;
+            match &drive.backing {
+                Backing::File(file) => block::attach(self, drive, file, plan.machine.vcpu_count(), hubs)?,
+                Backing::Peer(peer) => vhost_user::attach_drive(self, drive, peer)?,
+            }
         }
         for interface in plan.nets() {
             net::attach(self, interface, plan.machine.vcpu_count(), plan.mmds(), mmds)?;
@@ -160,6 +160,9 @@ impl<'a> Board<'a> {
         }
         if let Some(region) = &self.memory.hotplug {
             memory::attach(self, region)?;
+        }
+        for fs in plan.file_systems() {
+            vhost_user::attach_fs(self, fs)?;
         }
         Ok(())
     }

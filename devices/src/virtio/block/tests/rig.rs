@@ -145,7 +145,8 @@ impl Rig {
     ) -> Self {
         let Options { read_only, writeback, limits, .. } = options;
         let driver = TestDriver::new(1, 256);
-        let block = Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), queues: 1, limits }).unwrap();
+        let block =
+            Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), queues: 1, limits }).unwrap();
         let metrics = block.metrics();
         let seat = block.uring_seat();
         let cell = VirtioCell::new(

@@ -6,8 +6,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::*;
 use super::with_engines;
-use crate::virtio::block::{Engine, swap_file};
 use crate::virtio::block::device::*;
+use crate::virtio::block::{Engine, swap_file};
 use crate::virtio::registers::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 use crate::virtio::test_driver::Buffer;
 
