@@ -7,6 +7,7 @@
 //!
 //! | module | question it answers |
 //! |---|---|
+//! | [`backend`] | processes that serve devices |
 //! | [`binary`] | where is the binary under test, and may this machine run it |
 //! | [`vmm`] | how to start, configure, watch and end one VMM process |
 //! | [`http`] | what exactly went over the socket |
@@ -19,6 +20,7 @@
 //!
 //! Every wait has a deadline, and a wait that fails prints what was captured.
 
+pub mod backend;
 pub mod binary;
 pub mod disk;
 pub mod http;

@@ -21,6 +21,7 @@ mod pass_bar;
 mod pmem;
 mod slow_drive;
 mod snapshots;
+mod vhost_user;
 mod vsock;
 mod working_set;
 

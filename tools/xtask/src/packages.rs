@@ -6,11 +6,12 @@ use anyhow::{Result, bail};
 
 use crate::shell;
 
-/// What for: the emulator; the guests' user space; the root disk (`mkfs.ext4`); the API's client; taps, mounts, loop devices and
+/// What for: the emulator; processes that serve devices; the guests' user space; the root disk (`mkfs.ext4`); the API's client; taps, mounts, loop devices and
 /// namespaces on the host; the OpenAPI fuzzer's language; calls of the
 /// kernel that fail.
-const NEEDED: [&str; 11] = [
+const NEEDED: [&str; 12] = [
     "qemu-system-x86",
+    "qemu-system-common",
     "busybox-static",
     "e2fsprogs",
     "curl",
