@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use vmm::requests::{GetInstance, Submit};
+use vmm::requests::{Permit, Submit};
 use vmm::{Ask, Error, Handle};
 
 use crate::confinement::ApiFences;
@@ -63,7 +63,6 @@ impl App {
 
     /// Whether `ask` is allowed now. For requests that are answered here, without the VMM's help.
     pub(crate) async fn permit(&self, ask: Ask) -> Result<(), Fault> {
-        let phase = self.ask(GetInstance).await?.phase;
-        vmm::lifecycle::permit(phase, ask).map_err(|refusal| Error::from(refusal).into())
+        self.ask(Permit(ask)).await
     }
 }

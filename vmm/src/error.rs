@@ -55,6 +55,8 @@ pub enum Subject {
     MemoryHotplugUpdate,
     /// `/hotplug/vcpus` of a started machine.
     VcpuHotplug,
+    /// Devices of a started machine.
+    Pci,
     /// `/mmds`.
     Mmds,
     /// `/mmds`, when it does not fit.
@@ -94,6 +96,7 @@ impl Subject {
             Subject::MemoryHotplug => "Memory hotplug config error: ",
             Subject::MemoryHotplugUpdate => "Memory hotplug update error: ",
             Subject::VcpuHotplug => "vCPU hotplug update error: ",
+            Subject::Pci => "PCI manager error: ",
             Subject::Mmds => "MMDS error: ",
             Subject::MmdsLimit => "MMDS limit exceeded error: ",
             // Three Ms: existing clients compare this text.

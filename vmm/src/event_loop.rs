@@ -15,7 +15,8 @@ const OWNER: u32 = u32::MAX;
 /// An event loop and those who take part in it.
 pub struct EventLoop {
     epoll: Epoll,
-    subscribers: Vec<Arc<dyn Subscriber>>,
+    /// Places of those that left are taken by those that come.
+    subscribers: Vec<Option<Arc<dyn Subscriber>>>,
 }
 
 impl EventLoop {
@@ -32,7 +33,8 @@ impl EventLoop {
 
     /// Adds a subscriber and watches its sources. A source that cannot be polled (a regular file is always ready) is left out.
     pub fn add(&mut self, subscriber: Arc<dyn Subscriber>) -> io::Result<()> {
-        let index = u32::try_from(self.subscribers.len()).map_err(io::Error::other)?;
+        let place = self.subscribers.iter().position(Option::is_none).unwrap_or(self.subscribers.len());
+        let index = u32::try_from(place).map_err(io::Error::other)?;
         for source in subscriber.sources() {
             let interest = match source.interest {
                 Interest::Readable => EventSet::IN,
@@ -44,7 +46,10 @@ impl EventLoop {
                 _ => {}
             }
         }
-        self.subscribers.push(subscriber);
+        match self.subscribers.get_mut(place) {
+            Some(free) => *free = Some(subscriber),
+            None => self.subscribers.push(Some(subscriber)),
+        }
         Ok(())
     }
 
@@ -59,7 +64,7 @@ impl EventLoop {
             let (index, token) = unpack(event.data());
             if index == OWNER {
                 owner(token);
-            } else if let Some(subscriber) = self.subscribers.get(index as usize) {
+            } else if let Some(Some(subscriber)) = self.subscribers.get(index as usize) {
                 subscriber.ready(token);
             }
         }
@@ -68,11 +73,25 @@ impl EventLoop {
 
     /// Forgets all subscribers. Their descriptors leave the loop as they are closed.
     pub fn clear(&mut self) {
-        for subscriber in self.subscribers.drain(..) {
-            for source in subscriber.sources() {
-                let _ = self.epoll.ctl(ControlOperation::Delete, source.fd, EpollEvent::default());
+        for subscriber in self.subscribers.drain(..).flatten() {
+            unwatch(&self.epoll, &*subscriber);
+        }
+    }
+
+    /// Forgets the subscribers that have one of these descriptors among their sources.
+    pub fn forget(&mut self, fds: &[RawFd]) {
+        for place in &mut self.subscribers {
+            let is_one = |subscriber: &Arc<dyn Subscriber>| subscriber.sources().iter().any(|s| fds.contains(&s.fd));
+            if let Some(subscriber) = place.take_if(|subscriber| is_one(subscriber)) {
+                unwatch(&self.epoll, &*subscriber);
             }
         }
+    }
+}
+
+fn unwatch(epoll: &Epoll, subscriber: &dyn Subscriber) {
+    for source in subscriber.sources() {
+        let _ = epoll.ctl(ControlOperation::Delete, source.fd, EpollEvent::default());
     }
 }
 
@@ -134,5 +153,10 @@ mod tests {
         once.bell.write(1).unwrap();
         events.turn(|_| ()).unwrap();
         assert_eq!(once.calls.load(Ordering::Relaxed), 2);
+        // One that is forgotten leaves its place to the next.
+        events.forget(&[once.bell.as_raw_fd()]);
+        once.bell.write(1).unwrap();
+        events.add(once.clone()).unwrap();
+        assert_eq!((events.subscribers.len(), Arc::strong_count(&once)), (1, 2));
     }
 }

@@ -2,7 +2,7 @@
 //! nobody else.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -13,9 +13,9 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::confine::{Fence, Gate};
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
-use crate::threads;
+use crate::threads::{self, Role};
 
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(&mut EventLoop) + Send>;
 
 const BELL: u32 = 0;
 /// Enough for a system call's depth; of it only what is touched costs memory.
@@ -27,6 +27,7 @@ pub struct IoThread {
     jobs: Option<Sender<Job>>,
     bell: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
+    role: Role,
 }
 
 impl IoThread {
@@ -45,12 +46,27 @@ impl IoThread {
             events.add(subscriber)?;
         }
         let inner = bell.clone();
-        let thread = threads::spawn_fenced(fence, gate, STACK_LEN, move || live(&events, &receiver, &inner, &exit))?;
-        Ok(Self { jobs: Some(jobs), bell, thread: Some(thread) })
+        let role = fence.role();
+        let thread = threads::spawn_fenced(fence, gate, STACK_LEN, move || live(events, &receiver, &inner, &exit))?;
+        Ok(Self { jobs: Some(jobs), bell, thread: Some(thread), role })
     }
 
     /// Runs `job` on the thread, between two events and after the jobs given before.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+        self.send(move |_| job());
+    }
+
+    /// What the thread is for.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// It serves no more whoever has one of these descriptors among his sources.
+    pub fn forget(&self, fds: Vec<RawFd>) {
+        self.send(move |events| events.forget(&fds));
+    }
+
+    fn send(&self, job: impl FnOnce(&mut EventLoop) + Send + 'static) {
         if let Some(jobs) = &self.jobs {
             // The thread ends early only if the machine is lost, which everyone hears of from the exit latch.
             let _ = jobs.send(Box::new(job));
@@ -70,7 +86,7 @@ impl Drop for IoThread {
     }
 }
 
-fn live(events: &EventLoop, jobs: &Receiver<Job>, bell: &EventFd, exit: &ExitLatch) {
+fn live(mut events: EventLoop, jobs: &Receiver<Job>, bell: &EventFd, exit: &ExitLatch) {
     use std::sync::mpsc::TryRecvError;
     loop {
         let mut rung = false;
@@ -84,7 +100,7 @@ fn live(events: &EventLoop, jobs: &Receiver<Job>, bell: &EventFd, exit: &ExitLat
         let _ = bell.read();
         loop {
             match jobs.try_recv() {
-                Ok(job) => job(),
+                Ok(job) => job(&mut events),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return,
             }
@@ -99,7 +115,6 @@ mod tests {
     use devices::event::{Interest, Source};
 
     use super::*;
-    use crate::threads::Role;
 
     struct Slow {
         bell: EventFd,

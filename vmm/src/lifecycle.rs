@@ -26,6 +26,8 @@ pub enum Ask {
     Configure,
     /// Change a device of a started machine (swap a drive's file).
     Reconfigure,
+    /// Add a device: to the configuration, or to a machine that runs and has a place for it.
+    Plug,
     /// Build the machine and run it.
     Start,
     /// Build a machine that was saved.
@@ -51,11 +53,12 @@ impl Phase {
 
 impl Ask {
     /// Every ask, for exhaustive tests.
-    pub const ALL: [Ask; 12] = [
+    pub const ALL: [Ask; 13] = [
         Ask::Look,
         Ask::Tell,
         Ask::Configure,
         Ask::Reconfigure,
+        Ask::Plug,
         Ask::Start,
         Ask::Load,
         Ask::Save,
@@ -72,7 +75,7 @@ impl Ask {
     pub const fn changes_the_machine(self) -> bool {
         match self {
             Ask::Look | Ask::Tell | Ask::Act | Ask::Shutdown => false,
-            Ask::Configure | Ask::Reconfigure | Ask::Start | Ask::Load => true,
+            Ask::Configure | Ask::Reconfigure | Ask::Plug | Ask::Start | Ask::Load => true,
             Ask::Save | Ask::Clone | Ask::Pause | Ask::Resume => true,
         }
     }
@@ -96,7 +99,7 @@ pub const fn permit(phase: Phase, ask: Ask) -> Result<(), Refusal> {
     match (phase, ask) {
         (Phase::Ended, _) => Err(Refusal::Ended),
         (_, Ask::Look | Ask::Tell | Ask::Shutdown) => Ok(()),
-        (Phase::Configuring, Ask::Configure | Ask::Start | Ask::Load) => Ok(()),
+        (Phase::Configuring, Ask::Configure | Ask::Plug | Ask::Start | Ask::Load) => Ok(()),
         (Phase::Configuring, _) => Err(Refusal::NotStarted),
         (Phase::Running | Phase::Paused, Ask::Configure | Ask::Start | Ask::Load) => Err(Refusal::AlreadyStarted),
         (Phase::Running, Ask::Save) => Err(Refusal::NotPaused),
@@ -140,6 +143,7 @@ mod tests {
             (Ask::Tell, [Ok(()), Ok(()), Ok(()), Err(E)]),
             (Ask::Configure, [Ok(()), Err(A), Err(A), Err(E)]),
             (Ask::Reconfigure, [Err(N), Ok(()), Ok(()), Err(E)]),
+            (Ask::Plug, [Ok(()), Ok(()), Ok(()), Err(E)]),
             (Ask::Start, [Ok(()), Err(A), Err(A), Err(E)]),
             (Ask::Load, [Ok(()), Err(A), Err(A), Err(E)]),
             (Ask::Save, [Err(N), Err(P), Ok(()), Err(E)]),

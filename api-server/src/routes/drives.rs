@@ -2,6 +2,7 @@
 
 use vmm::Ask;
 use vmm::config::DriveConfig;
+use vmm::machine::DeviceName;
 use vmm::requests::{PatchDrive, PutDrive};
 
 use super::{Call, DONE, Reply};
@@ -20,7 +21,7 @@ pub(super) async fn put(call: &Call<'_>) -> Result<Reply, Fault> {
     let id = call.id()?;
     let drive: Drive = call.json()?;
     same_id(id.as_str(), &drive.drive_id)?;
-    let drive = call.valid(DriveConfig::try_from(drive), Ask::Configure).await?;
+    let drive = call.valid(DriveConfig::try_from(drive), Ask::Plug).await?;
     call.app.ask(PutDrive(drive)).await?;
     DONE
 }
@@ -35,5 +36,5 @@ pub(super) async fn patch(call: &Call<'_>) -> Result<Reply, Fault> {
 }
 
 pub(super) async fn delete(call: &Call<'_>) -> Result<Reply, Fault> {
-    call.unplug().await
+    call.unplug(DeviceName::Drive).await
 }

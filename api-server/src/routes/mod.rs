@@ -30,12 +30,14 @@ mod vsock;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vmm::config::ResourceId;
+use vmm::machine::DeviceName;
+use vmm::requests::Unplug;
 use vmm::telemetry::{Stored, microseconds};
 use vmm::{Ask, Error};
 
@@ -96,11 +98,29 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// DELETE of a device. Only PCI devices can be unplugged, and this version has none.
-    async fn unplug(&self) -> Result<Reply, Fault> {
-        self.id()?;
-        self.app.permit(Ask::Reconfigure).await?;
-        Err(Fault::bad_request("PCI is not enabled"))
+    /// DELETE of a device: `?force=true` does not ask the guest, `?timeout_ms=N` says how long to wait for it.
+    async fn unplug(&self, name: impl FnOnce(ResourceId) -> DeviceName) -> Result<Reply, Fault> {
+        // A query is part of the path, as in the contract, where no path has one.
+        let (id, query) = self.id.split_once('?').unwrap_or((self.id, ""));
+        let name = name(ResourceId::try_from(id).map_err(|e| Fault::bad_request(e.to_string()))?);
+        let (mut force, mut patience) = (false, Unplug::PATIENCE);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let bad = || {
+                Fault::bad_request(format!(
+                    "{pair} is no parameter of this request: it takes force=true, force=false and timeout_ms, a number of milliseconds."
+                ))
+            };
+            match pair.split_once('=') {
+                Some(("force", "true")) => force = true,
+                Some(("force", "false")) => force = false,
+                Some(("timeout_ms", text)) => {
+                    patience = Duration::from_millis(text.parse::<u32>().map_err(|_| bad())?.into())
+                }
+                _ => return Err(bad()),
+            }
+        }
+        self.app.ask(Unplug { name, force, patience }).await?;
+        DONE
     }
 
     /// Refuses what this version does not do, but only where it would have been allowed.

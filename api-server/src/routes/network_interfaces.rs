@@ -2,6 +2,7 @@
 
 use vmm::Ask;
 use vmm::config::NetConfig;
+use vmm::machine::DeviceName;
 use vmm::requests::{PatchNet, PutNet};
 
 use super::{Call, DONE, Reply};
@@ -20,7 +21,7 @@ pub(super) async fn put(call: &Call<'_>) -> Result<Reply, Fault> {
     let id = call.id()?;
     let net: Net = call.json()?;
     same_id(id.as_str(), &net.iface_id)?;
-    let net = call.valid(NetConfig::try_from(net), Ask::Configure).await?;
+    let net = call.valid(NetConfig::try_from(net), Ask::Plug).await?;
     call.app.ask(PutNet(net)).await?;
     DONE
 }
@@ -35,5 +36,5 @@ pub(super) async fn patch(call: &Call<'_>) -> Result<Reply, Fault> {
 }
 
 pub(super) async fn delete(call: &Call<'_>) -> Result<Reply, Fault> {
-    call.unplug().await
+    call.unplug(DeviceName::Net).await
 }

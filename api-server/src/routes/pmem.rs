@@ -2,6 +2,7 @@
 
 use vmm::Ask;
 use vmm::config::PmemConfig;
+use vmm::machine::DeviceName;
 use vmm::requests::{PatchPmem, PutPmem};
 
 use super::drives::same_id;
@@ -13,7 +14,7 @@ pub(super) async fn put(call: &Call<'_>) -> Result<Reply, Fault> {
     let id = call.id()?;
     let pmem: Pmem = call.json()?;
     same_id(id.as_str(), &pmem.id)?;
-    let pmem = call.valid(PmemConfig::try_from(pmem), Ask::Configure).await?;
+    let pmem = call.valid(PmemConfig::try_from(pmem), Ask::Plug).await?;
     call.app.ask(PutPmem(pmem)).await?;
     DONE
 }
@@ -27,5 +28,5 @@ pub(super) async fn patch(call: &Call<'_>) -> Result<Reply, Fault> {
 }
 
 pub(super) async fn delete(call: &Call<'_>) -> Result<Reply, Fault> {
-    call.unplug().await
+    call.unplug(DeviceName::Pmem).await
 }

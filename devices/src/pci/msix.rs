@@ -31,6 +31,9 @@ pub trait Vectors: Send + Sync {
 
     /// One interrupt of `vector`.
     fn raise(&self, vector: u16);
+
+    /// There will be no more: what the vectors take of the machine is given back.
+    fn release(&self);
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +114,14 @@ impl Msix {
         if flags.open.load(Ordering::SeqCst) && flags.pending.swap(false, Ordering::SeqCst) {
             self.vectors.raise(vector);
         }
+    }
+
+    /// The function is gone for good.
+    pub fn release(&self) {
+        for flags in &self.flags {
+            flags.open.store(false, Ordering::SeqCst);
+        }
+        self.vectors.release();
     }
 
     /// Forgets what is pending: the device was reset.

@@ -10,6 +10,7 @@ use devices::mmds::Mmds;
 use devices::sys::random;
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::deeds::hotplug::Asked;
 use super::deeds::snapshots::Recording;
 use super::handle::{Handle, Job, Mailbox};
 use crate::blueprint::Plan;
@@ -18,7 +19,7 @@ use crate::confine::Seccomp;
 use crate::error::Error;
 use crate::event_loop::EventLoop;
 use crate::exit::{ExitLatch, ExitReason};
-use crate::lifecycle::{Phase, permit};
+use crate::lifecycle::{Ask, Phase, Refusal, permit};
 use crate::machine::{Foundation, Machine};
 use crate::requests::{Answer, Submit};
 use crate::snapshot::Progress;
@@ -51,6 +52,7 @@ const SIGNALS: u32 = 2;
 const REPORT: u32 = 3;
 const OFFER: u32 = 4;
 const RECORDED: u32 = 5;
+const UNPLUG: u32 = 7;
 /// The guest gave a vCPU back.
 pub(super) const EJECTED: u32 = 6;
 
@@ -81,6 +83,10 @@ pub struct Vmm {
     pub(super) recording: Option<Recording>,
     /// When that is enough.
     pub(super) record_clock: TimerFd,
+    /// Devices that the guest was asked for.
+    pub(super) asked: Vec<Asked>,
+    /// When the first of those who wait for it has waited long enough.
+    pub(super) unplug_clock: TimerFd,
     /// What a machine can stand on that is waited for.
     pub(super) foundation: Option<Foundation>,
     pub(super) report_clock: Clock,
@@ -99,6 +105,8 @@ impl Vmm {
         events.watch(report_clock.as_raw_fd(), REPORT)?;
         let record_clock = TimerFd::new()?;
         events.watch(record_clock.as_raw_fd(), RECORDED)?;
+        let unplug_clock = TimerFd::new()?;
+        events.watch(unplug_clock.as_raw_fd(), UNPLUG)?;
         Ok(Self {
             settings,
             mailbox,
@@ -117,6 +125,8 @@ impl Vmm {
             waiting: None,
             recording: None,
             record_clock,
+            asked: Vec::new(),
+            unplug_clock,
             foundation: None,
             report_clock,
         })
@@ -167,13 +177,14 @@ impl Vmm {
     /// Waits for something to do and does it. A reason to end stays one in later turns.
     fn turn(&mut self) -> Option<ExitReason> {
         let (mut mail, mut signalled, mut report_due, mut offered) = (false, false, false, false);
-        let (mut recorded, mut ejected) = (false, false);
+        let (mut recorded, mut ejected, mut unplug_late) = (false, false, false);
         let turn = self.events.turn(|token| match token {
             MAILBOX => mail = true,
             SIGNALS => signalled = true,
             REPORT => report_due = true,
             OFFER => offered = true,
             RECORDED => recorded = true,
+            UNPLUG => unplug_late = true,
             EJECTED => ejected = true,
             _ => {}
         });
@@ -193,6 +204,11 @@ impl Vmm {
         }
         if ejected && let Some(machine) = &self.machine {
             machine.settle_vcpus();
+        }
+        if unplug_late {
+            // Reading makes it silent: it rings once.
+            let _ = self.unplug_clock.wait();
+            self.give_up_unplugs();
         }
         if report_due {
             self.report_on_time();
@@ -248,9 +264,17 @@ impl Vmm {
         {
             return postponed.push(Box::new(move |vmm| vmm.serve(request, answer)));
         }
-        match permit(self.phase, R::ASK) {
+        match self.permit(R::ASK) {
             Ok(()) => request.begin(self, answer),
             Err(refusal) => answer(Err(refusal.into())),
+        }
+    }
+
+    /// Whether `ask` is allowed now. Devices come and go only on a machine that has a place for them.
+    pub(crate) fn permit(&self, ask: Ask) -> Result<(), Refusal> {
+        match ask {
+            Ask::Plug if !self.plugs() => permit(self.phase, Ask::Configure),
+            _ => permit(self.phase, ask),
         }
     }
 

@@ -202,8 +202,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Adds a persistent-memory device, or replaces the one of the same id.
-    pub fn put_pmem(&mut self, config: PmemConfig) -> Result<(), Error> {
+    /// Whether a persistent-memory device may be added as things are.
+    pub fn check_pmem(&self, config: &PmemConfig) -> Result<(), Error> {
         if config.root_device {
             if self.drives.iter().any(|d| d.config.is_root_device) {
                 let what = "Attempt to add pmem as a root device while the root device defined as a block device";
@@ -213,6 +213,12 @@ impl Plan {
                 return Err(Error::invalid(Subject::Pmem, "A root pmem device already exist"));
             }
         }
+        Ok(())
+    }
+
+    /// Adds a persistent-memory device, or replaces the one of the same id.
+    pub fn put_pmem(&mut self, config: PmemConfig) -> Result<(), Error> {
+        self.check_pmem(&config)?;
         match self.pmem_mut(&config.id) {
             Some(old) => *old = config,
             None => self.pmems.push(config),
@@ -313,13 +319,52 @@ impl Plan {
         Ok(())
     }
 
-    /// Opens a tap and adds the interface, or replaces the one of the same id (whose own tap is released first).
-    pub fn put_net(&mut self, config: NetConfig) -> Result<(), Error> {
+    /// Whether a network interface may be added as things are.
+    pub fn check_net(&self, config: &NetConfig) -> Result<(), Error> {
         if let Some(mac) = config.guest_mac
             && self.nets.iter().any(|n| n.config.id != config.id && n.config.guest_mac == Some(mac))
         {
             return Err(Error::invalid(Subject::Network, format!("The MAC address is already in use: {mac}")));
         }
+        Ok(())
+    }
+
+    /// Adds an interface whose tap is open, of an id that no other one has.
+    pub fn add_net(&mut self, net: Net) -> Result<(), Error> {
+        self.check_net(&net.config)?;
+        self.nets.push(net);
+        Ok(())
+    }
+
+    /// Whether the guest's root file system is on the drive called `id`.
+    pub fn is_root_drive(&self, id: &ResourceId) -> bool {
+        self.drives.iter().any(|drive| drive.config.id == *id && drive.config.is_root_device)
+    }
+
+    /// Whether it is in the persistent memory called `id`.
+    pub fn is_root_pmem(&self, id: &ResourceId) -> bool {
+        self.pmems.iter().any(|pmem| pmem.id == *id && pmem.root_device)
+    }
+
+    /// Forgets a drive that has gone.
+    pub fn remove_drive(&mut self, id: &ResourceId) {
+        self.drives.retain(|drive| drive.config.id != *id);
+    }
+
+    /// Forgets an interface that has gone; nobody reaches the metadata service by it any more.
+    pub fn remove_net(&mut self, id: &ResourceId) {
+        self.nets.retain(|net| net.config.id != *id);
+        self.mmds = self.mmds.take().and_then(|mmds| mmds.without(id));
+    }
+
+    /// Forgets a persistent-memory device that has gone.
+    pub fn remove_pmem(&mut self, id: &ResourceId) {
+        self.pmems.retain(|pmem| pmem.id != *id);
+    }
+
+    /// Opens a tap and adds the interface, or replaces the one of the same id (whose own tap is released first).
+    pub fn put_net(&mut self, config: NetConfig) -> Result<(), Error> {
+        self.check_net(&config)?;
         let place = self.nets.iter().position(|n| n.config.id == config.id);
         match place {
             Some(at) => {

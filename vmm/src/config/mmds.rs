@@ -64,6 +64,12 @@ impl MmdsConfig {
         &self.network_interfaces
     }
 
+    /// The same without an interface that has gone; `None` if it was the last.
+    pub(crate) fn without(mut self, id: &ResourceId) -> Option<Self> {
+        self.network_interfaces.retain(|known| known != id);
+        Some(self).filter(|config| !config.network_interfaces.is_empty())
+    }
+
     /// See [`MmdsVersion`].
     pub fn version(&self) -> MmdsVersion {
         self.version

@@ -141,6 +141,37 @@ pub const CLONES: &[Call] = &[
     Call::any(SYS_recvfrom, "the answer, likewise"),
 ];
 
+/// The same thread, where devices come and go: it makes them, starts the threads that serve them, which have its filter and a narrower one of their
+/// own, and takes them apart.
+pub const PLUG: &[Call] = &[
+    Call::any(SYS_eventfd2, "doorbells and interrupts"),
+    Call::any(SYS_timerfd_create, "rate limiters"),
+    Call::any(SYS_epoll_create1, "the event loop of a thread"),
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_IRQFD)], "interrupts that reach the guest"),
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_SET_GSI_ROUTING)], "and that do so no more"),
+    Call::with(SYS_ioctl, &[Arg::is(1, KVM_SET_USER_MEMORY_REGION)], "a file in the guest's memory"),
+    Call::with(SYS_madvise, &[Arg::is(2, bits(MADV_DONTDUMP))], "which is in no core dump"),
+    Call::any(SYS_clone3, "a thread"),
+    Call::any(SYS_clone, "the same where that is not known"),
+    Call::with(SYS_mprotect, &[Arg::without(2, PROT_EXEC as u32)], "its stack"),
+    Call::any(SYS_set_robust_list, "its locks"),
+    Call::any(SYS_rseq, "its place on a processor"),
+    Call::any(SYS_sched_getaffinity, "on how many processors threads may run"),
+    Call::with(SYS_prctl, &[Arg::is(0, bits(PR_SET_NAME))], "its name"),
+    Call::with(SYS_prctl, &[Arg::is(0, bits(PR_SET_NO_NEW_PRIVS))], "its fence"),
+    Call::with(SYS_prctl, &[Arg::is(0, bits(PR_SET_SECCOMP))], "its filter"),
+    Call::any(SYS_seccomp, "the same"),
+    Call::any(SYS_landlock_create_ruleset, "it opens no files"),
+    Call::any(SYS_landlock_restrict_self, "the same"),
+    Call::with(SYS_ioctl, &[Arg::is(1, TUNSETIFF)], "a tap"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x800454d2)], "TUNGETIFF: what kind of tap it is"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x800454cf)], "TUNGETFEATURES: what the host's taps can do"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x400454d0)], "TUNSETOFFLOAD"),
+    Call::with(SYS_ioctl, &[Arg::is(1, 0x400454d8)], "TUNSETVNETHDRSZ"),
+    Call::any(SYS_io_uring_setup, "the ring of a drive"),
+    Call::any(SYS_io_uring_register, "what it may do"),
+];
+
 /// The thread that brings memory from a file.
 pub const PAGER: &[Call] = &[
     Call::any(SYS_pread64, "a page of the file"),
@@ -163,6 +194,8 @@ const KICK: u32 = 34;
 const KVM_RUN: u32 = 0xae80;
 const KVM_GET_REGS: u32 = 0x8090_ae81;
 const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
+const KVM_IRQFD: u32 = 0x4020_ae76;
+const TUNSETIFF: u32 = 0x4004_54ca;
 const KVM_IOEVENTFD: u32 = 0x4040_ae79;
 const KVM_SET_GSI_ROUTING: u32 = 0x4008_ae6a;
 const KVM_SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;

@@ -74,18 +74,23 @@ pub enum NoVectors {
     Kvm(#[from] KvmError),
 }
 
-/// The vectors of one function. When it is gone, so are its irqfds and routes.
+/// The vectors of one function.
+///
+/// They are given back by [`Vectors::release`], or as they are dropped if that happened to none: whoever drops the last reference to a function may
+/// be a vCPU that is just leaving it, which may not do that.
 pub struct Lines {
     vm: Arc<VmFd>,
     routes: Arc<Routes>,
     gsis: Arc<Gsis>,
     lines: Vec<(u32, EventFd)>,
+    released: AtomicBool,
 }
 
 impl Lines {
     /// So many vectors, without routes.
     pub fn new(vm: Arc<VmFd>, routes: Arc<Routes>, gsis: Arc<Gsis>, count: u16) -> Result<Self, NoVectors> {
-        let mut lines = Self { vm, routes, gsis, lines: Vec::with_capacity(count.into()) };
+        let mut lines =
+            Self { vm, routes, gsis, lines: Vec::with_capacity(count.into()), released: AtomicBool::new(false) };
         for _ in 0..count {
             let bell = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(NoVectors::EventFd)?;
             let gsi = lines.gsis.take()?;
@@ -112,20 +117,24 @@ impl Vectors for Lines {
             let _ = bell.write(1);
         }
     }
+
+    fn release(&self) {
+        if self.gsis.abandoned.load(Ordering::Relaxed) || self.released.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.routes.set_vectors(self.lines.iter().map(|(gsi, _)| (*gsi, None)));
+        for (gsi, bell) in &self.lines {
+            if let Err(error) = self.vm.unregister_irqfd(bell, *gsi) {
+                log::warn!("interrupt {gsi} stays connected: {error}");
+            }
+            self.gsis.give_back(*gsi);
+        }
+    }
 }
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        if self.gsis.abandoned.load(Ordering::Relaxed) {
-            return;
-        }
-        self.routes.set_vectors(self.lines.iter().map(|(gsi, _)| (*gsi, None)));
-        for (gsi, bell) in self.lines.drain(..) {
-            if let Err(error) = self.vm.unregister_irqfd(&bell, gsi) {
-                log::warn!("interrupt {gsi} stays connected: {error}");
-            }
-            self.gsis.give_back(gsi);
-        }
+        self.release();
     }
 }
 

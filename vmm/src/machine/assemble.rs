@@ -21,7 +21,6 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Machine;
 use super::attach::{Board, Places};
 use super::cpus::{self, Cpus};
 use super::fences::Fences;
@@ -33,11 +32,12 @@ use super::prefetch::Prefetch;
 use super::roster::{DeviceName, Home, Seat};
 use super::saved::{self, Saved, State};
 use super::spread::Spread;
+use super::{Machine, Served};
 use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
 use crate::arch::{acpi, cpuid, mptable, msr, regs, template};
 use crate::blueprint::Plan;
 use crate::boot::{self, CommandLine, Entry};
-use crate::config::{CpuTemplate, IoEngine, MachineConfig, Template, Transport};
+use crate::config::{CpuTemplate, IoEngine, MachineConfig, ResourceId, Template, Transport};
 use crate::confine::{Fence, FilterError, Seccomp};
 use crate::error::{Error, Kind, Subject};
 use crate::event_loop::EventLoop;
@@ -69,14 +69,13 @@ pub struct Surroundings {
 /// A machine that is built, whose threads are on their way behind their fences. Only one that is sealed can run.
 pub struct Assembled {
     machine: Machine,
-    fences: Fences,
-    exit: Arc<ExitLatch>,
 }
 
 impl Assembled {
     /// Puts up the fence of the calling thread, the VMM's, for good, and waits until all others are up.
     pub fn seal(self) -> Result<Machine, Error> {
-        let Self { machine, fences, exit } = self;
+        let Self { machine } = self;
+        let Machine { fences, exit, .. } = &machine;
         // Ours while the others put up theirs: the kernel takes its time to compile each.
         fences.of_vmm(&machine.seats, machine.cpus.is_some()).map_err(start_error)?.enter().map_err(start_error)?;
         fences.gate.wait().map_err(|error| {
@@ -141,8 +140,9 @@ pub fn assemble(
         Some(foundation) => foundation,
         None => Foundation::lay(plan.machine.cpu_template().capabilities(), around)?,
     };
-    let mut memory =
-        Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory), around.clonable).map_err(start_error)?;
+    let pmem_starts = |id: &ResourceId| saved?.state.pmem_start(id);
+    let mut memory = Memory::new(&kvm, &vm, plan, saved.map(|saved| &saved.memory), around.clonable, &pmem_starts)
+        .map_err(start_error)?;
     // From here on, whoever touches memory may wait for another process.
     let watch = match &mut memory.faults {
         Some(faults) => Some(faults.watch(around.exit.clone()).map_err(start_error)?),
@@ -288,6 +288,8 @@ pub fn assemble(
     };
     let _terminal = RawTerminal::enter();
     let unsaved = nothing_written(&memory);
+    let names = plan.pmems().iter().map(|config| DeviceName::Pmem(config.id.clone()));
+    let pmems = names.zip(std::mem::take(&mut memory.pmems)).collect();
     let machine = Machine {
         crew,
         seats,
@@ -300,6 +302,10 @@ pub fn assemble(
         identity,
         cpus,
         pci,
+        hotpluggable: around.pci,
+        pmems,
+        fences: Arc::new(fences),
+        exit: around.exit.clone(),
         _terminal,
         kvm,
         vm,
@@ -310,7 +316,7 @@ pub fn assemble(
         _pager: pager,
         prefetch,
     };
-    Ok(Assembled { machine, fences, exit: around.exit.clone() })
+    Ok(Assembled { machine })
 }
 
 /// Nothing, with room for what will be written if that is to be known.
@@ -392,7 +398,7 @@ fn io_threads(
     hubs: Vec<Arc<UringHub>>,
     fences: &Fences,
     exit: &Arc<ExitLatch>,
-) -> Result<Vec<(Vec<DeviceName>, IoThread)>, Error> {
+) -> Result<Vec<Served>, Error> {
     let mut threads = Vec::new();
     let mut start = |seats: &[&Seat], number: usize, hub: Option<Arc<UringHub>>| -> Result<(), Error> {
         let fence = fences.of_io(threads.len(), seats.iter().copied()).map_err(start_error)?;
@@ -400,7 +406,7 @@ fn io_threads(
         subscribers.extend(seats.iter().flat_map(|seat| seat.lanes_of(number)));
         let thread = IoThread::start(fence, &fences.gate, subscribers, exit.clone())
             .map_err(|e| start_error(format!("cannot start a thread for devices: {e}")))?;
-        threads.push((seats.iter().map(|seat| seat.name.clone()).collect(), thread));
+        threads.push(Served { names: seats.iter().map(|seat| seat.name.clone()).collect(), thread });
         Ok(())
     };
     for seat in seats.iter().filter(|seat| seat.home == Home::Own) {

@@ -14,6 +14,8 @@ use crate::threads::Role;
 pub(super) struct Fences {
     seccomp: Seccomp,
     clonable: bool,
+    /// Devices may come and go.
+    plug: bool,
     pub(super) gate: Arc<Gate>,
 }
 
@@ -40,6 +42,10 @@ fn besides(seat: &Seat) -> &'static [Call] {
         _ => &[],
     }
 }
+
+/// What devices need that may come while the machine runs.
+const PLUGGABLE: [&Needs; 4] =
+    [&block::syscalls::ASYNC, &block::syscalls::SYNC, &net::syscalls::NEEDS, &pmem::syscalls::NEEDS];
 
 /// Every call that filters for machines let through, by the threads that are meant to make it (`vmm`, `vcpu`, `io`, `files`, or `*` for
 /// any). For whoever wants to know which of them are never made.
@@ -70,6 +76,7 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
         (&["vcpu"], calls::VCPU_PCI),
         (&["files"], calls::FILES),
         (&["files"], calls::CLONES),
+        (&["files"], calls::PLUG),
         (&["pager"], calls::PAGER),
         (&["prefetch"], calls::PREFETCH),
     ];
@@ -80,9 +87,9 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
 }
 
 impl Fences {
-    /// For a machine of which clones can be made or not.
-    pub(super) fn new(seccomp: Seccomp, clonable: bool) -> Self {
-        Self { seccomp, clonable, gate: Arc::default() }
+    /// For a machine of which clones can be made or not, and whose devices come and go or not.
+    pub(super) fn new(seccomp: Seccomp, clonable: bool, plug: bool) -> Self {
+        Self { seccomp, clonable, plug, gate: Arc::default() }
     }
 
     /// For the vCPU threads of a machine with these devices.
@@ -90,6 +97,9 @@ impl Fences {
         let pci = if seats.iter().any(|seat| seat.card.is_some()) { calls::VCPU_PCI } else { &[] };
         let mut lists = vec![calls::EVERY, calls::VCPU, CONSOLE.vcpu, pci];
         lists.extend(seats.iter().flat_map(|seat| [needs(seat).vcpu, besides(seat)]));
+        if self.plug {
+            lists.extend(PLUGGABLE.map(|needs| needs.vcpu).into_iter().chain([net::syscalls::QUEUE_PAIRS]));
+        }
         self.seccomp.fence(Role::Vcpu(0), &lists, false)
     }
 
@@ -103,7 +113,13 @@ impl Fences {
     /// For the thread that opens files, which is all it does.
     pub(super) fn of_files(&self) -> Result<Fence, FilterError> {
         let clones = if self.clonable { calls::CLONES } else { &[] };
-        self.seccomp.fence(Role::Files, &[calls::EVERY, calls::EVENT_LOOP, calls::FILES, clones], true)
+        let mut lists = vec![calls::EVERY, calls::EVENT_LOOP, calls::FILES, clones];
+        if self.plug {
+            // A thread that it starts has both filters, so this one lets through what devices' threads do.
+            lists.extend([calls::PLUG, calls::DEVICES, net::syscalls::QUEUE_PAIRS]);
+            lists.extend(PLUGGABLE.iter().flat_map(|needs| [needs.event_loop, needs.end]));
+        }
+        self.seccomp.fence(Role::Files, &lists, true)
     }
 
     /// For the thread that waits for the end of a page-fault handler, and has nothing to do with the guest.
@@ -136,6 +152,11 @@ impl Fences {
         let own = seats.iter().filter(|seat| seat.home == Home::Vmm);
         lists.extend(own.flat_map(|seat| [needs(seat).event_loop, besides(seat)]));
         lists.extend(seats.iter().map(|seat| needs(seat).end));
+        if self.plug {
+            // A network interface may come that this thread serves.
+            lists.extend([net::syscalls::NEEDS.event_loop, net::syscalls::QUEUE_PAIRS]);
+            lists.extend(PLUGGABLE.map(|needs| needs.end));
+        }
         self.seccomp.fence(Role::Vmm, &lists, false)
     }
 }

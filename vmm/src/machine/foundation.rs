@@ -27,7 +27,7 @@ pub struct Foundation {
 impl Foundation {
     /// For a machine that asks for these changes to the list of capabilities that KVM must have.
     pub fn lay(capabilities: &[Capability], around: &Surroundings) -> Result<Self, Error> {
-        let fences = Fences::new(around.seccomp.clone(), around.clonable);
+        let fences = Fences::new(around.seccomp.clone(), around.clonable, around.pci);
         // First, because it puts up its fence while the rest is done.
         let files = files_thread(&fences, &around.exit)?;
         let kvm = kvm::open(capabilities).map_err(start_error)?;

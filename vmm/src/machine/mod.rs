@@ -10,10 +10,12 @@ mod foundation;
 mod identity;
 mod pci;
 mod placement;
+mod plug;
 mod prefetch;
 mod roster;
 mod saved;
 mod spread;
+mod traps;
 
 pub use assemble::{Assembled, Origin, Surroundings, assemble};
 pub use cpus::HotplugCpus;
@@ -21,10 +23,12 @@ pub use fences::rules;
 pub use foundation::Foundation;
 pub use identity::IdentityError;
 pub use pci::SavedPci;
+pub use plug::{Leaving, Maker, Plugged};
 pub use roster::DeviceName;
 pub use saved::{Devices, Platform, Saved, State, Vcpus};
 
 use cpus::Cpus;
+use fences::Fences;
 use identity::Identity;
 use pci::Pci;
 use prefetch::Prefetch;
@@ -43,10 +47,17 @@ use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::ResourceId;
+use crate::exit::ExitLatch;
 use crate::io_thread::IoThread;
-use crate::memory::{DirtyMap, Memory, SlotError, Source, Watch};
+use crate::memory::{DirtyMap, Memory, PmemRegion, SlotError, Source, Watch};
 use crate::telemetry::{Group, Registry};
 use crate::vcpu::Crew;
+
+/// A thread, and whose devices it serves.
+struct Served {
+    names: Vec<DeviceName>,
+    thread: IoThread,
+}
 
 /// A machine whose guest can run. vCPUs stand still until [`Machine::resume`].
 ///
@@ -55,7 +66,7 @@ pub struct Machine {
     crew: Crew,
     seats: Vec<Seat>,
     /// Threads of devices that may block, by the devices' names.
-    io_threads: Vec<(Vec<DeviceName>, IoThread)>,
+    io_threads: Vec<Served>,
     /// Opens files, and writes snapshots.
     files: IoThread,
     /// Waits for the end of the page-fault handler, if there is one.
@@ -71,6 +82,13 @@ pub struct Machine {
     cpus: Option<Cpus>,
     /// The PCI bus, if the machine has one.
     pci: Option<Pci>,
+    /// This process was told that devices may come and go: its threads may do what that takes.
+    hotpluggable: bool,
+    /// Persistent memory, by the devices' names.
+    pmems: Vec<(DeviceName, PmemRegion)>,
+    /// For threads that come with devices.
+    fences: Arc<Fences>,
+    exit: Arc<ExitLatch>,
     /// The terminal on standard input is raw while the machine exists.
     _terminal: Option<RawTerminal>,
     /// Brings memory from a file that is missing there, if it comes so.
@@ -213,8 +231,8 @@ impl Machine {
     /// Runs `work` where the device called `name` is served: for a device that may block, on its thread, after what it is doing; else
     /// here and now. Whoever wants to know the outcome has `work` send it.
     pub fn run_at(&self, name: &DeviceName, work: impl FnOnce() + Send + 'static) {
-        match self.io_threads.iter().find(|(owners, _)| owners.contains(name)) {
-            Some((_, thread)) => thread.run(work),
+        match self.io_threads.iter().find(|served| served.names.contains(name)) {
+            Some(served) => served.thread.run(work),
             None => work(),
         }
     }

@@ -18,6 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::assemble::start_error;
 use super::identity::Notice;
 use super::roster::{DeviceName, Seat};
+use super::traps::Traps;
 use crate::arch::layout;
 use crate::error::Error;
 use crate::kvm::{Gsis, Lines, PciDoorbell, Routes};
@@ -103,6 +104,8 @@ pub(super) struct Pci {
     ports: Arc<ConfigPorts>,
     pub(super) hotplug: Arc<HotplugPorts>,
     pub(super) workshop: Workshop,
+    /// Read-only persistent memory.
+    pub(super) traps: Arc<Traps>,
     notice: Arc<Notice<EventFd>>,
 }
 
@@ -128,8 +131,10 @@ impl Pci {
         mmio.insert(layout::PCI_MMCONFIG_START.0, ECAM_BUS_LEN, ecam).map_err(start_error)?;
         let window = Arc::new(BarWindow(bus.clone()));
         mmio.insert(bars.start, layout::PCI_BARS_LEN, window).map_err(start_error)?;
+        let traps = Arc::new(Traps::new(layout::PMEM_START));
+        mmio.insert(layout::PMEM_START, layout::PMEM_END - layout::PMEM_START, traps.clone()).map_err(start_error)?;
         let workshop = Workshop { vm: vm.clone(), routes: routes.clone(), gsis: Arc::default() };
-        Ok(Self { bus, ports, hotplug, workshop, notice })
+        Ok(Self { bus, ports, hotplug, workshop, traps, notice })
     }
 
     /// Puts functions into their slots: those of a machine that was saved as they were.

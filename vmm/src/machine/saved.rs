@@ -3,15 +3,15 @@
 use devices::legacy::i8042::I8042State;
 use devices::legacy::ioapic::IoApicState;
 use devices::legacy::serial::Com1State;
-use devices::virtio::state::CellState;
+use devices::virtio::state::{CellState, DeviceState};
 use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use serde::{Deserialize, Serialize};
 
 use super::cpus::Cpus;
-use super::{HotplugCpus, Machine, SavedPci};
+use super::{DeviceName, HotplugCpus, Machine, SavedPci};
 use crate::arch::state::{self, VcpuState};
-use crate::config::MAX_VCPUS;
+use crate::config::{MAX_VCPUS, ResourceId};
 use crate::error::{Error, Subject};
 use crate::kvm::KvmError;
 use crate::memory::SavedMemory;
@@ -145,6 +145,16 @@ pub(super) fn restore_clock(kvm: &Kvm, vm: &VmFd, saved: &kvm_clock_data, realti
 }
 
 impl State {
+    /// Where the persistent memory called `id` is.
+    pub fn pmem_start(&self, id: &ResourceId) -> Option<u64> {
+        let name = DeviceName::Pmem(id.clone()).to_string();
+        let (_, cell) = self.devices.0.iter().find(|(known, _)| *known == name)?;
+        match cell.device {
+            DeviceState::Pmem { start, .. } => Some(start),
+            _ => None,
+        }
+    }
+
     /// Whether it belongs to a machine with so many vCPUs, those that are not plugged included.
     pub fn check(&self, vcpu_count: u8) -> Result<(), String> {
         let found = self.vcpus.0.len();

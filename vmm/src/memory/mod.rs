@@ -31,7 +31,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::arch::{cpuid, layout};
 use crate::blueprint::Plan;
-use crate::config::{HugePages, MachineConfig};
+use crate::config::{HugePages, MachineConfig, ResourceId};
 use crate::kvm::KvmError;
 use crate::sys::advice;
 
@@ -127,13 +127,15 @@ pub struct Memory {
 
 impl Memory {
     /// Maps the memory that the plan asks for and makes it known to KVM. Nothing is touched, so nothing is paid for until the guest uses
-    /// it. What `saved` holds is there from the beginning. What is `clonable` can be shared with clones later on.
+    /// it. What `saved` holds is there from the beginning. What is `clonable` can be shared with clones later on. Of a machine that goes
+    /// on, `pmem_starts` knows where persistent memory was.
     pub fn new(
         kvm: &Kvm,
         vm: &Arc<VmFd>,
         plan: &Plan,
         saved: Option<&SavedMemory>,
         clonable: bool,
+        pmem_starts: &dyn Fn(&ResourceId) -> Option<u64>,
     ) -> Result<Self, MemoryError> {
         let size = plan.machine.mem_size_bytes();
         let size = usize::try_from(size).map_err(|e| MemoryError::Regions(format!("{size} bytes: {e}")))?;
@@ -144,7 +146,7 @@ impl Memory {
         let ram = allocate(&layout::ram_regions(size), &plan.machine, shared)?;
         let mut everything = ram.clone();
         let mut pmems = Vec::with_capacity(plan.pmems().len());
-        for (opened, start) in place_pmems(plan)? {
+        for (opened, start) in place_pmems(plan, pmem_starts)? {
             let (pmem, region) = opened.map(start)?;
             everything = with(&everything, region)?;
             pmems.push(pmem);
@@ -186,9 +188,8 @@ impl Memory {
         for region in ram.iter() {
             slots.set(region.start_addr(), region.len(), Access::ReadWrite)?;
         }
-        for (pmem, config) in pmems.iter().zip(plan.pmems()) {
-            let access = if config.read_only { Access::ReadOnly } else { Access::ReadWrite };
-            slots.set(pmem.start, pmem.len, access)?;
+        for (pmem, config) in pmems.iter_mut().zip(plan.pmems()) {
+            pmem.show(&slots, config.read_only)?;
         }
         if let Some(HotplugRegion { shape, .. }) = &hotplug {
             let (wanted, room) = (shape.len.checked_div(shape.slot_len).unwrap_or(u64::MAX), slots.room());
@@ -233,13 +234,20 @@ fn lay_out(ram: &GuestRam, hotplug: Option<&HotplugRegion>) -> Layout {
     Layout::new(ram.iter().map(|region| (region.start_addr(), region.len())).chain(hotplug))
 }
 
-/// Opens the files of all persistent-memory devices, then says where each goes.
-fn place_pmems(plan: &Plan) -> Result<impl Iterator<Item = (pmem::Opened<'_>, GuestAddress)>, MemoryError> {
+/// Opens the files of all persistent-memory devices, then says where each goes: where it was, or behind the others.
+fn place_pmems<'p>(
+    plan: &'p Plan,
+    starts: &dyn Fn(&ResourceId) -> Option<u64>,
+) -> Result<Vec<(pmem::Opened<'p>, GuestAddress)>, MemoryError> {
     let opened = plan.pmems().iter().map(pmem::open).collect::<Result<Vec<_>, _>>()?;
-    let lens = || opened.iter().map(|pmem| pmem.len);
-    let total = || lens().fold(0u64, |sum, len| sum.saturating_add(len));
-    let places = layout::pmem_places(lens()).ok_or_else(|| MemoryError::PmemSpace(total() >> 20))?;
-    Ok(opened.into_iter().zip(places))
+    let total = opened.iter().fold(0u64, |sum, pmem| sum.saturating_add(pmem.len));
+    let mut taken = Vec::with_capacity(opened.len());
+    for pmem in &opened {
+        let known = starts(&pmem.config.id).filter(|start| layout::is_pmem_place(*start, pmem.len));
+        let start = known.map(GuestAddress).or_else(|| layout::pmem_place(&taken, pmem.len));
+        taken.push((start.ok_or(MemoryError::PmemSpace(total >> 20))?.0, pmem.len));
+    }
+    Ok(opened.into_iter().zip(taken.into_iter().map(|(start, _)| GuestAddress(start))).collect())
 }
 
 /// Maps anonymous regions, `shared` with whoever is given them.

@@ -7,7 +7,8 @@ use devices::sys::disk;
 use vm_memory::{FileOffset, GuestAddress};
 
 use super::MemoryError;
-use crate::arch::layout::PMEM_ALIGN;
+use super::slots::{Access, Slot, SlotError, Slots};
+use crate::arch::layout::{self, PMEM_ALIGN};
 use crate::blueprint::open_disk;
 use crate::config::PmemConfig;
 use crate::sys::{advice, map};
@@ -21,6 +22,50 @@ pub struct PmemRegion {
     pub start: GuestAddress,
     /// Its length in bytes: that of the file, rounded up to [`PMEM_ALIGN`].
     pub len: u64,
+    /// What vCPUs reach it by.
+    slot: Option<Slot>,
+    /// What is behind it, if it came while the machine ran. Devices reach only memory that was there from the start, so nobody can have data moved
+    /// into it or out of it but by vCPUs.
+    mapping: Option<GuestRegion>,
+}
+
+impl PmemRegion {
+    /// Start and length.
+    pub fn place(&self) -> (u64, u64) {
+        (self.start.0, self.len)
+    }
+
+    /// Lets vCPUs reach it.
+    pub(super) fn show(&mut self, slots: &Slots, read_only: bool) -> Result<(), SlotError> {
+        let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
+        self.slot = Some(match &self.mapping {
+            Some(mapping) => slots.set_region(mapping, access)?,
+            None => slots.set(self.start, self.len, access)?,
+        });
+        Ok(())
+    }
+
+    /// Maps the file of a device that comes while the machine runs, beside those that are there, and lets vCPUs reach it.
+    pub fn plug(slots: &Slots, config: &PmemConfig, taken: &[(u64, u64)]) -> Result<Self, MemoryError> {
+        let opened = open(config)?;
+        let len = opened.len;
+        let start = layout::pmem_place(taken, len).ok_or(MemoryError::PmemSpace(len >> 20))?;
+        let (mut region, mapping) = opened.map(start)?;
+        region.mapping = Some(mapping);
+        region.show(slots, config.read_only)?;
+        Ok(region)
+    }
+
+    /// Takes it away from vCPUs: none of them reaches it when this returns.
+    pub fn hide(&mut self, slots: &Slots) {
+        let Some(slot) = self.slot.take() else { return };
+        if let Err((slot, error)) = slots.clear(slot) {
+            // Then its mapping must stay, too.
+            log::error!("Memory of a pmem device that was unplugged stays with the guest: {error}");
+            self.slot = Some(slot);
+            std::mem::forget(self.mapping.take());
+        }
+    }
 }
 
 /// A backing file, opened and measured.
@@ -63,6 +108,6 @@ impl Opened<'_> {
         let mapping = map::file_with_zeroes_behind(tag, file_size, size, config.read_only).map_err(|e| cannot(&e))?;
         advice::no_core_dump(&mapping);
         let region = GuestRegion::new(mapping, start).ok_or_else(|| cannot(&"it passes the end of all addresses"))?;
-        Ok((PmemRegion { file, start, len }, region))
+        Ok((PmemRegion { file, start, len, slot: None, mapping: None }, region))
     }
 }

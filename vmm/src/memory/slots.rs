@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use devices::ram::GuestRam;
+use devices::ram::{GuestRam, GuestRegion};
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 /// Why a part of memory is not a slot.
 #[derive(Debug, thiserror::Error)]
@@ -95,11 +95,22 @@ impl Slots {
 
     /// Lets vCPUs reach `len` bytes of memory at `start`. Both are multiples of the page size.
     pub fn set(&self, start: GuestAddress, len: u64, access: Access) -> Result<Slot, SlotError> {
+        let region = self.memory.find_region(start).ok_or(SlotError::NoMemory(start.0, len))?;
+        self.set_in(region, start, len, access)
+    }
+
+    /// The same for memory that came later, all of it. Whoever has it keeps it until the slot is cleared.
+    pub fn set_region(&self, region: &GuestRegion, access: Access) -> Result<Slot, SlotError> {
+        self.set_in(region, region.start_addr(), region.len(), access)
+    }
+
+    fn set_in(&self, part: &GuestRegion, start: GuestAddress, len: u64, access: Access) -> Result<Slot, SlotError> {
         let no_memory = || SlotError::NoMemory(start.0, len);
         let count = usize::try_from(len).ok().filter(|count| *count > 0).ok_or_else(no_memory)?;
-        let place = self.memory.get_slice(start, count).map_err(|_| no_memory())?;
+        let offset = part.to_region_addr(start).ok_or_else(no_memory)?;
+        let place = part.get_slice(offset, count).map_err(|_| no_memory())?;
         // A file keeps what is written to it by itself.
-        let is_file = self.memory.find_region(start).is_some_and(|region| region.file_offset().is_some());
+        let is_file = part.file_offset().is_some();
         let mut numbers = self.numbers();
         let slot = match numbers.returned.pop() {
             Some(slot) => slot,
@@ -120,7 +131,8 @@ impl Slots {
             memory_size: len,
             userspace_addr: place.ptr_guard_mut().as_ptr() as u64,
         };
-        // SAFETY: the range was just found in a mapping that `memory` keeps alive, and we live longer than the vCPUs (see `Slots`).
+        // SAFETY: the range was just found in a mapping that `memory`, or whoever brought it, keeps alive as long as the slot is set, and we
+        // live longer than the vCPUs (see `Slots`).
         match unsafe { self.vm.set_user_memory_region(region) } {
             Ok(()) => {
                 if region.flags & KVM_MEM_LOG_DIRTY_PAGES != 0 {

@@ -13,7 +13,7 @@ const MIB: u64 = 1 << 20;
 fn map(plan: &Plan) -> Result<Memory, MemoryError> {
     let kvm = kvm::open(&[]).expect("this test needs /dev/kvm");
     let vm = Arc::new(kvm::create_vm(&kvm).unwrap());
-    Memory::new(&kvm, &vm, plan, None, false)
+    Memory::new(&kvm, &vm, plan, None, false, &|_| None)
 }
 
 fn plan() -> Plan {

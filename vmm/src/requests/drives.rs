@@ -3,20 +3,21 @@ use std::path::PathBuf;
 use super::{Answer, Submit};
 use crate::actor::Vmm;
 use crate::config::{DriveBackend, DriveConfig, RateLimitChange, ResourceId};
-use crate::lifecycle::Ask;
+use crate::lifecycle::{Ask, Phase};
 
-/// Opens the file of a drive, or meets the process that serves it, and adds the drive, or replaces the one of the same id.
+/// Opens the file of a drive, or meets the process that serves it, and adds the drive, or replaces the one of the same id. On a machine that runs it is
+/// plugged, if it can be.
 #[derive(Debug)]
 pub struct PutDrive(pub DriveConfig);
 
 impl Submit for PutDrive {
     type Reply = ();
-    const ASK: Ask = Ask::Configure;
+    const ASK: Ask = Ask::Plug;
 
     fn begin(self, vmm: &mut Vmm, answer: Answer<()>) {
         match self.0.backend {
-            DriveBackend::File(_) => answer(vmm.plan_mut().put_drive(self.0)),
-            DriveBackend::Socket(_) => vmm.meet_drive(self.0, answer),
+            DriveBackend::Socket(_) if vmm.phase() == Phase::Configuring => vmm.meet_drive(self.0, answer),
+            _ => vmm.put_drive(self.0, answer),
         }
     }
 }

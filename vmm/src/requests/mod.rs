@@ -19,6 +19,7 @@ mod nets;
 mod pmem;
 mod serial;
 mod snapshots;
+mod unplug;
 mod vcpu_hotplug;
 mod vsock;
 
@@ -44,6 +45,7 @@ pub use snapshots::{
     CancelSnapshot, CreateSnapshot, GetSnapshotProgress, LoadSnapshot, MemoryBackend, NetOverride, Overrides,
     SnapshotKind, SnapshotProgress, VsockOverride,
 };
+pub use unplug::{Permit, Unplug};
 pub use vcpu_hotplug::{GetVcpus, PatchVcpus, VcpuStatus};
 pub use vsock::PutVsock;
 

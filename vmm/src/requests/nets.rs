@@ -1,19 +1,19 @@
-use super::Request;
+use super::{Answer, Request, Submit};
 use crate::actor::Vmm;
 use crate::config::{NetConfig, RateLimitChange, ResourceId};
 use crate::error::Error;
 use crate::lifecycle::Ask;
 
-/// Opens the tap and adds the interface, or replaces the one of the same id.
+/// Opens the tap and adds the interface, or replaces the one of the same id. On a machine that runs it is plugged, if it can be.
 #[derive(Debug)]
 pub struct PutNet(pub NetConfig);
 
-impl Request for PutNet {
+impl Submit for PutNet {
     type Reply = ();
-    const ASK: Ask = Ask::Configure;
+    const ASK: Ask = Ask::Plug;
 
-    fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
-        vmm.plan_mut().put_net(self.0)
+    fn begin(self, vmm: &mut Vmm, answer: Answer<()>) {
+        vmm.put_net(self.0, answer);
     }
 }
 

@@ -1,19 +1,19 @@
-use super::{Answer, Request, Submit};
+use super::{Answer, Submit};
 use crate::actor::Vmm;
 use crate::config::{PmemConfig, RateLimitChange, ResourceId};
-use crate::error::Error;
 use crate::lifecycle::Ask;
 
-/// Adds a persistent-memory device, or replaces the one of the same id. Its file is opened at the start.
+/// Adds a persistent-memory device, or replaces the one of the same id. Its file is opened at the start; on a
+/// machine that runs at once, and the device is plugged, if it can be.
 #[derive(Debug)]
 pub struct PutPmem(pub PmemConfig);
 
-impl Request for PutPmem {
+impl Submit for PutPmem {
     type Reply = ();
-    const ASK: Ask = Ask::Configure;
+    const ASK: Ask = Ask::Plug;
 
-    fn apply(self, vmm: &mut Vmm) -> Result<(), Error> {
-        vmm.plan_mut().put_pmem(self.0)
+    fn begin(self, vmm: &mut Vmm, answer: Answer<()>) {
+        vmm.put_pmem(self.0, answer);
     }
 }
 

@@ -305,6 +305,11 @@ impl VirtioPci {
         }
     }
 
+    /// The function is on no bus any more, and will not be: its interrupt vectors are given back.
+    pub fn release(&self) {
+        self.irq.msix.release();
+    }
+
     /// What outlives the process.
     pub fn save(&self) -> PciState {
         PciState {

@@ -4,7 +4,7 @@ mod backends;
 mod balloon;
 mod clones;
 mod drives;
-mod hotplug;
+pub(super) mod hotplug;
 mod limits;
 mod memory_hotplug;
 mod nets;

@@ -197,18 +197,26 @@ pub fn ram_regions(mem_size_bytes: usize) -> Vec<(GuestAddress, usize)> {
     regions
 }
 
-/// Where persistent-memory regions of these lengths (multiples of [`PMEM_ALIGN`]) go, or `None` when they
-/// do not fit into the 64-bit hole together.
+/// Where a persistent-memory region of this length (a multiple of [`PMEM_ALIGN`]) goes beside others, of which `taken` has starts and lengths:
+/// the lowest gap. `None` when there is none.
 #[must_use]
-pub fn pmem_places(lens: impl IntoIterator<Item = u64>) -> Option<Vec<GuestAddress>> {
+pub fn pmem_place(taken: &[(u64, u64)], len: u64) -> Option<GuestAddress> {
+    let mut taken: Vec<_> = taken.to_vec();
+    taken.sort_unstable();
     let mut next = PMEM_START;
-    lens.into_iter()
-        .map(|len| {
-            let start = next;
-            next = start.checked_add(len).filter(|end| *end <= PMEM_END)?;
-            Some(GuestAddress(start))
-        })
-        .collect()
+    for (start, taken) in taken {
+        if next.checked_add(len)? <= start {
+            break;
+        }
+        next = next.max(start.checked_add(taken)?);
+    }
+    next.checked_add(len).filter(|end| *end <= PMEM_END).map(|_| GuestAddress(next))
+}
+
+/// Whether a persistent-memory region of this length could be there.
+#[must_use]
+pub fn is_pmem_place(start: u64, len: u64) -> bool {
+    start >= PMEM_START && start.is_multiple_of(PMEM_ALIGN) && start.checked_add(len).is_some_and(|end| end <= PMEM_END)
 }
 
 /// Where the hot-pluggable region of a machine with `mem_size_bytes` of memory starts: behind the 64-bit hole and behind all
@@ -287,13 +295,17 @@ mod tests {
 
     #[test]
     fn persistent_memory_fills_the_hole_and_no_more() {
-        let places = |lens: &[u64]| pmem_places(lens.iter().copied());
-        assert_eq!(places(&[]), Some(Vec::new()));
-        let (first, second) = (GuestAddress(256 << 30), GuestAddress((256 << 30) + (4 << 20)));
-        assert_eq!(places(&[4 << 20, 2 << 20]), Some(vec![first, second]));
-        assert_eq!(places(&[255 << 30]), Some(vec![first]));
-        assert_eq!(places(&[255 << 30, 2 << 20]), None);
-        assert_eq!(places(&[u64::MAX]), None);
+        let first = 256 << 30;
+        let place = |taken: &[(u64, u64)], len: u64| pmem_place(taken, len).map(|at| at.0);
+        assert_eq!(place(&[], 2 << 20), Some(first));
+        assert_eq!(place(&[(first, 4 << 20)], 2 << 20), Some(first + (4 << 20)));
+        assert_eq!(place(&[], 255 << 30), Some(first));
+        assert_eq!(place(&[(first, 255 << 30)], 2 << 20), None);
+        assert_eq!(place(&[], u64::MAX), None);
+        // A gap is used if it is large enough, whatever the order in which the others came.
+        let others = [(first + (6 << 20), 2 << 20), (first, 2 << 20)];
+        assert_eq!(place(&others, 4 << 20), Some(first + (2 << 20)));
+        assert_eq!(place(&others, 6 << 20), Some(first + (8 << 20)));
     }
 
     #[test]

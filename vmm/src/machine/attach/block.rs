@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use devices::virtio::any::AnyDevice;
 use devices::virtio::block::{Block, BlockSpec, Engine, UringHub};
+use devices::virtio::cell::VirtioCell;
 
-use super::Board;
+use super::{Board, Lanes};
 use crate::blueprint::Drive;
 use crate::boot::cmdline::Root;
 use crate::config::{CacheType, IoEngine};
@@ -19,30 +20,59 @@ pub(super) fn attach(
     vcpus: u8,
     hubs: &[Arc<UringHub>],
 ) -> Result<(), Error> {
-    let config = &drive.config;
-    let name = DeviceName::Drive(config.id.clone());
-    let queues = board.transport.queues(config.num_queues, vcpus);
-    // Each lane has the ring of the thread that serves it.
+    let name = DeviceName::Drive(drive.config.id.clone());
+    let queues = board.transport.queues(drive.config.num_queues, vcpus);
     let threads = board.spread.threads(queues.into());
-    let hub = |lane: u8| match config.io_engine {
-        IoEngine::Async => usize::from(lane).checked_rem(threads).and_then(|thread| hubs.get(thread)),
-        IoEngine::Sync => None,
-    };
-    let engine = |lane| hub(lane).map_or(Engine::Sync, |hub| Engine::Async(hub.clone()));
     let fail = |e| Error::host(Subject::Start, format!("{name}: {e}"));
-    let device = open(drive, file, queues, engine(0)).map_err(fail)?;
-    let others = (1..queues).map(|lane| device.lane(engine(lane))).collect::<Result<Vec<_>, _>>().map_err(fail)?;
+    let made = Made::of(drive, file, queues, threads, hubs).map_err(fail)?;
     push_root(board, drive)?;
-    let seats: Vec<Option<usize>> = std::iter::once(&device).chain(&others).map(Block::uring_seat).collect();
-    let home = if hub(0).is_some() { Home::Uring } else { Home::Own };
-    let others = others.into_iter().map(|lane| AnyDevice::Block(Box::new(lane))).collect();
-    let cell = board.put_lanes(name, home, AnyDevice::Block(Box::new(device)), others)?;
-    for (lane, seat) in (0..queues).zip(seats) {
-        if let (Some(hub), Some(seat)) = (hub(lane), seat) {
-            hub.attach(seat, &cell, lane.into());
+    let Made { lanes: Lanes { first, others, home }, seats } = made;
+    let cell = board.put_lanes(name, home, first, others)?;
+    seats.attach(&cell);
+    Ok(())
+}
+
+/// A drive that was made, and where its lanes sit on io_urings.
+pub(in crate::machine) struct Made {
+    pub(in crate::machine) lanes: Lanes,
+    pub(in crate::machine) seats: Seats,
+}
+
+/// Which lane sits where on which ring.
+pub(in crate::machine) struct Seats(Vec<(Arc<UringHub>, usize)>);
+
+impl Seats {
+    /// Has the lanes visited when their work completes.
+    pub(in crate::machine) fn attach(&self, cell: &Arc<VirtioCell>) {
+        for (lane, (hub, seat)) in self.0.iter().enumerate() {
+            hub.attach(*seat, cell, lane);
         }
     }
-    Ok(())
+}
+
+impl Made {
+    /// Of a drive with so many queues that so many threads serve; `hubs` are the threads' rings, if it is to use them.
+    pub(in crate::machine) fn of(
+        drive: &Drive,
+        file: &File,
+        queues: u8,
+        threads: usize,
+        hubs: &[Arc<UringHub>],
+    ) -> std::io::Result<Self> {
+        // Each lane has the ring of the thread that serves it.
+        let hub = |lane: u8| match drive.config.io_engine {
+            IoEngine::Async => usize::from(lane).checked_rem(threads).and_then(|thread| hubs.get(thread)),
+            IoEngine::Sync => None,
+        };
+        let engine = |lane| hub(lane).map_or(Engine::Sync, |hub| Engine::Async(hub.clone()));
+        let first = open(drive, file, queues, engine(0))?;
+        let others = (1..queues).map(|lane| first.lane(engine(lane))).collect::<Result<Vec<_>, _>>()?;
+        let seats = (0..queues).zip(std::iter::once(&first).chain(&others));
+        let seats = Seats(seats.filter_map(|(lane, part)| Some((hub(lane)?.clone(), part.uring_seat()?))).collect());
+        let home = if hub(0).is_some() { Home::Uring } else { Home::Own };
+        let lane = |part| AnyDevice::Block(Box::new(part));
+        Ok(Self { lanes: Lanes { first: lane(first), others: others.into_iter().map(lane).collect(), home }, seats })
+    }
 }
 
 /// Tells the guest's kernel, if this is its root.

@@ -1,10 +1,10 @@
 //! Attaching virtio devices: from a plan's opened resources to live cells, in windows or on the PCI bus. One file per kind of device.
 
 mod balloon;
-mod block;
+pub(super) mod block;
 mod memory;
-mod net;
-mod pmem;
+pub(super) mod net;
+pub(super) mod pmem;
 mod rng;
 mod vhost_user;
 mod vsock;
@@ -33,6 +33,13 @@ use crate::config::Transport;
 use crate::error::{Error, Subject};
 use crate::kvm::Doorbell;
 use crate::memory::Memory;
+
+/// A device that was made, with all its lanes, and where it is to be served.
+pub(super) struct Lanes {
+    pub(super) first: AnyDevice,
+    pub(super) others: Vec<AnyDevice>,
+    pub(super) home: Home,
+}
 
 /// How devices appear to the guest.
 pub(super) enum Places<'a> {

@@ -4,9 +4,9 @@ use std::time::Instant;
 use devices::mmds::{Mmds, Stack};
 use devices::sys::random;
 use devices::virtio::any::AnyDevice;
-use devices::virtio::net::{Net, NetSpec};
+use devices::virtio::net::{Net, NetSpec, Tap};
 
-use super::Board;
+use super::{Board, Lanes};
 use crate::blueprint;
 use crate::config::MmdsConfig;
 use crate::error::{Error, Subject};
@@ -20,13 +20,25 @@ pub(super) fn attach(
     service: Option<&MmdsConfig>,
     mmds: &Arc<Mmds>,
 ) -> Result<(), Error> {
+    let taps = net.taps(board.transport, vcpus)?;
+    let Lanes { first, others, home } = make(net, taps, service, mmds)?;
+    board.put_lanes(DeviceName::Net(net.config.id.clone()), home, first, others)?;
+    Ok(())
+}
+
+/// Makes the device: `taps` has one for each pair of its queues.
+pub(in crate::machine) fn make(
+    net: &blueprint::Net,
+    mut taps: Vec<Tap>,
+    service: Option<&MmdsConfig>,
+    mmds: &Arc<Mmds>,
+) -> Result<Lanes, Error> {
     let name = DeviceName::Net(net.config.id.clone());
     let fail = |e: std::io::Error| Error::host(Subject::Start, format!("{name}: {e}"));
     let service = service.filter(|config| config.network_interfaces().contains(&net.config.id));
-    let mut more_taps = net.taps(board.transport, vcpus)?;
     let spec = NetSpec {
-        tap: more_taps.remove(0),
-        more_taps,
+        tap: taps.remove(0),
+        more_taps: taps,
         mac: net.config.guest_mac.map(|mac| mac.bytes()),
         mtu: net.config.mtu,
         rx_limits: net.config.rx_rate_limiter,
@@ -39,8 +51,7 @@ pub(super) fn attach(
     let others: Vec<AnyDevice> = others.collect::<Result<_, _>>().map_err(fail)?;
     // Frames never wait; but pairs are there to be served side by side.
     let home = if others.is_empty() { Home::Vmm } else { Home::Own };
-    board.put_lanes(name, home, AnyDevice::Net(Box::new(device)), others)?;
-    Ok(())
+    Ok(Lanes { first: AnyDevice::Net(Box::new(device)), others, home })
 }
 
 fn stack(config: &MmdsConfig, mmds: &Arc<Mmds>) -> std::io::Result<Stack> {

@@ -23,6 +23,7 @@ impl Vectors for Sink {
     fn raise(&self, vector: u16) {
         self.raised[usize::from(vector)].fetch_add(1, Ordering::SeqCst);
     }
+    fn release(&self) {}
 }
 
 struct Board {

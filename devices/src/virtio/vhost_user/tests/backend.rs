@@ -180,9 +180,10 @@ fn converse(stream: &FdStream, traits: &Mutex<Traits>, sender: &Sender<Heard>) -
                 let header = ConfigHeader { offset: U32::ZERO, size: len, flags: U32::ZERO };
                 answer(&[header.as_bytes(), &traits.config].concat(), &[])
             }
-            None if code == Request::GetVringBase as u32 => {
-                answer(VringState { number: U32::new(traits.base.into()), index: U32::new(body[0].into()) }.as_bytes(), &[])
-            }
+            None if code == Request::GetVringBase as u32 => answer(
+                VringState { number: U32::new(traits.base.into()), index: U32::new(body[0].into()) }.as_bytes(),
+                &[],
+            ),
             None if code == Request::GetInflightFd as u32 => {
                 let mut file: File = tempfile::tempfile().unwrap();
                 file.write_all(&[0; 4096]).unwrap();
