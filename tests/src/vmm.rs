@@ -157,6 +157,9 @@ impl VmmBuilder {
             std::fs::write(&log, "").expect("a log file in the test's directory");
             command.arg("--log-path").arg(&log);
         }
+        if on_pci() {
+            command.arg("--enable-pci");
+        }
         command.args(&self.args);
         command.stdin(Stdio::piped()).stdout(self.stdout.unwrap_or_else(Stdio::piped)).stderr(Stdio::piped());
         let mut child = match command.spawn() {
@@ -180,6 +183,11 @@ impl VmmBuilder {
             dir: self.dir,
         }
     }
+}
+
+/// Whether this run of the tests is for machines with a PCI bus: `MAYFLY_TEST_PCI=1`.
+pub fn on_pci() -> bool {
+    std::env::var_os("MAYFLY_TEST_PCI").is_some_and(|value| value == "1")
 }
 
 #[derive(Debug)]

@@ -8,6 +8,8 @@ use core::arch::x86_64::_rdtsc;
 use core::hint::spin_loop;
 use core::sync::atomic;
 
+use crate::tables::FAR_DEVICES;
+
 /// Writes one byte to an I/O port.
 pub fn out8(port: u16, value: u8) {
     // SAFETY: port I/O touches no memory of this program; IOPL is 3.
@@ -53,10 +55,12 @@ pub fn in32(port: u16) -> u32 {
 /// First byte that is never RAM below 4 GiB: device windows start here.
 pub const DEVICE_SPACE: u64 = 0xc000_0000;
 
-/// Panics unless `address..address + len` is in the 32-bit device space, so
+/// Panics unless `address..address + len` is in the 32-bit device space, or in that of PCI functions, so
 /// that a register access can never hit this program's own memory.
 fn check_device_space(address: u64, len: u64) {
-    assert!(address >= DEVICE_SPACE && address + len <= 1 << 32);
+    let far = FAR_DEVICES.0..FAR_DEVICES.0 + FAR_DEVICES.1;
+    let near = DEVICE_SPACE..1 << 32;
+    assert!([near, far].iter().any(|space| space.start <= address && address + len <= space.end));
 }
 
 macro_rules! device_access {

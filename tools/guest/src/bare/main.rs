@@ -36,6 +36,7 @@ mod net;
 mod net_mode;
 #[path = "../pattern.rs"]
 mod pattern;
+mod pci;
 mod pmem;
 mod power;
 mod rng;

@@ -1,8 +1,8 @@
 //! The virtio-mmio bus: finding windows and talking to their registers
-//! (virtio 1.3 §4.2.2).
+//! (virtio 1.3 §4.2.2). A machine may have a PCI bus instead, see [`crate::pci`].
 
 use crate::command_line::CommandLine;
-use crate::cpu;
+use crate::{cpu, pci};
 
 /// First window; the windows are 4 KiB each and follow one another.
 const FIRST_WINDOW: u64 = 0xc000_1000;
@@ -17,6 +17,8 @@ const WINDOWS_MAX: u64 = 19;
 pub struct Bus {
     first: u64,
     step: u64,
+    /// Devices are on a PCI bus instead.
+    pci: bool,
 }
 /// "virt".
 const MAGIC: u32 = 0x7472_6976;
@@ -81,17 +83,21 @@ pub struct Window {
 impl Bus {
     /// The bus of this machine.
     pub fn new(command_line: CommandLine) -> Self {
-        Self { first: command_line.number("mmio", FIRST_WINDOW), step: command_line.number("mmio_step", WINDOW) }
+        let first = command_line.number("mmio", FIRST_WINDOW);
+        let pci = command_line.text("mmio").is_none() && pci::exists();
+        Self { first, step: command_line.number("mmio_step", WINDOW), pci }
     }
 
     /// All devices in address order. The scan stops at the first window without
     /// the magic number: windows are handed out without gaps.
     pub fn scan(self) -> impl Iterator<Item = Window> {
-        (0..WINDOWS_MAX)
+        let on_pci = self.pci.then(pci::scan).into_iter().flatten();
+        let windows = (0..if self.pci { 0 } else { WINDOWS_MAX })
             .map(move |i| Window { address: self.first + i * self.step, kind: 0 })
             .take_while(|w| w.read(reg::MAGIC) == MAGIC)
             .map(|w| Window { kind: w.read(reg::DEVICE_ID), ..w })
-            .filter(|w| w.kind != 0 && w.read(reg::VERSION) == 2)
+            .filter(|w| w.kind != 0 && w.read(reg::VERSION) == 2);
+        on_pci.chain(windows)
     }
 
     /// The `index`-th device of this kind.
@@ -103,11 +109,17 @@ impl Bus {
 impl Window {
     /// Reads a register.
     pub fn read(self, register: u64) -> u32 {
+        if pci::is_function(self.address) {
+            return pci::read(self, register);
+        }
         cpu::read32(self.address + register)
     }
 
     /// Writes a register.
     pub fn write(self, register: u64, value: u32) {
+        if pci::is_function(self.address) {
+            return pci::write(self, register, value);
+        }
         cpu::write32(self.address + register, value);
     }
 

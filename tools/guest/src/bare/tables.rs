@@ -5,7 +5,7 @@
 //! with 2 MiB pages (1 GiB pages are refused by some hosts), user-accessible
 //! and writable, with the accessed and dirty bits already set so that no
 //! processor has to write them back. So are [`FAR`] stretches, where persistent
-//! and hot-plugged memory is.
+//! and hot-plugged memory is, and the registers of PCI functions.
 //!
 //! The descriptor table has Linux's layout, so that ring-3 selectors are the
 //! ones (0x33, 0x2b) every x86-64 hypervisor has seen before. A task state
@@ -16,13 +16,15 @@ use core::arch::global_asm;
 
 /// Mapped memory above 4 GiB: start and length in bytes. 1 GiB at 256 GiB and 1 GiB at 512 GiB.
 pub const FAR: [(u64, u64); 2] = [(256 << 30, 1 << 30), (512 << 30, 1 << 30)];
+/// Where PCI functions have their registers: 1 GiB below 512 GiB.
+pub const FAR_DEVICES: (u64, u64) = (511 << 30, 1 << 30);
 
 /// Highest offset in the task state segment: one bit for each of the 65536
 /// ports, and one byte more because the processor reads two at a time.
 const TSS_LIMIT: u16 = 8192;
 
 /// Pages of the tables.
-const PAGES: u64 = 9;
+const PAGES: u64 = 10;
 
 unsafe extern "C" {
     static page_map_level4: u8;
@@ -49,7 +51,8 @@ global_asm!(
     "    .quad page_directories + 0x3027",
     "    .fill 252, 8, 0",
     "    .quad page_directories + 0x4027", // 256 GiB
-    "    .fill 255, 8, 0",
+    "    .fill 254, 8, 0",
+    "    .quad page_directories + 0x6027", // 511 GiB
     "far_directory_pointers:",
     "    .quad page_directories + 0x5027", // 512 GiB
     "    .fill 511, 8, 0",
@@ -66,6 +69,11 @@ global_asm!(
     "    .set frame, frame + 0x200000",
     "    .endr",
     "    .set frame, {far_1} + 0xe7",
+    "    .rept 512",
+    "    .quad frame",
+    "    .set frame, frame + 0x200000",
+    "    .endr",
+    "    .set frame, {far_devices} + 0xe7",
     "    .rept 512",
     "    .quad frame",
     "    .set frame, frame + 0x200000",
@@ -104,4 +112,5 @@ global_asm!(
     tss_limit = const TSS_LIMIT,
     far_0 = const FAR[0].0,
     far_1 = const FAR[1].0,
+    far_devices = const FAR_DEVICES.0,
 );
