@@ -37,7 +37,7 @@ pub use http::{Client, Response};
 pub use lines::Lines;
 pub use slow_disk::SlowDisk;
 pub use tap::{PacketSocket, Tap};
-pub use vmm::{Vmm, VmmBuilder};
+pub use vmm::{Vmm, VmmBuilder, on_pci};
 
 /// How long a test waits for something that normally takes milliseconds.
 ///

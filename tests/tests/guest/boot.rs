@@ -1,7 +1,7 @@
 //! Both boot protocols, what a guest finds, and every way it can end.
 
 use guest::{End, Job, Mode};
-use mayfly_tests::{PATIENCE, VmmBuilder};
+use mayfly_tests::{PATIENCE, VmmBuilder, on_pci};
 use serde_json::json;
 
 use super::{configured, configured_with, number, run, text};
@@ -37,7 +37,11 @@ fn the_greeting_tells_a_person_what_there_is() {
     for line in [
         "Hello from inside a Mayfly microVM.",
         "memory     63 MiB",
-        "device     block at 0xc0001000: 1 x 256 descriptors",
+        if on_pci() {
+            "device     block at 0x7fc0080000: 1 x 256 descriptors"
+        } else {
+            "device     block at 0xc0001000: 1 x 256 descriptors"
+        },
         "disk       1 KiB, begins with [6d, 61, 79, 66, 6c, 79, 00, 01]",
     ] {
         assert!(console.contains(line), "{line:?} is not in\n{console}");
@@ -90,19 +94,24 @@ fn seventeen_devices_are_found_in_the_order_of_configuration() {
     }
     let report = run(&vmm);
     let addresses: Vec<u64> = report.with_key("device").filter_map(|line| line.number("address")).collect();
-    let expected: Vec<u64> = (0..17).map(|n| 0xc000_1000 + n * 0x1000).collect();
+    let (first, step) = if on_pci() { (0x7f_c008_0000, 0x8_0000) } else { (0xc000_1000, 0x1000) };
+    let expected: Vec<u64> = (0..17).map(|n| first + n * step).collect();
     assert_eq!(addresses, expected);
 }
 
 #[test]
-fn the_eighteenth_device_is_refused_and_the_machine_still_starts_without_it() {
+fn a_device_too_many_is_refused_and_the_machine_still_starts_without_it() {
+    let (most, text) = match on_pci() {
+        false => (17, "Could not allocate GSI: The requested resource is not available."),
+        true => (31, "Could not find an available device slot on the PCI bus."),
+    };
     let vmm = configured(&Job::new(Mode::Probe));
-    for n in 0..18 {
+    for n in 0..=most {
         let path = vmm.file(&format!("disk{n}"), &[0; 512]);
         vmm.drive(&format!("d{n}"), &path, "Sync");
     }
     let start = json!({"action_type": "InstanceStart"});
-    vmm.put("/actions", &start).expect_fault("Could not allocate GSI: The requested resource is not available.");
+    vmm.put("/actions", &start).expect_fault(text);
     assert_eq!(vmm.get("/").json()["state"], "Not started");
 }
 

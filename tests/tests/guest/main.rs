@@ -10,6 +10,7 @@ mod cpu_template;
 mod entropy;
 mod faults;
 mod hostile;
+mod hotplug;
 mod identity;
 mod idle;
 mod lifecycle;

@@ -128,6 +128,14 @@ pub enum Mode {
         /// Path of all of them.
         path: String,
     },
+    /// Devices that come and go on a PCI bus. `hotplug=started`; then, for so many of them, `plugged` (the slot) with what was read of the
+    /// `drive` or `pmem` (eight bytes), the MAC address of the `net`, or `refused`, `silent`, `nothing`; and `leaving` (the slot) for one that the
+    /// guest is asked for, which it lets go of unless `mayfly.keep=1`; at the end `hotplug=over` with `steps`. Nothing of that with
+    /// `mayfly.quiet=1`.
+    Hotplug {
+        /// Comings and goings to follow.
+        steps: u64,
+    },
     /// Keep drive, network interface and entropy device busy without a pause, each
     /// with 64 requests waiting, until the drive has answered so many. With
     /// `mayfly.kicks=1` also ring the drive's doorbell all the time. `busy=started`;
@@ -426,6 +434,7 @@ impl fmt::Display for Mode {
             Self::Mmds { requests, path } => {
                 write!(f, "mayfly.mode=mmds mayfly.requests={requests} mayfly.path={path}")
             }
+            Self::Hotplug { steps } => write!(f, "mayfly.mode=hotplug mayfly.steps={steps}"),
             Self::Busy { ops } => write!(f, "mayfly.mode=busy mayfly.ops={ops}"),
             Self::Life { after } => write!(f, "mayfly.mode=life mayfly.after={after}"),
             Self::Hostile(case) => write!(f, "mayfly.mode=hostile mayfly.case={case}"),

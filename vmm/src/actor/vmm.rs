@@ -299,7 +299,7 @@ impl Vmm {
     /// Serves what had to wait. One of them may start another wait, which the rest joins.
     pub(super) fn serve_postponed(&mut self) {
         for job in self.postponed.take().unwrap_or_default() {
-            job(self);
+            self.do_or_postpone(job);
         }
     }
 

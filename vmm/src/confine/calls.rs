@@ -163,13 +163,6 @@ pub const PLUG: &[Call] = &[
     Call::any(SYS_seccomp, "the same"),
     Call::any(SYS_landlock_create_ruleset, "it opens no files"),
     Call::any(SYS_landlock_restrict_self, "the same"),
-    Call::with(SYS_ioctl, &[Arg::is(1, TUNSETIFF)], "a tap"),
-    Call::with(SYS_ioctl, &[Arg::is(1, 0x800454d2)], "TUNGETIFF: what kind of tap it is"),
-    Call::with(SYS_ioctl, &[Arg::is(1, 0x800454cf)], "TUNGETFEATURES: what the host's taps can do"),
-    Call::with(SYS_ioctl, &[Arg::is(1, 0x400454d0)], "TUNSETOFFLOAD"),
-    Call::with(SYS_ioctl, &[Arg::is(1, 0x400454d8)], "TUNSETVNETHDRSZ"),
-    Call::any(SYS_io_uring_setup, "the ring of a drive"),
-    Call::any(SYS_io_uring_register, "what it may do"),
 ];
 
 /// The thread that brings memory from a file.
@@ -195,7 +188,6 @@ const KVM_RUN: u32 = 0xae80;
 const KVM_GET_REGS: u32 = 0x8090_ae81;
 const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
 const KVM_IRQFD: u32 = 0x4020_ae76;
-const TUNSETIFF: u32 = 0x4004_54ca;
 const KVM_IOEVENTFD: u32 = 0x4040_ae79;
 const KVM_SET_GSI_ROUTING: u32 = 0x4008_ae6a;
 const KVM_SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;

@@ -77,6 +77,8 @@ pub fn rules() -> Vec<(&'static [&'static str], Call)> {
         (&["files"], calls::FILES),
         (&["files"], calls::CLONES),
         (&["files"], calls::PLUG),
+        (&["files"], net::syscalls::OPENING),
+        (&["files"], block::syscalls::MAKING_RINGS),
         (&["pager"], calls::PAGER),
         (&["prefetch"], calls::PREFETCH),
     ];
@@ -106,7 +108,9 @@ impl Fences {
     /// For the thread that serves these devices and no others.
     pub(super) fn of_io<'a>(&self, index: usize, seats: impl Iterator<Item = &'a Seat>) -> Result<Fence, FilterError> {
         let mut lists = vec![calls::EVERY, calls::EVENT_LOOP, calls::DEVICES];
-        lists.extend(seats.flat_map(|seat| [needs(seat).event_loop, besides(seat)]));
+        // A device that goes while the machine runs comes to its end here.
+        let end = |seat| if self.plug { needs(seat).end } else { &[] };
+        lists.extend(seats.flat_map(|seat| [needs(seat).event_loop, besides(seat), end(seat)]));
         self.seccomp.fence(Role::Io(index), &lists, false)
     }
 
@@ -116,7 +120,8 @@ impl Fences {
         let mut lists = vec![calls::EVERY, calls::EVENT_LOOP, calls::FILES, clones];
         if self.plug {
             // A thread that it starts has both filters, so this one lets through what devices' threads do.
-            lists.extend([calls::PLUG, calls::DEVICES, net::syscalls::QUEUE_PAIRS]);
+            lists.extend([calls::PLUG, calls::DEVICES, net::syscalls::QUEUE_PAIRS, net::syscalls::OPENING]);
+            lists.push(block::syscalls::MAKING_RINGS);
             lists.extend(PLUGGABLE.iter().flat_map(|needs| [needs.event_loop, needs.end]));
         }
         self.seccomp.fence(Role::Files, &lists, true)

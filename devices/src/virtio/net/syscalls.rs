@@ -1,6 +1,8 @@
 //! System calls of network cards. See [`crate::syscalls`].
 
-use libc::{SYS_ioctl, SYS_read, SYS_readv, SYS_writev, TUNSETOFFLOAD, TUNSETQUEUE};
+use libc::{
+    SYS_ioctl, SYS_read, SYS_readv, SYS_writev, TUNSETIFF, TUNSETOFFLOAD, TUNSETQUEUE, TUNSETSNDBUF, TUNSETVNETHDRSZ,
+};
 
 use crate::syscalls::{Arg, Call, Needs, SET_TIMER};
 
@@ -13,6 +15,14 @@ pub const QUEUE_PAIRS: &[Call] = &[Call::with(
     &[Arg::is(1, TUNSETQUEUE as u32)],
     "a driver says how many pairs of queues it uses, or is reset",
 )];
+
+/// For whoever opens taps; the file itself apart.
+pub const OPENING: &[Call] = &[
+    Call::with(SYS_ioctl, &[Arg::is(1, TUNSETIFF as u32)], "which tap"),
+    Call::with(SYS_ioctl, &[Arg::is(1, TUNSETVNETHDRSZ as u32)], "what is in front of each frame"),
+    Call::with(SYS_ioctl, &[Arg::is(1, TUNSETSNDBUF as u32)], "nobody waits for it"),
+    OFFLOADS,
+];
 
 /// On a tap.
 pub const NEEDS: Needs = Needs {

@@ -27,6 +27,7 @@ mod dma;
 mod entry;
 mod hello;
 mod hostile;
+mod hotplug_mode;
 mod life;
 mod mem;
 mod memory_intrinsics;
@@ -105,6 +106,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "mmds" => mmds_mode::run(&mut machine),
         "busy" => busy::run(&mut machine),
         "life" => life::run(&mut machine),
+        "hotplug" => hotplug_mode::run(&mut machine),
         "hostile" => hostile::run(&mut machine),
         _ => say!("error=unknown-mode"),
     }

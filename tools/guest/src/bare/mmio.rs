@@ -123,6 +123,11 @@ impl Window {
         cpu::write32(self.address + register, value);
     }
 
+    /// Where the device's configuration space is, for accesses of other widths.
+    pub fn config_space(self) -> u64 {
+        self.address + if pci::is_function(self.address) { pci::DEVICE } else { reg::CONFIG }
+    }
+
     /// Writes a 64-bit address register pair (low at `register`, high after it).
     pub fn write_address(self, register: u64, value: u64) {
         self.write(register, value as u32);

@@ -67,7 +67,7 @@ impl Net {
         let (rx, tx) = (queue(RX), queue(TX));
         let mut mac = [0; 6];
         for (i, byte) in (0..).zip(&mut mac) {
-            *byte = crate::cpu::read8(window.address + reg::CONFIG + i);
+            *byte = crate::cpu::read8(window.config_space() + i);
         }
         let mut net = Self {
             rx_buffers: arena.take(BUFFER * u64::from(rx.size), 4096),

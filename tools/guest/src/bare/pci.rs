@@ -23,11 +23,18 @@ const CAPABILITIES: u64 = 0x34;
 const CAP_MSIX: u8 = 0x11;
 /// Answer at BARs, reach memory.
 const COMMAND_ON: u16 = 6;
-/// MSI-X is on, and all of its entries are masked.
+/// MSI-X is on, and all of its entries are masked or not.
 const MSIX_MASKED: u16 = 0xc000;
-/// Offsets in BAR 0.
-const DEVICE: u64 = 0x4000;
+const MSIX_OPEN: u16 = 0x8000;
+/// Entries that are looked at here, and where each of them sends an interrupt that nobody takes: the first processor's local APIC is off.
+const ENTRIES: u64 = 4;
+const NOBODY: u64 = 0xfee0_0000;
+const NO_MATTER: u64 = 0x40;
+/// Length of BAR 0, and offsets in it.
+const BAR_LEN: u64 = 0x8_0000;
+pub const DEVICE: u64 = 0x4000;
 const NOTIFY: u64 = 0x6000;
+const TABLE: u64 = 0x8000;
 const PENDING: u64 = 0x4_8000;
 
 /// The registers by which a guest hears of slots that were filled, or should be emptied (ACPI, `PREG` in the DSDT).
@@ -83,15 +90,33 @@ pub fn function(slot: u64) -> Option<Window> {
         return None;
     }
     cpu::write16(space + COMMAND, COMMAND_ON);
+    let address = u64::from(cpu::read32(space + BAR + 4)) << 32 | u64::from(cpu::read32(space + BAR) & !0xf);
+    let window = Window { address, kind: (id >> 16).wrapping_sub(DEVICE_BASE) };
+    mask_interrupts(space, MSIX_MASKED);
+    for entry in 0..ENTRIES {
+        cpu::write64(address + TABLE + 16 * entry, NOBODY);
+        cpu::write64(address + TABLE + 16 * entry + 8, NO_MATTER);
+    }
+    Some(window)
+}
+
+fn mask_interrupts(space: u64, control: u16) {
     let mut at = u64::from(cpu::read8(space + CAPABILITIES));
     while at != 0 && cpu::read8(space + at) != CAP_MSIX {
         at = cpu::read8(space + at + 1).into();
     }
     if at != 0 {
-        cpu::write16(space + at + 2, MSIX_MASKED);
+        cpu::write16(space + at + 2, control);
     }
-    let address = u64::from(cpu::read32(space + BAR + 4)) << 32 | u64::from(cpu::read32(space + BAR) & !0xf);
-    Some(Window { address, kind: (id >> 16).wrapping_sub(DEVICE_BASE) })
+}
+
+/// Takes what is pending: it is sent, and nobody is there.
+fn acknowledge(address: u64) {
+    // Where functions are from the start.
+    let slot = (address - FAR_DEVICES.0) / BAR_LEN;
+    for control in [MSIX_OPEN, MSIX_MASKED] {
+        mask_interrupts(ECAM + slot * SLOT, control);
+    }
 }
 
 /// Reads a register.
@@ -130,6 +155,7 @@ pub fn write(window: Window, register: u64, value: u32) {
             cpu::write16(bar + 0x1a, index.wrapping_add(1));
             cpu::write16(bar + 0x1c, value as u16);
         }
+        reg::INTERRUPT_ACK => acknowledge(bar),
         reg::QUEUE_NOTIFY => cpu::write16(bar + NOTIFY + 4 * u64::from(value & 0x3ff), value as u16),
         reg::STATUS => {
             if value & crate::mmio::status::DRIVER_OK != 0 {

@@ -135,24 +135,17 @@ impl Vmm {
         self.do_or_postpone(Box::new(|vmm| {
             let names = vmm.machine.as_ref().map(|machine| machine.let_go()).unwrap_or_default();
             for name in names {
-                let (out, left): (Vec<_>, Vec<_>) =
-                    std::mem::take(&mut vmm.asked).into_iter().partition(|asked| asked.name == name);
-                vmm.asked = left;
-                let answers: Vec<_> = out.into_iter().map(|asked| asked.answer).collect();
-                let answer_all = Box::new(move |outcome: Result<(), Error>| {
-                    for answer in answers {
-                        answer(outcome.as_ref().copied().map_err(|e| Error::new(e.kind(), e.subject(), e.what())));
-                    }
-                });
-                vmm.do_or_postpone(Box::new(move |vmm| vmm.take_away(name, answer_all)));
+                vmm.do_or_postpone(Box::new(move |vmm| vmm.take_away(name, Box::new(|_| ()))));
             }
-            vmm.wind_unplug_clock();
         }));
     }
 
     fn take_away(&mut self, name: DeviceName, answer: Answer<()>) {
         let handle = self.handle();
-        let Some(machine) = &mut self.machine else { return answer(Err(Error::gone())) };
+        let Some(machine) = self.machine.as_mut().filter(|machine| machine.device(&name).is_some()) else {
+            // It was taken away meanwhile, or all of it was.
+            return answer(Ok(()));
+        };
         let gone = name.clone();
         let unplugged = machine.unplug(&name, &mut self.events, move |leaving| {
             let again = handle.clone();
@@ -164,6 +157,7 @@ impl Vmm {
                         REGISTRY.remove(family, id);
                         log::info!("{gone} was unplugged.");
                         answer(Ok(()));
+                        vmm.answer_who_asked_for(&gone);
                         vmm.serve_postponed();
                     });
                 });
@@ -175,9 +169,16 @@ impl Vmm {
                 forget(&mut self.plan, &name);
                 self.postpone();
             }
-            // It was taken away meanwhile.
-            Err(_) => log::debug!("{name} had gone already."),
+            Err(error) => log::error!("{name} cannot be taken away: {error}"),
         }
+    }
+
+    fn answer_who_asked_for(&mut self, name: &DeviceName) {
+        let (out, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.asked).into_iter().partition(|asked| asked.name == *name);
+        self.asked = left;
+        out.into_iter().for_each(|asked| (asked.answer)(Ok(())));
+        self.wind_unplug_clock();
     }
 
     /// Tells those who waited long enough.

@@ -395,7 +395,7 @@ fn configuration_writes(lab: &mut Lab<'_>) -> Outcome {
         Err(outcome) => return outcome,
     };
     let host = [field::NUM_PAGES, field::COMMAND].map(|field| balloon.config(field));
-    let space = balloon.window.address + reg::CONFIG;
+    let space = balloon.window.config_space();
     for offset in (0..64).chain([0x100, 0xdf8, 0xef8]) {
         cpu::write8(space + offset, 0xff);
         cpu::write16(space + offset, u16::MAX);

@@ -69,7 +69,7 @@ fn string_copy(lab: &mut Lab<'_>) -> Outcome {
         Ok(block) => block,
         Err(outcome) => return outcome,
     };
-    let config = block.window.address + crate::mmio::reg::CONFIG;
+    let config = block.window.config_space();
     let mut bytes = [0; 64];
     cpu::copy_from_device(&mut bytes, config);
     cpu::copy_to_device(config, &bytes);
