@@ -23,6 +23,7 @@ mod pmem;
 mod slow_drive;
 mod snapshots;
 mod vhost_user;
+mod vcpus;
 mod vsock;
 mod working_set;
 

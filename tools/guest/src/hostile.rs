@@ -363,6 +363,7 @@ pub const CASES: &[Case] = &[
     machine("g27-sleep-garbage", ALIVE),
     machine("g27-reset-garbage", ALIVE),
     machine("g27-panic-garbage", ALIVE),
+    machine("g27-vcpu-garbage", ALIVE),
     machine("g29-ioapic-entries", ALIVE),
     machine("g29-ioapic-registers", ALIVE),
     machine("g29-eoi-storm", ALIVE),

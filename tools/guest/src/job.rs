@@ -83,6 +83,15 @@ pub enum Mode {
         /// Changes to follow.
         steps: u64,
     },
+    /// A second processor that comes and goes. First it is sent a start-up interrupt, if it is not there; then `cpus=started` with what the
+    /// registers say of vCPUs 0 to 3 (`s0` …) and how far the second one got (`early`). For each of so many changes a line with `step`:
+    /// when it came, `came` (1 if it could be started) and `stale` (how far it got before that); when it was asked for, it is given back,
+    /// and `gone` (1 if it stopped) and `moved` (how far it got when it was sent another start-up interrupt). With `mayfly.fast=1` nothing is
+    /// watched.
+    Cpus {
+        /// Changes to follow.
+        steps: u64,
+    },
     /// A memory balloon with a pool of `mayfly.pool_mib=` (32) MiB, each page of which holds a word. `balloon=started` with `features`
     /// and `pages`; with `mayfly.report=1` all of it is reported as free: `report` (1 if it was answered) and how many pages then read
     /// `zero`, what was stored (`old`), or something `odd`. Then, for so many changes, a line with `step`: pages handed over or
@@ -425,6 +434,7 @@ impl fmt::Display for Mode {
                 write!(f, " mayfly.len={} mayfly.seed={} mayfly.flushes={}", pmem.len, pmem.seed, pmem.flushes)
             }
             Self::Mem { steps } => write!(f, "mayfly.mode=mem mayfly.steps={steps}"),
+            Self::Cpus { steps } => write!(f, "mayfly.mode=cpus mayfly.steps={steps}"),
             Self::Balloon { steps } => write!(f, "mayfly.mode=balloon mayfly.steps={steps}"),
             Self::Rng { requests, len } => write!(f, "mayfly.mode=rng mayfly.requests={requests} mayfly.len={len}"),
             Self::Vsock { bytes, connect } => {

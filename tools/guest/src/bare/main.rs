@@ -23,6 +23,7 @@ mod command_line;
 mod console;
 mod cpu;
 mod cpuid;
+mod cpus;
 mod dma;
 mod entry;
 mod hello;
@@ -100,6 +101,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "watch" => watch::run(&mut machine),
         "pmem" => pmem::run(&mut machine),
         "mem" => mem::run(&mut machine),
+        "cpus" => cpus::run(&mut machine),
         "balloon" => balloon::run(&mut machine),
         "rng" => rng::run(&mut machine),
         "vsock" => vsock_mode::run(&mut machine),

@@ -67,6 +67,11 @@ impl Second {
     }
 }
 
+/// How often it has looked for work: it runs as long as that grows.
+pub fn rounds() -> u64 {
+    ROUNDS.load(Ordering::Acquire)
+}
+
 impl Drop for Second {
     fn drop(&mut self) {
         WORK.store(IDLE, Ordering::Release);
@@ -78,7 +83,8 @@ impl Drop for Second {
     }
 }
 
-fn wake() {
+/// Sends it an INIT and a start-up interrupt.
+pub fn wake() {
     let first = (&raw const trampoline).addr() as u64;
     let len = (&raw const trampoline_end).addr() as u64 - first;
     // The image is ours too, but reading it this way keeps to one kind of access.

@@ -2,7 +2,7 @@
 
 use super::{Case, Lab, Outcome};
 use crate::power::SLEEP_CONTROL;
-use crate::{cpu, power};
+use crate::{cpu, cpus, power, second};
 
 pub const CASES: &[Case] = &[
     ("g27-crossing", crossing),
@@ -10,6 +10,7 @@ pub const CASES: &[Case] = &[
     ("g27-sleep-garbage", sleep_garbage),
     ("g27-reset-garbage", reset_garbage),
     ("g27-panic-garbage", panic_garbage),
+    ("g27-vcpu-garbage", vcpu_garbage),
     ("g29-ioapic-entries", ioapic_entries),
     ("g29-ioapic-registers", ioapic_registers),
     ("g29-eoi-storm", eoi_storm),
@@ -128,6 +129,29 @@ fn panic_garbage(lab: &mut Lab<'_>) -> Outcome {
         cpu::in32(port);
     }
     lab.facts[0] = ("panic_events", cpu::in8(power::PANIC).into());
+    "alive"
+}
+
+/// The registers of vCPUs that come and go: every vCPU there is and is not, every value, at every width; and a start for each.
+fn vcpu_garbage(lab: &mut Lab<'_>) -> Outcome {
+    for index in 0..=u8::MAX {
+        for value in [0, 0xff, 0xf1, cpus::EJECT, cpus::INSERTING | cpus::REMOVING, cpus::EJECT | cpus::INSERTING] {
+            cpu::out8(cpus::SELECT, index);
+            cpu::out8(cpus::STATUS, value);
+        }
+    }
+    for port in cpus::SELECT - 4..cpus::SELECT + 6 {
+        cpu::out16(port, 0x0801);
+        cpu::out32(port, 0x0808_0801);
+        cpu::in16(port);
+        cpu::in32(port);
+    }
+    second::wake();
+    let before = second::rounds();
+    for _ in 0..lab.machine.command_line.number("rounds", 2000) {
+        cpus::status(1);
+    }
+    lab.facts = [("first", cpus::status(0).into()), ("started", second::rounds() - before)];
     "alive"
 }
 
