@@ -154,6 +154,7 @@ fn devices_name_their_fields_in_order_too() {
         (error::<PmemPatch>(unknown), "`id` or `rate_limiter`"),
         (error::<MemoryHotplug>(unknown), "one of `total_size_mib`, `block_size_mib`, `slot_size_mib`"),
         (error::<MemoryHotplugPatch>(unknown), "`requested_size_mib`"),
+        (error::<VcpusPatch>(unknown), "`vcpu_count`"),
         (error::<Serial>(unknown), "`serial_out_path` or `rate_limiter`"),
         (error::<NetPatch>(unknown), "one of `iface_id`, `rx_rate_limiter`, `tx_rate_limiter`"),
     ] {
@@ -224,13 +225,20 @@ fn an_mtu_below_68_is_refused() {
 proptest! {
     /// What was accepted is echoed as it was sent.
     #[test]
-    fn machine_configs_round_trip(vcpus in 0u8..40, mib in 0u64..5000, smt: bool, dirty: bool, template in 0usize..7, huge in 0usize..3) {
+    fn machine_configs_round_trip(
+        vcpus in 0u8..40, mib in 0u64..5000, smt: bool, dirty: bool, template in 0usize..7, huge in 0usize..3,
+        max in proptest::option::of(0u8..40),
+    ) {
         let templates = [json!(null), json!("None"), json!("C3"), json!("T2"), json!("T2S"), json!("T2CL"), json!("T2A")];
         let huge = [json!("None"), json!("Transparent"), json!("2M")][huge].clone();
         let mut sent = json!({
             "vcpu_count": vcpus, "mem_size_mib": mib, "smt": smt, "track_dirty_pages": dirty,
             "huge_pages": huge, "cpu_template": templates[template],
         });
+        // Where it is left out it is not echoed either.
+        if let Some(max) = max {
+            sent["max_vcpus"] = json!(max);
+        }
         let wire: MachineConfig = serde_json::from_value(sent.clone()).unwrap();
         if let Ok(config) = vmm::config::MachineConfig::default().patched(&wire.into()) {
             if template < 2 {

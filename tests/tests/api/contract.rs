@@ -142,6 +142,7 @@ fn assert_echoed(vmm: &Vmm, path: &str, sent: &Value) {
         "/entropy" => config["entropy"].clone(),
         "/hotplug/memory" if sent.get("requested_size_mib").is_some() => vmm.get("/hotplug/memory").expect_200(),
         "/hotplug/memory" => config["memory-hotplug"].clone(),
+        "/hotplug/vcpus" => vmm.get("/hotplug/vcpus").expect_200(),
         "/mmds/config" => config["mmds-config"].clone(),
         _ => return,
     };
@@ -196,12 +197,13 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
     // The examples' own kernel arguments and memory are a real system's; what is started is small and stays.
     vmm.boot_source(&kernel, SPIN);
     vmm.machine(1, 64);
+    vmm.patch("/machine-config", &json!({"max_vcpus": 4})).expect_204();
     let (starts, others): (Vec<_>, Vec<_>) =
         after.into_iter().partition(|(_, _, _, v)| v["action_type"] == "InstanceStart");
     assert_eq!(starts.len(), 1);
     starts.iter().for_each(send);
     others.iter().for_each(send);
-    get_all(&["/balloon/statistics", "/balloon/hinting/status", "/hotplug/memory"]);
+    get_all(&["/balloon/statistics", "/balloon/hinting/status", "/hotplug/memory", "/hotplug/vcpus"]);
     // What the metadata service says can be changed in every phase.
     for (_, method, path, value) in early.iter().chain(&late).filter(|(_, _, path, _)| path != "/mmds") {
         let body = at_home(value, vmm.dir(), tap.name());

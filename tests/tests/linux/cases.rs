@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 22] = [
+pub(crate) const CASES: [(&str, &[&str]); 23] = [
     (
         "05-readme",
         &[
@@ -134,6 +134,33 @@ pub(crate) const CASES: [(&str, &[&str]); 22] = [
             "end-after-panic",
             "pvpanic-logged",
             "pvpanic-told-at-the-end",
+        ],
+    ),
+    (
+        "72-vcpu-hotplug",
+        &[
+            "vcpus-boot",
+            "vcpus-possible",
+            "vcpus-present-at-boot",
+            "vcpus-status",
+            "vcpus-too-many",
+            "vcpus-request",
+            "vcpus-grow",
+            "vcpus-present",
+            "vcpus-request-less",
+            "vcpus-ejected",
+            "vcpus-shrink",
+            "vcpus-request-again",
+            "vcpus-grow-again",
+            "vcpus-save",
+            "vcpus-restore",
+            "vcpus-restored-work",
+            "vcpus-restored-status",
+            "vcpus-restored-grow",
+            "vcpus-restored-shrink",
+            "vcpus-restored-ejected",
+            "vcpus-nothing-wrong",
+            "vcpus-end",
         ],
     ),
     (

@@ -128,6 +128,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "60-triple-fault",
     "65-races",
     "70-cpu-identity",
+    "72-vcpu-hotplug",
     "80-rng-balloon",
     "81-balloon-free-pages",
     "82-pmem",

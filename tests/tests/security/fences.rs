@@ -115,6 +115,36 @@ fn a_machine_that_can_be_cloned_has_one_thread_that_may_do_more() {
     puppet.let_go().unwrap();
 }
 
+/// What `max_vcpus` adds, to one thread: two questions of KVM's. It starts no thread later on, so nobody else gets anything.
+#[test]
+fn a_machine_whose_vcpus_come_and_go_has_one_thread_that_may_do_more() {
+    binary::require_kvm();
+    binary::require_root();
+    const SET_MP_STATE: u64 = 0x4004_ae99;
+    const SET_LAPIC: u64 = 0x4400_ae8f;
+    for max in [None, Some(2)] {
+        let vmm = Vmm::start();
+        vmm.boot_source(&vmm.file("guest.elf", guest::ELF), &Job::new(Mode::Spin).command_line());
+        let config = json!({"vcpu_count": 1, "mem_size_mib": 64, "max_vcpus": max});
+        vmm.put("/machine-config", &config).expect_204();
+        vmm.instance_start();
+        vmm.wait_for_line(guest::READY, PATIENCE);
+        let all = ["mayfly", "api", "files", "vcpu 0", "vcpu 1"];
+        for name in all.into_iter().filter(|name| max.is_some() || *name != "vcpu 1") {
+            let mut puppet = Puppet::seize(thread(&vmm, name)).unwrap();
+            for request in [SET_MP_STATE, SET_LAPIC] {
+                let outcome = puppet.call(libc::SYS_ioctl, [u64::MAX, request, 0, 0, 0, 0]).unwrap();
+                let may = name == "mayfly" && max.is_some();
+                assert_eq!(outcome != Outcome::Caught, may, "{name}: {request:#x} with {max:?}");
+            }
+            // No thread starts another one.
+            assert_eq!(puppet.call(libc::SYS_clone3, [BAD; 6]).unwrap(), Outcome::Caught, "{name}");
+            puppet.let_go().unwrap();
+        }
+        vmm.get("/").expect_200();
+    }
+}
+
 #[track_caller]
 fn assert_makes_these_calls_only(vmm: &Vmm, name: &str, own: &str) {
     let expected: BTreeSet<i64> = EVERY.split_whitespace().chain(own.split_whitespace()).map(number).collect();

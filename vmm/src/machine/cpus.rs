@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use devices::bus::BusBuilder;
-use devices::legacy::cpu_hotplug::{CpuChange, CpuHotplug, CpuHotplugState, CpuSet};
+use devices::legacy::cpu_hotplug::{CpuChange, CpuHotplug, CpuHotplugMetrics, CpuHotplugState, CpuSet};
 use devices::legacy::ioapic::IoApic;
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,11 @@ impl Cpus {
         });
         pio.insert(CPU_HOTPLUG_PORT.into(), CPU_HOTPLUG_PORTS.into(), registers.clone()).map_err(start_error)?;
         Ok(Self { registers, max, notice })
+    }
+
+    /// Counts what happened.
+    pub(super) fn metrics(&self) -> Arc<CpuHotplugMetrics> {
+        self.registers.metrics()
     }
 
     /// The vCPUs that the guest has.

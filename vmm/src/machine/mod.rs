@@ -129,6 +129,9 @@ impl Machine {
     pub fn enter_metrics(&self, registry: &Registry) {
         registry.add("i8042", None, Group::Shared(self.keyboard.metrics()));
         registry.add("uart", None, Group::Shared(self.serial.metrics()));
+        if let Some(cpus) = &self.cpus {
+            registry.add("vcpu_hotplug", None, Group::Shared(cpus.metrics()));
+        }
         for (index, metrics) in self.crew.metrics().iter().enumerate() {
             registry.add("vcpu", Some(&index.to_string()), Group::Shared(metrics.clone()));
         }

@@ -36,3 +36,62 @@ pub(super) fn quiesce(vcpu: &VcpuFd) -> Result<(), KvmError> {
     }
     vcpu.set_lapic(&lapic).map_err(KvmError::call("KVM_SET_LAPIC"))
 }
+
+#[cfg(test)]
+mod tests {
+    use kvm_bindings::{KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED};
+    use kvm_ioctls::VmFd;
+
+    use super::*;
+    use crate::kvm;
+
+    const TIMER_CURRENT_COUNT: usize = 0x390;
+
+    /// The second vCPU of a machine, and the machine.
+    fn second() -> (VmFd, VcpuFd) {
+        let kvm = kvm::open(&[]).expect("this test needs /dev/kvm");
+        let vm = kvm::create_vm(&kvm).unwrap();
+        kvm::split_irqchip(&vm).unwrap();
+        let _first = vm.create_vcpu(0).unwrap();
+        let second = vm.create_vcpu(1).unwrap();
+        (vm, second)
+    }
+
+    #[test]
+    fn what_came_before_is_forgotten() {
+        let (_vm, vcpu) = second();
+        // The latter is a start-up interrupt that nobody has looked at yet.
+        for mp_state in [KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED] {
+            vcpu.set_mp_state(kvm_mp_state { mp_state }).unwrap();
+            reset(&vcpu).unwrap();
+            for _ in 0..2 {
+                assert_eq!(vcpu.get_mp_state().unwrap().mp_state, KVM_MP_STATE_UNINITIALIZED, "after {mp_state}");
+            }
+        }
+    }
+
+    #[test]
+    fn its_timer_stops() {
+        let (_vm, vcpu) = second();
+        let mut lapic = vcpu.get_lapic().unwrap();
+        let mut put = |offset: usize, value: u32| {
+            for (byte, value) in lapic.regs[offset..].iter_mut().zip(value.to_le_bytes()) {
+                *byte = value.cast_signed();
+            }
+        };
+        // Enabled, and periodic with vector 0x40; the whole count is left.
+        put(0xf0, 0x1ff);
+        put(LVT_TIMER, 1 << 17 | 0x40);
+        put(TIMER_INITIAL_COUNT, 1_000_000_000);
+        put(TIMER_CURRENT_COUNT, 1_000_000_000);
+        vcpu.set_lapic(&lapic).unwrap();
+        let read = |offset: usize| {
+            let regs = vcpu.get_lapic().unwrap().regs;
+            u32::from_le_bytes(std::array::from_fn(|at| regs[offset + at].cast_unsigned()))
+        };
+        assert_ne!(read(TIMER_CURRENT_COUNT), 0, "the timer runs");
+        quiesce(&vcpu).unwrap();
+        assert_eq!((read(TIMER_INITIAL_COUNT), read(TIMER_CURRENT_COUNT)), (0, 0));
+        assert_eq!(read(LVT_TIMER), 1 << 17 | 1 << 16 | 0x40, "the rest is as it was");
+    }
+}

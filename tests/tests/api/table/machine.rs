@@ -2,6 +2,7 @@ use super::*;
 use crate::SPIN;
 
 const REUSED: &str = "Metrics error: Reinitialization of metrics not allowed.";
+const FEWER: &str = "Machine config error: max_vcpus is 1, and vcpu_count 2: it must be at least vcpu_count, at most 32, and 1 or an even number if SMT is enabled. Leave it out if no vCPU is to be plugged.";
 const VCPUS: &str = "Machine config error: The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even \
                      number if SMT is enabled.";
 const NO_MEMORY: &str =
@@ -41,6 +42,7 @@ pub(super) fn rows(world: &World) -> Vec<Row> {
         misconfigure("/machine-config", json!({"vcpu_count": 0, "mem_size_mib": 64}), VCPUS),
         misconfigure("/machine-config", json!({"vcpu_count": 33, "mem_size_mib": 64}), VCPUS),
         misconfigure("/machine-config", json!({"vcpu_count": 3, "mem_size_mib": 64, "smt": true}), VCPUS),
+        misconfigure("/machine-config", json!({"vcpu_count": 2, "mem_size_mib": 64, "max_vcpus": 1}), FEWER),
         misconfigure("/machine-config", json!({"vcpu_count": 1, "mem_size_mib": 0}), NO_MEMORY),
         always("PUT", "/machine-config", json!({"mem_size_mib": 64}), Json("missing field `vcpu_count`")),
         row("PATCH", "/machine-config", json!({"mem_size_mib": 128}), [Done, Fault(AFTER)]),

@@ -6,6 +6,7 @@ const LARGE: &str = "Balloon config error: Amount of pages requested is too larg
 const LIVE_LARGE: &str = "Balloon update error: Amount of pages requested is too large.";
 const SWITCH: &str = "Balloon update error: Statistics cannot be enabled/disabled after activation.";
 const NO_MEMORY: &str = "Memory hotplug update error: No memory hotplug device found.";
+const NO_VCPUS: &str = "vCPU hotplug update error: No vCPU can be plugged: the machine was started without max_vcpus. Give it one in PUT /machine-config before the start.";
 /// The bare-metal guest has no driver for the balloon, which hinting needs; the Linux tier hints.
 const NO_DRIVER: &str = "Balloon update error: Device not activated yet";
 
@@ -52,5 +53,15 @@ fn hotplug() -> Vec<Row> {
         change("PATCH", "/hotplug/memory", json!({"requested_size_mib": 128}), Done, NO_MEMORY),
         change("PATCH", "/hotplug/memory", json!({"requested_size_mib": 0}), Done, NO_MEMORY),
         always("PATCH", "/hotplug/memory", json!({}), Json("missing field `requested_size_mib`")),
+        // The machine of this table has no max_vcpus.
+        row("GET", "/hotplug/vcpus", None, [Fault(BEFORE), Fault(NO_VCPUS)]),
+        row("PATCH", "/hotplug/vcpus", json!({"vcpu_count": 1}), [Fault(BEFORE), Fault(NO_VCPUS)]),
+        always("PATCH", "/hotplug/vcpus", json!({}), Json("missing field `vcpu_count`")),
+        always(
+            "PATCH",
+            "/hotplug/vcpus",
+            json!({"vcpu_count": 256}),
+            Json("invalid value: integer `256`, expected u8"),
+        ),
     ]
 }

@@ -23,6 +23,7 @@ pub(crate) const WRONG: &[(&str, &str, &str)] = &[
     ("/vsock", "GET PATCH DELETE", "vsock"),
     ("/entropy", "GET PATCH DELETE", "entropy"),
     ("/hotplug/memory", "DELETE", "hotplug"),
+    ("/hotplug/vcpus", "PUT DELETE", "hotplug"),
     ("/mmds", "DELETE", "mmds"),
     ("/mmds/config", "DELETE", "mmds"),
     ("/serial", "GET PATCH DELETE", "serial"),

@@ -31,6 +31,25 @@ do_smp() {
     done
 }
 
+# For ever: brings every CPU online that came, which with udev a rule does, and does some work on each.
+do_vcpus() {
+    cpus=/sys/devices/system/cpu
+    say vcpus-possible "$(cat $cpus/possible)"
+    while :; do
+        for online in $cpus/cpu[1-9]*/online; do
+            [ ! -e "$online" ] || [ "$(cat "$online")" = 1 ] || echo 1 >"$online"
+        done
+        say vcpus-present "$(cat $cpus/present)"
+        say vcpus-online "$(cat $cpus/online)"
+        worked=
+        for cpu in 0 1 2; do
+            [ ! -d $cpus/cpu$cpu ] || worked="$worked $(taskset -c $cpu sh -c 'echo 3 4 | awk "{print \$1*\$2}"')"
+        done
+        say vcpus-worked "${worked# }"
+        usleep 200000
+    done
+}
+
 do_input() {
     say input-ready yes
     read -r line
