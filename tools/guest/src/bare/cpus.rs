@@ -48,10 +48,10 @@ fn moves_on(machine: &Machine, before: u64) -> bool {
     true
 }
 
-/// Whether it comes to a standstill.
+/// Whether it comes to a standstill. One look could find its thread waiting for its turn on a host with much to do.
 fn stops(machine: &Machine) -> bool {
     let deadline = machine.clock.deadline_ms(PATIENCE_MS);
-    while watched(machine) != 0 {
+    while watched(machine) + watched(machine) != 0 {
         if deadline.passed() {
             return false;
         }
