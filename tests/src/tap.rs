@@ -21,6 +21,7 @@ pub fn private_network() {
 #[derive(Debug)]
 pub struct Tap {
     name: String,
+    multi_queue: bool,
 }
 
 impl Tap {
@@ -29,8 +30,20 @@ impl Tap {
     /// # Errors
     /// What the kernel says.
     pub fn create(name: &str) -> io::Result<Self> {
-        sys::set_tap_persistence(name, true)?;
-        Ok(Self { name: name.to_owned() })
+        Self::make(name, false)
+    }
+
+    /// The same with room for several queues.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn create_with_queues(name: &str) -> io::Result<Self> {
+        Self::make(name, true)
+    }
+
+    fn make(name: &str, multi_queue: bool) -> io::Result<Self> {
+        sys::set_tap_persistence(name, multi_queue, true)?;
+        Ok(Self { name: name.to_owned(), multi_queue })
     }
 
     /// The interface's name.
@@ -63,7 +76,7 @@ impl Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         // Fails while a killed VMM still holds it; the namespace's end removes it then.
-        let _ = sys::set_tap_persistence(&self.name, false);
+        let _ = sys::set_tap_persistence(&self.name, self.multi_queue, false);
     }
 }
 

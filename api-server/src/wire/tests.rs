@@ -222,6 +222,30 @@ fn an_mtu_below_68_is_refused() {
     assert!(net(65535).is_ok());
 }
 
+#[test]
+fn a_number_of_queues_is_shown_only_if_it_was_set() {
+    let drive = |queues: &str| {
+        let text = format!(r#"{{"drive_id":"a","is_root_device":false,"path_on_host":"/x"{queues}}}"#);
+        vmm::config::DriveConfig::try_from(from_str::<Drive>(&text).unwrap()).map_err(|e| e.to_string())
+    };
+    let net = |queues: &str| {
+        let text = format!(r#"{{"iface_id":"a","host_dev_name":"t"{queues}}}"#);
+        vmm::config::NetConfig::try_from(from_str::<Net>(&text).unwrap()).map_err(|e| e.to_string())
+    };
+    for (queues, shown) in [("", json!(null)), (r#","num_queues":null"#, json!(null)), (r#","num_queues":2"#, json!(2))] {
+        let echoes = [to_value(Drive::from(drive(queues).unwrap())), to_value(Net::from(net(queues).unwrap()))];
+        for echo in echoes.map(Result::unwrap) {
+            assert_eq!((echo.get("num_queues").is_some(), &echo["num_queues"]), (!shown.is_null(), &shown));
+        }
+    }
+    for bad in ["0", "17", "300", "18446744073709551615"] {
+        let queues = format!(r#","num_queues":{bad}"#);
+        for error in [drive(&queues).unwrap_err(), net(&queues).unwrap_err()] {
+            assert!(error.contains(&format!("num_queues is {bad}: it must be from 1 to 16.")), "{error}");
+        }
+    }
+}
+
 proptest! {
     /// What was accepted is echoed as it was sent.
     #[test]

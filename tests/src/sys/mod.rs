@@ -93,11 +93,12 @@ fn interface_request(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-pub(crate) fn set_tap_persistence(name: &str, persist: bool) -> io::Result<()> {
+pub(crate) fn set_tap_persistence(name: &str, multi_queue: bool, persist: bool) -> io::Result<()> {
     let tun = File::options().read(true).write(true).open("/dev/net/tun")?;
     let mut request = interface_request(name)?;
     // Both sides must agree on the header flag when they attach to a persistent tap.
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    let queues = if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | queues) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
     checked(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     // SAFETY: TUNSETPERSIST takes an integer.

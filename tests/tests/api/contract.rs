@@ -10,6 +10,7 @@ use crate::{SPIN, guest_kernel};
 /// Examples name files in these directories and this tap; the test puts its own in their place.
 const PLACES: [&str; 3] = ["/boot/", "/images/", "/tmp/"];
 const TAP: &str = "tap0";
+const TAP_WITH_QUEUES: &str = "tap1";
 
 struct Contract(Value);
 
@@ -96,6 +97,8 @@ fn fill(path: &str, body: &Value) -> String {
 fn at_home(value: &Value, dir: &Path, tap: &str) -> Value {
     match value {
         Value::String(text) if text == TAP => json!(tap),
+        // Not there, so it is made with the queues that are asked for.
+        Value::String(text) if text == TAP_WITH_QUEUES => json!(format!("{tap}q")),
         Value::String(text) => match PLACES.iter().find_map(|place| text.strip_prefix(place)) {
             Some(name) => json!(dir.join(name)),
             None => value.clone(),
@@ -162,7 +165,7 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
     let tap = Tap::create("mflycontract").expect("a tap");
     let builder = VmmBuilder::new();
     let kernel = guest_kernel(&builder);
-    for name in ["vmlinuz", "initrd.img", "root.ext4", "data.img", "other.img"] {
+    for name in ["vmlinuz", "initrd.img", "root.ext4", "data.img", "fast.img", "other.img"] {
         builder.file(name, if name == "vmlinuz" { guest::ELF } else { &[0; 4096] });
     }
     let vmm = builder.start();

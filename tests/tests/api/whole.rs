@@ -19,7 +19,7 @@ fn everything(dir: &Path, kernel: &Path, disk: &Disk, tap: &str) -> Value {
         "drives": [{
             "drive_id": "d", "partuuid": "0eaa91a0-01", "is_root_device": true, "cache_type": "Writeback",
             "is_read_only": true, "path_on_host": disk.path(), "rate_limiter": limiter, "io_engine": "Async",
-            "socket": null,
+            "socket": null, "num_queues": 3,
         }],
         "boot-source": {"kernel_image_path": kernel, "initrd_path": null, "boot_args": SPIN},
         "cpu-config": null,
@@ -33,7 +33,7 @@ fn everything(dir: &Path, kernel: &Path, disk: &Disk, tap: &str) -> Value {
         },
         "network-interfaces": [{
             "iface_id": "n", "host_dev_name": tap, "guest_mac": "06:00:ac:10:00:02", "mtu": 1500,
-            "rx_rate_limiter": null, "tx_rate_limiter": limiter,
+            "rx_rate_limiter": null, "tx_rate_limiter": limiter, "num_queues": 2,
         }],
         "vsock": {"guest_cid": 3, "uds_path": dir.join("v.sock")},
         "entropy": {"rate_limiter": limiter},
@@ -47,7 +47,7 @@ fn everything(dir: &Path, kernel: &Path, disk: &Disk, tap: &str) -> Value {
 #[test]
 fn what_a_file_says_is_what_is_shown() {
     binary::require_kvm();
-    let tap = Tap::create("mflywhole").expect("a tap");
+    let tap = Tap::create_with_queues("mflywhole").expect("a tap");
     let builder = VmmBuilder::new();
     let kernel = guest_kernel(&builder);
     let disk = Disk::sparse(builder.dir(), "disk", 2 << 20).unwrap();
