@@ -3,6 +3,7 @@
 mod bad_input;
 mod in_flight;
 mod limits;
+mod queues;
 pub(crate) mod rig;
 mod work;
 

@@ -97,8 +97,10 @@ pub(crate) struct Rig {
     pub cell: Arc<VirtioCell>,
     pub events: Loop,
     pub metrics: Arc<BlockMetrics>,
-    /// Status place of each request in flight, by head.
-    statuses: Vec<u64>,
+    /// The one that requests go to.
+    pub queue: usize,
+    /// Status place of each request in flight, by queue and head.
+    statuses: Vec<[u64; 256]>,
     next: u64,
 }
 
@@ -107,11 +109,13 @@ pub(crate) struct Options {
     pub writeback: bool,
     pub accept: u64,
     pub limits: RateLimits,
+    pub queues: u16,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { read_only: false, writeback: true, accept: F_EVENT_IDX | F_INDIRECT_DESC, limits: RateLimits::default() }
+        let accept = F_EVENT_IDX | F_INDIRECT_DESC;
+        Self { read_only: false, writeback: true, accept, limits: RateLimits::default(), queues: 1 }
     }
 }
 
@@ -133,7 +137,8 @@ impl Rig {
         Self::put_together(file, Engine::Sync, Options::default(), VirtioCell::with_sized_queues)
     }
 
-    fn made_of(file: File, engine: Engine, options: Options) -> Self {
+    /// The same with these options. Several queues need an engine with a seat for each.
+    pub(crate) fn made_of(file: File, engine: Engine, options: Options) -> Self {
         Self::put_together(file, engine, options, |cell| cell)
     }
 
@@ -143,15 +148,16 @@ impl Rig {
         options: Options,
         change: impl FnOnce(VirtioCell) -> VirtioCell,
     ) -> Self {
-        let Options { read_only, writeback, limits, .. } = options;
-        let driver = TestDriver::new(1, 256);
-        let block =
-            Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), queues: 1, limits }).unwrap();
+        let Options { read_only, writeback, limits, queues, .. } = options;
+        let driver = TestDriver::new(queues, 256);
+        let block = Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), queues, limits }).unwrap();
         let metrics = block.metrics();
-        let seat = block.uring_seat();
-        let cell = VirtioCell::new(
+        let others: Vec<Block> = (1..queues).map(|_| block.lane(engine.clone()).unwrap()).collect();
+        let seats: Vec<_> = std::iter::once(&block).chain(&others).map(Block::uring_seat).collect();
+        let cell = VirtioCell::with_lanes(
             "drive test".to_owned(),
             AnyDevice::Block(Box::new(block)),
+            others.into_iter().map(|lane| AnyDevice::Block(Box::new(lane))).collect(),
             driver.ram.clone(),
             driver.irq.clone(),
             Arc::new(NoBinder),
@@ -159,17 +165,25 @@ impl Rig {
         let cell = Arc::new(change(cell.unwrap()));
         let mut events = Loop::new();
         events.add(cell.clone());
-        attach(&engine, seat, &cell, &mut events);
-        Self { driver, cell, events, metrics, statuses: vec![0; 256], next: 0 }
+        attach(&engine, &seats, &cell, &mut events);
+        Self { driver, cell, events, metrics, queue: 0, statuses: vec![[0; 256]; queues.into()], next: 0 }
     }
 
     /// From status 0 to DRIVER_OK, with fresh rings.
     pub(crate) fn bring_up(&mut self, accept: u64) {
-        let fresh = TestDriver::new(1, 256);
+        let all: Vec<u32> = (0..self.driver.queues.len() as u32).collect();
+        self.bring_up_with(accept, &all);
+        self.events.settle();
+    }
+
+    /// The same with these queues only, and without the event loop's part.
+    pub(crate) fn bring_up_with(&mut self, accept: u64, queues: &[u32]) {
+        let fresh = TestDriver::new(self.driver.queues.len() as u16, 256);
         self.driver.queues = fresh.queues;
-        let geometry = self.driver.queues[0].geometry;
-        for area in [geometry.available, geometry.used] {
-            self.driver.ram.write_slice(&[0; 4096], GuestAddress(area)).unwrap();
+        for geometry in self.driver.queues.iter().map(|queue| queue.geometry) {
+            for area in [geometry.available, geometry.used] {
+                self.driver.ram.write_slice(&[0; 4096], GuestAddress(area)).unwrap();
+            }
         }
         self.cell.write_status(1);
         self.cell.write_status(3);
@@ -183,20 +197,22 @@ impl Rig {
         self.cell.write_status(11);
         assert_eq!(self.status(), Status::from_bits_truncate(11), "features {accept:#x} not agreed on");
         self.cell.registers(|r| {
-            r.select_queue(0);
-            r.set_queue_size(geometry.size.into());
-            for (area, address) in [
-                (Area::Descriptors, geometry.descriptors),
-                (Area::Available, geometry.available),
-                (Area::Used, geometry.used),
-            ] {
-                r.set_queue_address(area, false, address as u32);
-                r.set_queue_address(area, true, (address >> 32) as u32);
+            for queue in queues {
+                let geometry = self.driver.queues[*queue as usize].geometry;
+                r.select_queue(*queue);
+                r.set_queue_size(geometry.size.into());
+                for (area, address) in [
+                    (Area::Descriptors, geometry.descriptors),
+                    (Area::Available, geometry.available),
+                    (Area::Used, geometry.used),
+                ] {
+                    r.set_queue_address(area, false, address as u32);
+                    r.set_queue_address(area, true, (address >> 32) as u32);
+                }
+                r.set_queue_ready(1);
             }
-            r.set_queue_ready(1);
         });
         self.cell.write_status(15);
-        self.events.settle();
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -228,13 +244,13 @@ impl Rig {
 
     /// Makes a chain available whose status byte is at `status`.
     pub(crate) fn offer(&mut self, buffers: &[Buffer], status: u64) -> u16 {
-        let head = self.driver.offer(0, buffers);
-        self.statuses[usize::from(head)] = status;
+        let head = self.driver.offer(self.queue, buffers);
+        self.statuses[self.queue][usize::from(head)] = status;
         head
     }
 
     pub(crate) fn kick(&self) {
-        self.cell.ring_doorbell(0);
+        self.cell.ring_doorbell(self.queue as u32);
     }
 
     /// The answer to `head`, which is the next to come back.
@@ -245,14 +261,14 @@ impl Rig {
     }
 
     pub(crate) fn wait_any(&mut self) -> (u16, Answer) {
-        let Self { events, driver, .. } = self;
+        let Self { events, driver, queue, .. } = self;
         let mut back = None;
         events.until("an answer", || {
-            back = back.or_else(|| driver.take_used(0));
+            back = back.or_else(|| driver.take_used(*queue));
             back.is_some()
         });
         let (head, written) = back.unwrap();
-        let status = self.driver.ram.read_obj(GuestAddress(self.statuses[usize::from(head)])).unwrap();
+        let status = self.driver.ram.read_obj(GuestAddress(self.statuses[self.queue][usize::from(head)])).unwrap();
         (head, Answer { status, written })
     }
 
@@ -304,9 +320,11 @@ impl Rig {
     }
 }
 
-fn attach(engine: &Engine, seat: Option<usize>, cell: &Arc<VirtioCell>, events: &mut Loop) {
+fn attach(engine: &Engine, seats: &[Option<usize>], cell: &Arc<VirtioCell>, events: &mut Loop) {
     if let Engine::Async(hub) = engine {
-        hub.attach(seat.unwrap(), cell, 0);
+        for (lane, seat) in seats.iter().enumerate() {
+            hub.attach(seat.unwrap(), cell, lane);
+        }
         events.add(hub.clone());
     }
 }
