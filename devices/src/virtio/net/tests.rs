@@ -4,6 +4,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 mod limits;
 mod mmds;
+mod pairs;
 
 use super::features::{CSUM, GUEST_CSUM, HOST_TSO4, MRG_RXBUF};
 use super::*;
