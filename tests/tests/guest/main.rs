@@ -20,6 +20,7 @@ mod mmds;
 mod network;
 mod pass_bar;
 mod pmem;
+mod queues;
 mod slow_drive;
 mod snapshots;
 mod vhost_user;

@@ -42,7 +42,19 @@ pub enum Mode {
     /// request without an answer), `checksum` (of the data, [`crate::pattern`]),
     /// `mismatches` (sectors), `kicks`; `id` for [`BlockOp::GetId`].
     Block(Block),
-    /// Block benchmark. Keys: `rw`, `bs`, `qd`, `completed`, `errors`, `kicks`,
+    /// Two queues of drive 0, each with every second request of `sectors`, 8 at a time: `mq` (it was negotiated) and `queues` (the
+    /// device's number) first; then, for each queue, a line with `queue`, `requests`, `errors`, `mismatches` (sectors), `kicks`.
+    BlockQueues {
+        /// Write the pattern, else read and compare with it.
+        write: bool,
+        /// Sectors in all, in requests of 8.
+        sectors: u64,
+        /// Seed of the pattern.
+        seed: u64,
+        /// Processors that do it: with two, each has a queue.
+        cpus: u8,
+    },
+    /// Block benchmark. With `mayfly.queues=2` a second processor does half of it, on a queue of its own. Keys: `rw`, `bs`, `qd`, `completed`, `errors`, `kicks`,
     /// `stalled`, `elapsed_cycles`, `elapsed_ns`, `tsc_khz`, `iops`, `bytes_per_s`,
     /// `p50_cycles`, `p99_cycles`, `min_ns`, `p50_ns`, `p99_ns`. Without a known
     /// TSC frequency everything but cycles is zero.
@@ -349,7 +361,7 @@ impl Job {
     }
 
     /// Adds another `mayfly.key=value` word; the last one with a key wins.
-    /// Useful ones: `net`/`drive` (which device), `batch` (frames per doorbell),
+    /// Useful ones: `net`/`drive` (which device), `queue` (which of a drive's), `batch` (frames per doorbell),
     /// `reading` (the network responder has a read in flight),
     /// `panic` (events told to the pvpanic port before the end),
     /// `idle_ms`, `ms`, `bytes`, `kicks`, `rounds`, `patience_ms`, `withhold_ms`
@@ -406,6 +418,11 @@ impl fmt::Display for Mode {
                 write!(f, " mayfly.sector={} mayfly.sectors={}", block.sector, block.sectors)?;
                 write!(f, " mayfly.seed={} mayfly.request={}", block.seed, block.transfer.request_sectors)?;
                 block.transfer.fmt(f)
+            }
+            Self::BlockQueues { write, sectors, seed, cpus } => {
+                let op = if *write { "write" } else { "verify" };
+                write!(f, "mayfly.mode=block-queues mayfly.op={op} mayfly.sectors={sectors}")?;
+                write!(f, " mayfly.seed={seed} mayfly.cpus={cpus}")
             }
             Self::BenchBlock(load) => {
                 let order = if load.random { "rand" } else { "seq" };

@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::dma::Dma;
 use crate::pattern::Random;
 use crate::virtqueue::Piece;
-use crate::{Machine, cpu, say};
+use crate::{Machine, cpu, say, second};
 
 /// Most latency samples kept; later requests are not sampled.
 const SAMPLES_MAX: u64 = 1 << 18;
@@ -34,14 +34,16 @@ struct Outcome {
 pub fn run(machine: &mut Machine) {
     let line = machine.command_line;
     let rw = line.text("rw").unwrap_or("randread");
+    let queues = line.number("queues", 1);
+    // Of each queue.
     let load = Load {
         writing: rw.ends_with("write"),
         random: rw.starts_with("rand"),
         bytes: line.number("bs", 4096),
-        ops: line.number("ops", 10_000),
+        ops: line.number("ops", 10_000) / queues.max(1),
     };
     let options = Options {
-        depth: line.number("qd", 32).clamp(1, 256) as u16,
+        depth: (line.number("qd", 32) / queues.max(1)).clamp(1, 256) as u16,
         data_pieces: line.number("chain", 1).clamp(1, PIECES_MAX as u64 - 2) as u16,
         indirect: line.switch("indirect", false),
         event_idx: line.switch("event_idx", true),
@@ -50,8 +52,13 @@ pub fn run(machine: &mut Machine) {
         say!("error=no-drive");
         return;
     };
-    let mut block = match Block::start(machine, window, options) {
-        Ok(block) => block,
+    let two = queues == 2;
+    let started = match two {
+        false => Block::start(machine, window, options).map(|block| (block, None)),
+        true => Block::start_two(machine, window, options).map(|[block, other]| (block, Some(other))),
+    };
+    let (mut block, mut other) = match started {
+        Ok(blocks) => blocks,
         Err(refusal) => {
             say!("error={}", word(refusal));
             return;
@@ -78,9 +85,42 @@ pub fn run(machine: &mut Machine) {
         submitted_at: [0; 256],
     };
     let clock = machine.clock;
-    let outcome = drive(&mut block, &mut feeder, clock, samples);
+    let (outcome, sampled) = match &mut other {
+        None => {
+            let outcome = drive(&mut block, &mut feeder, clock, samples);
+            let sampled = outcome.completed;
+            (outcome, sampled)
+        }
+        Some(other) => {
+            // The half of the work, with other data, on the other processor.
+            let buffers = machine.arena.take(load.bytes * u64::from(other.depth), 4096);
+            let more_samples = machine.arena.take(4 * load.ops.min(SAMPLES_MAX), 64);
+            buffers.fill(0x5a);
+            more_samples.fill(0);
+            let random = Random::new(line.number("seed", 1) ^ 0x5a5a);
+            let mut more = Feeder { buffers, random, ..feeder };
+            let (mut here, mut there) = (Outcome::default(), Outcome::default());
+            let both = second::side_by_side(
+                machine,
+                &mut || there = drive(other, &mut more, clock, more_samples),
+                || here = drive(&mut block, &mut feeder, clock, samples),
+            );
+            if !both {
+                say!("error=one-processor");
+                return;
+            }
+            let outcome = Outcome {
+                completed: here.completed + there.completed,
+                errors: here.errors + there.errors,
+                elapsed: here.elapsed.max(there.elapsed),
+                stalled: here.stalled || there.stalled,
+            };
+            (outcome, here.completed)
+        }
+    };
 
-    let kept = outcome.completed.min(samples.len() / 4);
+    // Those of the first queue.
+    let kept = sampled.min(samples.len() / 4);
     let mut kept_samples = samples.part(0, kept * 4);
     let sorted = kept_samples.words_mut();
     sorted.sort_unstable();

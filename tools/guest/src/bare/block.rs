@@ -20,6 +20,7 @@ pub mod request {
 /// Feature bits of block devices.
 pub const RO: u64 = 1 << 5;
 pub const FLUSH: u64 = 1 << 9;
+pub const MQ: u64 = 1 << 12;
 pub const DISCARD: u64 = 1 << 13;
 pub const WRITE_ZEROES: u64 = 1 << 14;
 
@@ -90,9 +91,29 @@ impl Block {
         Ok(block)
     }
 
-    /// Features agreed and the queue in RAM, but the device not told where.
+    /// Starts the device with two queues, each as if it were the only one.
+    pub fn start_two(machine: &mut Machine, window: Window, options: Options) -> Result<[Self; 2], Refusal> {
+        let first = Self::lay_out_queue(machine, window, options, 0)?;
+        let second = Self::on_queue(machine, window, options, first.features, 1);
+        first.queue.announce();
+        second.queue.announce();
+        bring_up::start(window)?;
+        Ok([first, second])
+    }
+
+    /// Features agreed and the queue in RAM, but the device not told where. Which queue the command line says (`queue`).
     pub fn lay_out(machine: &mut Machine, window: Window, options: Options) -> Result<Self, Refusal> {
-        let mut wanted = RO | FLUSH | DISCARD | WRITE_ZEROES;
+        let index = machine.command_line.number("queue", 0) as u32;
+        Self::lay_out_queue(machine, window, options, index)
+    }
+
+    fn lay_out_queue(
+        machine: &mut Machine,
+        window: Window,
+        options: Options,
+        index: u32,
+    ) -> Result<Self, Refusal> {
+        let mut wanted = RO | FLUSH | DISCARD | WRITE_ZEROES | MQ;
         if options.indirect {
             wanted |= feature::INDIRECT_DESC;
         }
@@ -100,16 +121,21 @@ impl Block {
             wanted |= feature::EVENT_IDX;
         }
         let features = bring_up::negotiate(window, wanted, machine.clock)?;
-        let size = window.queue_max(0).min(256) as u16;
+        Ok(Self::on_queue(machine, window, options, features, index))
+    }
+
+    /// The part of a driver that uses one queue.
+    fn on_queue(machine: &mut Machine, window: Window, options: Options, features: u64, index: u32) -> Self {
+        let size = window.queue_max(index).min(256) as u16;
         let event_idx = features & feature::EVENT_IDX != 0;
-        let queue = Queue::allocate(window, 0, size, event_idx, &mut machine.arena);
+        let queue = Queue::allocate(window, index, size, event_idx, &mut machine.arena);
         let pieces = options.data_pieces + 2;
         let indirect = features & feature::INDIRECT_DESC != 0;
         let stride = if indirect { 1 } else { pieces };
         let depth = options.depth.min(size / stride).max(1);
         let tables = indirect.then(|| machine.arena.take(DESCRIPTOR * u64::from(pieces) * u64::from(depth), 16));
         let slots = machine.arena.take(SLOT * u64::from(depth), 64);
-        Ok(Self { window, queue, features, capacity: window.config64(0), depth, slots, tables, stride })
+        Self { window, queue, features, capacity: window.config64(0), depth, slots, tables, stride }
     }
 
     /// Header of a slot's request (16 bytes).

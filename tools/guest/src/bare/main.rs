@@ -14,6 +14,7 @@ mod bench_block;
 mod bench_net;
 mod block;
 mod block_mode;
+mod block_queues;
 mod boot_info;
 mod bring_up;
 mod busy;
@@ -95,6 +96,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "hello" => hello::run(&mut machine),
         "probe" => hello::probe(&mut machine),
         "block" => block_mode::run(&mut machine),
+        "block-queues" => block_queues::run(&mut machine),
         "bench-block" => bench_block::run(&mut machine),
         "net" => net_mode::run(&mut machine),
         "bench-net" => bench_net::run(&mut machine),

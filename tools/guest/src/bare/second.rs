@@ -83,6 +83,40 @@ impl Drop for Second {
     }
 }
 
+/// What the second processor is to do once, and how far it is.
+struct Errand<'a> {
+    work: &'a mut (dyn FnMut() + Send),
+    state: AtomicUsize,
+}
+
+const WAIT: usize = 0;
+const GO: usize = 1;
+const DONE: usize = 2;
+
+/// Does `here` on this processor and `there` on the second one, at the same time. `false` if there is no second one; then neither is done.
+pub fn side_by_side(machine: &Machine, there: &mut (dyn FnMut() + Send), here: impl FnOnce()) -> bool {
+    let errand = Errand { work: there, state: AtomicUsize::new(WAIT) };
+    let Some(second) = Second::start(machine, run_errand, (&raw const errand).addr() as u64) else { return false };
+    errand.state.store(GO, Ordering::Release);
+    here();
+    while errand.state.load(Ordering::Acquire) != DONE {
+        cpu::pause();
+    }
+    drop(second);
+    true
+}
+
+fn run_errand(errand: u64, _round: u64) {
+    let errand = errand as *mut Errand<'_>;
+    // SAFETY: `side_by_side` keeps it until this processor is at work on nothing, and leaves `work` to it.
+    let (state, work) = unsafe { (&(*errand).state, &raw mut (*errand).work) };
+    if state.load(Ordering::Acquire) == GO {
+        // SAFETY: as above.
+        unsafe { (*work)() };
+        state.store(DONE, Ordering::Release);
+    }
+}
+
 /// Sends it an INIT and a start-up interrupt.
 pub fn wake() {
     let first = (&raw const trampoline).addr() as u64;

@@ -48,7 +48,7 @@ pub struct Used {
 /// One queue: three areas in RAM and the indices this side keeps.
 pub struct Queue {
     window: Window,
-    index: u32,
+    pub index: u32,
     /// Number of descriptors.
     pub size: u16,
     pub descriptors: Dma,

@@ -61,7 +61,7 @@ fn bring_up_with(lab: &mut Lab<'_>, spoil: fn(&mut Geometry)) -> Outcome {
         ram_end,
     };
     spoil(&mut geometry);
-    window.write(reg::QUEUE_SEL, 0);
+    window.write(reg::QUEUE_SEL, queue.index);
     window.write(reg::QUEUE_NUM, geometry.size);
     window.write_address(reg::QUEUE_DESC, geometry.desc);
     window.write_address(reg::QUEUE_DRIVER, geometry.avail);
@@ -87,7 +87,7 @@ fn rewrite(lab: &mut Lab<'_>, spoil: fn(Window, u64)) -> Outcome {
         Err(outcome) => return outcome,
     };
     let (data, elsewhere) = (lab.buffer(512), lab.buffer(8192));
-    block.window.write(reg::QUEUE_SEL, 0);
+    block.window.write(reg::QUEUE_SEL, block.queue.index);
     spoil(block.window, elsewhere.address());
     for round in 0..6 {
         let status = block.status_byte(0);
