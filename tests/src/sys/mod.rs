@@ -1,6 +1,7 @@
 //! The few system calls the harness needs that std does not have. The only `unsafe` of this crate.
 
 pub mod inject;
+pub mod nic;
 pub mod uffd;
 
 use std::fs::File;

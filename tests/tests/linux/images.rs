@@ -49,6 +49,7 @@ const INNER_MODULES: [&str; 23] = [
 const SECURITY_PROGRAMS: [&str; 4] = ["find", "setpriv", "script", "unshare"];
 /// Built with this test; static, as everything in this workspace.
 const VSOCK_CAT: &str = env!("CARGO_BIN_EXE_vsock-cat");
+const NIC: &str = env!("CARGO_BIN_EXE_nic");
 /// Mount points and homes that every root needs.
 const DIRECTORIES: [&str; 8] = ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "modules"];
 
@@ -81,6 +82,7 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     archive.file("bin/mayfly", 0o755, &fs::read(mayfly)?)?;
     archive.file("bin/mayfly-jailer", 0o755, &fs::read(binary::jailer())?)?;
     archive.file("bin/vsock-cat", 0o755, &fs::read(VSOCK_CAT)?)?;
+    archive.file("bin/nic", 0o755, &fs::read(NIC)?)?;
     let mut known = BTreeSet::new();
     for program in ["curl"].iter().chain(&SECURITY_PROGRAMS) {
         add_program(&mut archive, program, &mut known)?;
@@ -124,6 +126,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "20-pvh-disks",
     "30-elf64-pause",
     "40-root-network",
+    "42-multi-queue",
     "50-panic",
     "60-triple-fault",
     "65-races",
@@ -159,6 +162,7 @@ fn inner(kernel: &Kernel, busybox: &Busybox, dir: &Path) -> Result<PathBuf> {
         archive.file(&format!("modules/{module}.ko"), 0o644, &kernel.module(module)?)?;
     }
     archive.file("bin/vsock-cat", 0o755, &fs::read(VSOCK_CAT)?)?;
+    archive.file("bin/nic", 0o755, &fs::read(NIC)?)?;
     archive.finish()?.flush()?;
     Ok(path)
 }

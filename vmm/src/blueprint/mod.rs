@@ -370,13 +370,9 @@ impl Plan {
             Some(at) => {
                 let old = self.nets.remove(at);
                 let net = if old.config.host_dev_name == config.host_dev_name {
-                    match old.become_another(config) {
-                        Ok(net) => net,
-                        Err((old, error)) => {
-                            old.into_iter().for_each(|old| self.nets.insert(at, old));
-                            return Err(error);
-                        }
-                    }
+                    let (net, outcome) = old.become_another(config);
+                    net.into_iter().for_each(|net| self.nets.insert(at, net));
+                    return outcome;
                 } else {
                     match Net::open(config) {
                         Ok(net) => net,

@@ -35,17 +35,18 @@ impl Net {
 
     /// As another interface on the same tap: that stays open rather than to be closed and opened again, which for a temporary tap would
     /// destroy it; but for one with another number of queues.
-    ///
-    /// # Errors
-    /// The interface as it was, unless somebody else took its tap meanwhile.
-    pub fn become_another(self, config: NetConfig) -> Result<Self, (Option<Self>, Error)> {
+    /// If that fails it is there as it was, unless somebody else took its tap meanwhile.
+    pub fn become_another(self, config: NetConfig) -> (Option<Self>, Result<(), Error>) {
         let queues = |config: &NetConfig| config.num_queues.map_or(1, QueueCount::get);
         if queues(&config) == queues(&self.config) {
-            return Ok(Self { config, ..self });
+            return (Some(Self { config, ..self }), Ok(()));
         }
         let Self { config: old, tap, more } = self;
         drop((tap, more));
-        Self::open(config).map_err(|error| (Self::open(old).ok(), error))
+        match Self::open(config) {
+            Ok(net) => (Some(net), Ok(())),
+            Err(error) => (Self::open(old).ok(), Err(error)),
+        }
     }
 
     /// The taps for a machine with so many vCPUs: one for each pair of queues. Where more than one is only what is usual, one will do.

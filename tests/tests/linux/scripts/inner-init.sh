@@ -264,6 +264,64 @@ do_random() {
     done
 }
 
+# half NUMBER OF: what CPU NUMBER does in a round: writes its half of a drive and reads it back past the page cache, and sends a stream that
+# must come back.
+half() {
+    disk=/dev/$2
+    dd if=/dev/urandom of="/tmp/$2-$1" bs=64k count=64 2>/dev/null
+    dd if="/tmp/$2-$1" of="$disk" bs=64k seek=$((64 * $1)) conv=notrunc,fsync 2>/dev/null
+    echo 1 >/proc/sys/vm/drop_caches
+    dd if="$disk" bs=64k skip=$((64 * $1)) count=64 2>/dev/null | md5 >"/tmp/$2-$1.read"
+    [ "$(cat "/tmp/$2-$1.read")" = "$(md5 <"/tmp/$2-$1")" ] || say "wrong-$2-$1" "$(cat "/tmp/$2-$1.read")"
+}
+
+# queues_round NUMBER: all halves at the same time, each bound to its CPU.
+queues_round() {
+    for cpu in 0 1; do
+        (
+            taskset -p $((1 << cpu)) "$(sh -c 'echo $PPID')" >/dev/null
+            half $cpu vda
+            half $cpu vdb
+            nic check 172.16.0.1:5001 1 "$1$cpu" 2>/tmp/stream-error-$cpu
+            echo $? >/tmp/stream-$cpu
+        ) &
+    done
+    wait
+    for disk in vda vdb; do say "$disk-$1" "$(cat /tmp/$disk-0.read) $(cat /tmp/$disk-1.read)"; done
+    say "streams-$1" "$(cat /tmp/stream-0) $(cat /tmp/stream-1)"
+    cat /tmp/stream-error-*
+    say "packets-$1" "$(nic packets eth0)"
+    say "round-$1" done
+}
+
+do_queues() {
+    ip addr add 172.16.0.2/24 dev eth0
+    ip link set eth0 up
+    for disk in vda vdb; do say "$disk-queues" "$(ls /sys/block/$disk/mq | wc -l)"; done
+    count() { ls -d /sys/class/net/eth0/queues/"$1"-* | wc -l; }
+    say eth0-queues "$(count rx) $(count tx)"
+    say packets-0 "$(nic packets eth0)"
+    queues_round 1
+    # The host looks at what is on the drives, and then says something.
+    read -r line
+    nic use-pairs eth0 1
+    queues_round 2
+    nic use-pairs eth0 2
+    say packets-unused "$(nic packets eth0)"
+    read -r line
+    queues_round 3
+    # The machine may be saved in any of these, and goes on elsewhere; a round that begins there is told.
+    generation=$(page 0xd0000)
+    n=3
+    until [ "$(page 0xd0000)" != "$generation" ]; do
+        n=$((n + 1))
+        queues_round $n
+    done
+    n=$((n + 1))
+    queues_round $n
+    say after-restore $n
+}
+
 do_reboot() { reboot -f; }
 do_poweroff() { poweroff -f; }
 do_panic() { echo c >/proc/sysrq-trigger; }

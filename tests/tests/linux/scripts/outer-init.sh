@@ -40,7 +40,8 @@ for name in $(sed -n 's/.*rig\.run=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); 
         rm -rf "/run/vm/$name"
         [ -e /run/failed ] || break
         killall -9 mayfly nc 2>/dev/null
-        ip link set tap0 down 2>/dev/null && tunctl -d tap0 >/dev/null
+        killall -9 nic 2>/dev/null
+        ip link set tap0 down 2>/dev/null && { tunctl -d tap0 >/dev/null 2>&1 || nic remove-tap tap0; }
         rm -f /tmp/mayfly.sock
     done
 done

@@ -200,6 +200,13 @@ impl Subject {
         vm.configure(rig, words, &machine())?;
         Ok(vm)
     }
+
+    /// The same with so many vCPUs.
+    pub(crate) fn spawn_with_vcpus(&self, rig: &Rig, words: &str, vcpus: u32) -> Result<Vm> {
+        let mut vm = self.spawn(rig, Place::Anywhere)?;
+        vm.configure(rig, words, &json!({"vcpu_count": vcpus, "mem_size_mib": GUEST_MIB}))?;
+        Ok(vm)
+    }
 }
 
 /// The body of `PUT /machine-config`.
@@ -279,6 +286,18 @@ impl Vm {
             "drive_id": id, "path_on_host": path, "is_root_device": false,
             "is_read_only": false, "io_engine": engine,
         });
+        self.put(&format!("/drives/{id}"), &body)
+    }
+
+    /// The same with so many queues, which another VMM than ours may not have.
+    pub(crate) fn drive_with_queues(&mut self, id: &str, path: &Path, engine: &str, queues: u32) -> Result<Duration> {
+        let mut body = json!({
+            "drive_id": id, "path_on_host": path, "is_root_device": false,
+            "is_read_only": false, "io_engine": engine,
+        });
+        if queues > 1 {
+            body["num_queues"] = queues.into();
+        }
         self.put(&format!("/drives/{id}"), &body)
     }
 

@@ -15,6 +15,39 @@ const RUN: Duration = Duration::from_secs(120);
 /// Larger than any cache of the processor's.
 const DISK_MIB: usize = 256;
 
+/// Two queues on two vCPUs, and one queue on one of them: the same requests in all, as many in flight.
+struct Spread {
+    engine: &'static str,
+    requests: u32,
+    one: &'static Metric,
+    two: &'static Metric,
+    ratio: &'static Metric,
+}
+
+fn run_spread(spread: &Spread, subject: &Subject, rig: &Rig) -> Result<Sample> {
+    let [one, two] = [1, 2].map(|queues| run_queues(spread, subject, rig, queues));
+    let (one, two) = (one?, two?);
+    Ok(vec![(spread.one, one), (spread.two, two), (spread.ratio, two / one)])
+}
+
+/// IOPS of 4 KiB random reads with 32 in flight. No thread is bound to a processor: where they go is part of what is measured.
+fn run_queues(spread: &Spread, subject: &Subject, rig: &Rig, queues: u32) -> Result<f64> {
+    let disk = rig.disk("block.img", DISK_MIB)?;
+    let requests = if rig.quick { spread.requests / 20 } else { spread.requests };
+    let words = format!(
+        "mayfly.mode=bench-block mayfly.rw=randread mayfly.bs=4096 mayfly.qd=32 mayfly.ops={requests} mayfly.queues={queues}"
+    );
+    // Both machines have two vCPUs, of which the second one stands still if there is one queue.
+    let mut vm = subject.spawn_with_vcpus(rig, &words, 2)?;
+    vm.drive_with_queues("disk", &disk, spread.engine, queues)?;
+    vm.start()?;
+    let results = results(&mut vm)?;
+    if number(&results, "errors")? != 0.0 || number(&results, "completed")? != f64::from(requests) {
+        bail!("not every request was served: {results:?}");
+    }
+    Ok(number(&results, "completed")? / (number(&results, "elapsed_ns")? / 1e9))
+}
+
 /// One load on one engine; the metrics are its own.
 struct Load {
     engine: &'static str,
@@ -100,7 +133,23 @@ macro_rules! load {
     }};
 }
 
-pub(crate) const SCENARIOS: [Scenario; 12] = [
+macro_rules! spread {
+    ($engine:literal) => {{
+        static ONE: Metric = Metric::higher(concat!("block ", $engine, " 4 KiB random read qd 32, one queue of two vCPUs"), "IOPS");
+        static TWO: Metric = Metric::higher(concat!("block ", $engine, " 4 KiB random read qd 32, two queues on two vCPUs"), "IOPS");
+        static RATIO: Metric = Metric::higher(concat!("block ", $engine, " two queues to one"), "times");
+        static SPREAD: Spread = Spread { engine: $engine, requests: 100_000, one: &ONE, two: &TWO, ratio: &RATIO };
+        Scenario {
+            name: concat!("block-", $engine, "-queues"),
+            metrics: &[&ONE, &TWO, &RATIO],
+            rounds: Rounds { wanted: 6, warm_up: 1 },
+            sample: |subject, rig| run_spread(&SPREAD, subject, rig),
+            needs_network: false,
+        }
+    }};
+}
+
+pub(crate) const SCENARIOS: [Scenario; 14] = [
     load!("Sync", "randread", "4 KiB random read qd 1", 4096, 1, 20000, "IOPS"),
     load!("Sync", "randread", "4 KiB random read qd 32", 4096, 32, 100000, "IOPS"),
     load!("Sync", "randwrite", "4 KiB random write qd 1", 4096, 1, 20000, "IOPS"),
@@ -113,4 +162,6 @@ pub(crate) const SCENARIOS: [Scenario; 12] = [
     load!("Async", "randwrite", "4 KiB random write qd 32", 4096, 32, 100000, "IOPS"),
     load!("Async", "read", "256 KiB read qd 16", 262144, 16, 6000, "MiB/s"),
     load!("Async", "write", "256 KiB write qd 16", 262144, 16, 6000, "MiB/s"),
+    spread!("Sync"),
+    spread!("Async"),
 ];
