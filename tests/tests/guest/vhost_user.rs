@@ -208,6 +208,31 @@ fn a_backend_that_hangs_keeps_only_its_drive_waiting() {
     assert_eq!(vmm.wait_exit(Duration::from_secs(5)), 128 + libc::SIGTERM, "{}", vmm.said());
 }
 
+fn fs(socket: &Path, tag: &str) -> Value {
+    json!({"fs_id": "share", "tag": tag, "socket": socket})
+}
+
+#[test]
+fn the_guest_reads_a_file_of_the_host() {
+    let host = Host::new(MIB);
+    let share = host.dir.path().join("share");
+    std::fs::create_dir(&share).unwrap();
+    let data = expected(11, 0, 777);
+    std::fs::write(share.join("file"), &data).unwrap();
+    let _backend = Backend::directory(&share, &host.socket);
+    let vmm = configured(&Job::new(Mode::Fs { name: "file".to_owned() }));
+    vmm.put("/fs/share", &fs(&host.socket, "shared")).expect_204();
+    let config = vmm.get("/vm/config").expect_200();
+    let mut echo = fs(&host.socket, "shared");
+    echo["num_queues"] = json!(1);
+    echo["queue_size"] = json!(256);
+    assert_eq!(config["fs"], json!([echo]));
+    let report = run(&vmm);
+    assert_eq!((report.get("tag"), number(&report, "queues")), (Some("shared"), 1), "{report:?}");
+    assert_eq!(number(&report, "read"), data.len() as u64, "{report:?}");
+    assert_eq!(number(&report, "checksum"), pattern::checksum(pattern::CHECKSUM_START, &data));
+}
+
 /// One that is silent from the beginning: the request says so, and others are served meanwhile.
 #[test]
 fn a_silent_backend_is_refused_by_the_request_that_names_it() {

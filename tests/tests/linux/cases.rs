@@ -121,6 +121,25 @@ pub(crate) const CASES: [(&str, &[&str]); 23] = [
             "queues-end",
         ],
     ),
+    (
+        "45-vhost-user",
+        &[
+            "vhost-boot",
+            "vhost-ext4",
+            "vhost-write",
+            "vhost-fs-read",
+            "vhost-fs-write",
+            "vhost-fs-written",
+            "vhost-config",
+            "vhost-restart",
+            "vhost-capacity",
+            "vhost-reread",
+            "vhost-told",
+            "vhost-end",
+            "vhost-before",
+            "vhost-after",
+        ],
+    ),
     ("50-panic", &["panic-boot", "no-template-hides-nothing", "panic-shown", "end-panic"]),
     ("60-triple-fault", &["config-file-boot", "no-api-no-socket", "end-triple-fault"]),
     (
@@ -327,8 +346,8 @@ const ON_PCI: &str = "pci-";
 const THEIR_OWN_WAY: [&str; 5] = ["05-readme", "06-readme-jail", "07-fences", "08-jails", "09-jails-rootless"];
 
 /// Scenarios that run without a jail, to show what a VMM without one does. The bare-metal guest's tests have all devices without a jail.
-const WITHOUT_A_JAIL: [&str; 6] =
-    ["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network", "91-clones", "92-reseed"];
+const WITHOUT_A_JAIL: [&str; 7] =
+    ["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network", "45-vhost-user", "91-clones", "92-reseed"];
 
 /// Those of them that do not run in one: they start several VMMs. The tests of jails have such.
 const ONLY_WITHOUT_A_JAIL: [&str; 2] = ["91-clones", "92-reseed"];

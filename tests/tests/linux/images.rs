@@ -20,7 +20,7 @@ const ROOT_INIT: &str = include_str!("scripts/root-init.sh");
 
 /// In the order of their dependencies.
 const OUTER_MODULES: [&str; 4] = ["irqbypass", "kvm", "kvm-amd", "tun"];
-const INNER_MODULES: [&str; 23] = [
+const INNER_MODULES: [&str; 25] = [
     "virtio_ring",
     "virtio",
     "virtio_mmio",
@@ -44,7 +44,11 @@ const INNER_MODULES: [&str; 23] = [
     "vsock",
     "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",
+    "fuse",
+    "virtiofs",
 ];
+/// What serves devices: of qemu-system-common.
+const BACKENDS: [&str; 2] = ["qemu-storage-daemon", "/usr/lib/qemu/virtiofsd"];
 /// What the tests of filters and jails run besides: busybox's own are others. All from packages that these tests install.
 const SECURITY_PROGRAMS: [&str; 4] = ["find", "setpriv", "script", "unshare"];
 /// Built with this test; static, as everything in this workspace.
@@ -84,7 +88,7 @@ pub(crate) fn prepare(kernel: &Kernel) -> Result<Images> {
     archive.file("bin/vsock-cat", 0o755, &fs::read(VSOCK_CAT)?)?;
     archive.file("bin/nic", 0o755, &fs::read(NIC)?)?;
     let mut known = BTreeSet::new();
-    for program in ["curl"].iter().chain(&SECURITY_PROGRAMS) {
+    for program in ["curl"].iter().chain(&BACKENDS).chain(&SECURITY_PROGRAMS) {
         add_program(&mut archive, program, &mut known)?;
     }
     archive.file("bin/security", 0o755, &fs::read(security_tests()?)?)?;
@@ -127,6 +131,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "30-elf64-pause",
     "40-root-network",
     "42-multi-queue",
+    "45-vhost-user",
     "50-panic",
     "60-triple-fault",
     "65-races",
@@ -242,13 +247,14 @@ fn security_tests() -> Result<PathBuf> {
     programs.next().with_context(|| format!("cargo built no security tests ({})", output.status))
 }
 
-/// Adds a program of the host with the shared libraries that `ldd` names.
-fn add_program<W: Write>(archive: &mut Archive<W>, name: &str, known: &mut BTreeSet<PathBuf>) -> Result<()> {
-    let program = Path::new("/usr/bin").join(name);
+/// Adds a program of the host, of /usr/bin unless its path is given, with the shared libraries that `ldd` names.
+fn add_program<W: Write>(archive: &mut Archive<W>, path: &str, known: &mut BTreeSet<PathBuf>) -> Result<()> {
+    let program = Path::new("/usr/bin").join(path);
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
     archive.file(
         &format!("bin/{name}"),
         0o755,
-        &fs::read(&program).with_context(|| format!("there is no {name}: install it"))?,
+        &fs::read(&program).with_context(|| format!("there is no {path}: install it"))?,
     )?;
     let output = Command::new("ldd").arg(&program).output().context("cannot run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -125,6 +125,12 @@ pub enum Mode {
         /// Bytes each asks for, a multiple of 8.
         len: u64,
     },
+    /// A file in the root directory of the first file system device, read to its end. `fs=started` with `tag` and `queues`; then `read`
+    /// (bytes), `checksum` ([`crate::pattern`]) and `asked` (requests), or `error` (the step) with `errno`.
+    Fs {
+        /// The file's name.
+        name: String,
+    },
     /// Services behind the socket device: port 1 sends back what it gets, 2 compares it with [`crate::pattern::stream`], 3 sends `bytes` of
     /// that and closes, 4 accepts and reads nothing, 5 counts what it gets, 6 sends so many of whatever bytes, 9 ends the mode, others are refused. With `connect`, a program of the guest also
     /// sends `bytes` to that port of the host. `vsock=started` with `cid`; `connected` (the host's port); `sunk` and `bad` (bytes) at the
@@ -454,6 +460,7 @@ impl fmt::Display for Mode {
             Self::Cpus { steps } => write!(f, "mayfly.mode=cpus mayfly.steps={steps}"),
             Self::Balloon { steps } => write!(f, "mayfly.mode=balloon mayfly.steps={steps}"),
             Self::Rng { requests, len } => write!(f, "mayfly.mode=rng mayfly.requests={requests} mayfly.len={len}"),
+            Self::Fs { name } => write!(f, "mayfly.mode=fs mayfly.name={name}"),
             Self::Vsock { bytes, connect } => {
                 let port = connect.unwrap_or(0);
                 write!(f, "mayfly.mode=vsock mayfly.bytes={bytes} mayfly.connect={port}")

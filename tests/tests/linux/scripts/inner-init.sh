@@ -220,6 +220,31 @@ do_vsock() {
     say vsock-refused $?
 }
 
+do_vhost() {
+    mkdir -p /mnt /share
+    mount -t ext4 /dev/vda /mnt
+    say vhost-there "$(md5 </mnt/bin/busybox)"
+    echo "written before" >/mnt/before
+    sync
+    say vhost-synced $?
+    load fuse virtiofs
+    mount -t virtiofs shared /share
+    say fs-greeting "$(cat /share/greeting)"
+    echo "from the guest" >/share/from-guest
+    say fs-written $?
+    until [ -e /share/away ]; do usleep 50000; done
+    say vhost-begins yes
+    echo "written meanwhile" >/mnt/meanwhile
+    sync
+    say vhost-waited $?
+    until [ "$(cat /sys/block/vda/size)" != 65536 ]; do usleep 50000; done
+    say vhost-size "$(cat /sys/block/vda/size)"
+    echo 3 >/proc/sys/vm/drop_caches
+    say vhost-again "$(md5 </mnt/bin/busybox)"
+    umount /mnt
+    umount /share
+}
+
 http() { printf '%s\r\n' "$@" '' | nc 169.254.169.254 80 | tr -d '\r'; }
 status() { sed -n '1s/^HTTP\/1.1 \([0-9]*\).*/\1/p'; }
 

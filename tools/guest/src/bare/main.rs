@@ -27,6 +27,7 @@ mod cpuid;
 mod cpus;
 mod dma;
 mod entry;
+mod fs;
 mod hello;
 mod hostile;
 mod hotplug_mode;
@@ -106,6 +107,7 @@ extern "C" fn bare_main(kind: u64, info: u64) -> ! {
         "cpus" => cpus::run(&mut machine),
         "balloon" => balloon::run(&mut machine),
         "rng" => rng::run(&mut machine),
+        "fs" => fs::run(&mut machine),
         "vsock" => vsock_mode::run(&mut machine),
         "mmds" => mmds_mode::run(&mut machine),
         "busy" => busy::run(&mut machine),

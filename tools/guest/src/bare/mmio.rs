@@ -66,6 +66,7 @@ pub mod kind {
     pub const BLOCK: u32 = 2;
     pub const BALLOON: u32 = 5;
     pub const MEM: u32 = 24;
+    pub const FS: u32 = 26;
     pub const PMEM: u32 = 27;
     pub const RNG: u32 = 4;
     pub const VSOCK: u32 = 19;
