@@ -242,12 +242,27 @@ fn ids_are_checked_and_compared() {
 }
 
 #[test]
+fn backends_that_are_not_there_are_named() {
+    let app = app();
+    let drive = r#"{"drive_id":"a","is_root_device":false,"socket":"/nobody"}"#;
+    assert_eq!(
+        fault(&app, Method::PUT, "/drives/a", drive),
+        "Drive config error: Unable to create the virtio block device: Vhost-user backend error: socket /nobody: \
+         No such file or directory (os error 2)"
+    );
+    let fs = r#"{"fs_id":"a","tag":"t","socket":"/nobody"}"#;
+    assert_eq!(
+        fault(&app, Method::PUT, "/fs/a", fs),
+        "File system config error: the backend at socket /nobody is of no use: No such file or directory (os error 2)"
+    );
+    assert_eq!(fault(&app, Method::PUT, "/fs/b", fs), "The id from the path does not match the id from the body!");
+}
+
+#[test]
 fn what_this_version_lacks_is_refused_unless_the_phase_is_wrong_anyway() {
     let app = app();
     let later = |what: &str| format!("{what} is not supported yet by this version of Mayfly.");
     let before = "The requested operation is not supported before starting the microVM.";
-    let vhost = r#"{"drive_id":"a","is_root_device":false,"socket":"/s"}"#;
-    assert_eq!(fault(&app, Method::PUT, "/drives/a", vhost), later("socket (a vhost-user drive)"));
     let gdb = r#"{"vcpu_count":1,"mem_size_mib":1,"gdb_socket_path":"/s"}"#;
     assert_eq!(fault(&app, Method::PUT, "/machine-config", gdb), later("gdb_socket_path"));
     assert_eq!(fault(&app, Method::PUT, "/actions", r#"{"action_type":"FlushMetrics"}"#), before);

@@ -152,6 +152,7 @@ fn devices_name_their_fields_in_order_too() {
         (error::<Entropy>(unknown), "`rate_limiter`"),
         (error::<Pmem>(unknown), "one of `id`, `path_on_host`, `root_device`, `read_only`, `rate_limiter`"),
         (error::<PmemPatch>(unknown), "`id` or `rate_limiter`"),
+        (error::<Fs>(unknown), "one of `fs_id`, `tag`, `socket`, `num_queues`, `queue_size`"),
         (error::<MemoryHotplug>(unknown), "one of `total_size_mib`, `block_size_mib`, `slot_size_mib`"),
         (error::<MemoryHotplugPatch>(unknown), "`requested_size_mib`"),
         (error::<VcpusPatch>(unknown), "`vcpu_count`"),
@@ -175,16 +176,32 @@ fn a_drive_has_a_file_or_a_socket() {
         vmm::config::DriveConfig::try_from(wire).unwrap_err().to_string()
     };
     assert!(refused("").contains("path_on_host is missing"));
-    assert_eq!(
-        refused(r#","socket":"/s""#),
-        "socket (a vhost-user drive) is not supported yet by this version of Mayfly."
-    );
     for (field, value) in
         [("path_on_host", r#""/p""#), ("is_read_only", "false"), ("rate_limiter", "{}"), ("io_engine", r#""Sync""#)]
     {
         let text = refused(&format!(r#","socket":"/s","{field}":{value}"#));
         assert!(text.contains(&format!("socket and {field} exclude each other")), "{text}");
     }
+    let wire: Drive = from_str(r#"{"drive_id":"a","is_root_device":true,"partuuid":"u","socket":"/s"}"#).unwrap();
+    let echo = to_value(Drive::from(vmm::config::DriveConfig::try_from(wire).unwrap())).unwrap();
+    assert_eq!(
+        echo,
+        json!({"drive_id": "a", "partuuid": "u", "is_root_device": true, "cache_type": "Unsafe", "is_read_only": null,
+            "path_on_host": null, "rate_limiter": null, "io_engine": null, "socket": "/s"})
+    );
+}
+
+#[test]
+fn a_file_system_has_defaults_and_bounds() {
+    let read = |text: &str| {
+        let wire: Fs = from_str(text).unwrap();
+        vmm::config::FsConfig::try_from(wire).map_err(|e| e.to_string())
+    };
+    let echo = to_value(Fs::from(read(r#"{"fs_id":"a","tag":"t","socket":"/s"}"#).unwrap())).unwrap();
+    assert_eq!(echo, json!({"fs_id": "a", "tag": "t", "socket": "/s", "num_queues": 1, "queue_size": 256}));
+    let text = read(r#"{"fs_id":"a","tag":"","socket":"/s"}"#).unwrap_err();
+    assert_eq!(text, "File system config error: tag has 0 bytes: choose one of 1 to 36 bytes.");
+    assert!(read(r#"{"fs_id":"a-b","tag":"t","socket":"/s"}"#).unwrap_err().starts_with("API Resource IDs"));
 }
 
 #[test]

@@ -6,6 +6,12 @@ const REFRESH: &str = "Drive config error: Unable to patch the block device: Run
                        Please verify the request arguments.";
 const NO_FILE: &str = "Drive config error: Unable to create the virtio block device: Virtio backend error: Error manipulating \
                        the backing file: No such file or directory (os error 2) /no/such";
+const NOBODY: &str = "Drive config error: Unable to create the virtio block device: Vhost-user backend error: socket /no/such: \
+                      No such file or directory (os error 2)";
+const NOT_BOTH: &str = "Drive config error: socket and path_on_host exclude each other: leave one of them out.";
+const NO_FS: &str = "File system config error: the backend at socket /no/such is of no use: No such file or directory \
+                     (os error 2)";
+const NO_TAG: &str = "File system config error: tag has 0 bytes: choose one of 1 to 36 bytes.";
 const NO_NEW_FILE: &str = "Drive config error: Unable to patch the block device: Drive config error: Unable to create the \
                            virtio block device: Virtio backend error: Error manipulating the backing file: No such file or \
                            directory (os error 2) /no/such Please verify the request arguments.";
@@ -17,12 +23,18 @@ const MULTICAST: &str = "Network config error: MAC address `01:00:5e:00:00:01` i
 const RESERVED: &str = "Vsock config error: guest_cid 2 is reserved: choose one from 3 to 4294967294.";
 
 pub(super) fn rows(world: &World) -> Vec<Row> {
-    [drives(world), nets(world), pmems(world), others(world)].into_iter().flatten().collect()
+    [drives(world), nets(world), pmems(world), file_systems(), others(world)].into_iter().flatten().collect()
 }
 
 fn drives(world: &World) -> Vec<Row> {
     let drive = |id: &str, path: &str| json!({"drive_id": id, "path_on_host": path, "is_root_device": false});
     let moved = |path: &str| json!({"drive_id": "data", "path_on_host": path});
+    let served = |mut more: Value| {
+        more["drive_id"] = json!("data");
+        more["is_root_device"] = json!(false);
+        more["socket"] = json!("/no/such");
+        more
+    };
     vec![
         configure("/drives/data", drive("data", &world.disk)),
         misconfigure("/drives/data", drive("data", "/no/such"), NO_FILE),
@@ -30,6 +42,8 @@ fn drives(world: &World) -> Vec<Row> {
         always("PUT", "/drives/da-ta", drive("da-ta", &world.disk), Fault(BAD_ID)),
         always("PUT", "/drives", drive("data", &world.disk), Fault(NO_ID)),
         always("PUT", "/drives/data", json!({"drive_id": "data"}), Json("missing field `is_root_device`")),
+        misconfigure("/drives/data", served(json!({})), NOBODY),
+        misconfigure("/drives/data", served(json!({"path_on_host": world.disk})), NOT_BOTH),
         change("PATCH", "/drives/data", moved(&world.disk), Done, NO_DRIVE),
         change("PATCH", "/drives/data", moved("/no/such"), Fault(NO_NEW_FILE), NO_DRIVE),
         change("PATCH", "/drives/data", json!({"drive_id": "data", "rate_limiter": {}}), Done, NO_DRIVE),
@@ -94,6 +108,17 @@ fn pmems(world: &World) -> Vec<Row> {
         always("PATCH", "/pmem/code", json!({"id": "code", "read_only": true}), Json("unknown field `read_only`")),
         row("DELETE", "/pmem/code", None, [Fault(BEFORE), Fault(NO_PCI)]),
         always("DELETE", "/pmem", None, Fault(NO_ID)),
+    ]
+}
+
+fn file_systems() -> Vec<Row> {
+    let fs = |tag: &str| json!({"fs_id": "share", "tag": tag, "socket": "/no/such"});
+    vec![
+        misconfigure("/fs/share", fs("shared"), NO_FS),
+        misconfigure("/fs/share", fs(""), NO_TAG),
+        always("PUT", "/fs/other", fs("shared"), Fault(OTHER_ID)),
+        always("PUT", "/fs", fs("shared"), Fault(NO_ID)),
+        always("PUT", "/fs/share", json!({"fs_id": "share"}), Json("missing field `tag`")),
     ]
 }
 
