@@ -233,6 +233,57 @@ fn the_guest_reads_a_file_of_the_host() {
     assert_eq!(number(&report, "checksum"), pattern::checksum(pattern::CHECKSUM_START, &data));
 }
 
+#[test]
+fn a_configuration_file_names_backends_as_it_is_shown() {
+    mayfly_tests::binary::require_kvm();
+    let host = Host::new(MIB);
+    let share = Host::new(MIB);
+    let _disk = host.serve();
+    let _directory = Backend::directory(share.dir.path(), &share.socket);
+    let builder = VmmBuilder::new();
+    let kernel = builder.file("guest.elf", guest::ELF);
+    let mut served = drive(&host.socket);
+    let mut shared = fs(&share.socket, "shared");
+    for (key, value) in [("num_queues", 1), ("queue_size", 1024)] {
+        shared[key] = json!(value);
+    }
+    let document = json!({
+        "boot-source": {"kernel_image_path": kernel, "boot_args": Job::new(Mode::Spin).command_line()},
+        "machine-config": {"vcpu_count": 1, "mem_size_mib": 64},
+        "drives": [served], "fs": [shared],
+    });
+    let vmm = builder.config_file(&document).start();
+    vmm.wait_for_line(guest::READY, PATIENCE);
+    let shown = vmm.get("/vm/config").expect_200();
+    assert_eq!(shown["fs"], json!([shared]));
+    for key in ["partuuid", "is_read_only", "path_on_host", "rate_limiter", "io_engine"] {
+        served[key] = Value::Null;
+    }
+    served["cache_type"] = json!("Unsafe");
+    assert_eq!(shown["drives"], json!([served]));
+}
+
+/// Tags are what guests find them by.
+#[test]
+fn two_file_systems_have_two_tags() {
+    let [one, two] = [Host::new(MIB), Host::new(MIB)];
+    let _backends = [&one, &two].map(|host| Backend::directory(host.dir.path(), &host.socket));
+    let vmm = configured(&Job::new(Mode::Spin));
+    vmm.put("/fs/share", &fs(&one.socket, "shared")).expect_204();
+    let mut other = fs(&two.socket, "shared");
+    other["fs_id"] = json!("other");
+    let text = vmm.put("/fs/other", &other).expect_fault("");
+    assert_eq!(text, "File system config error: tag shared is that of share: choose another one.");
+    other["tag"] = json!("other");
+    vmm.put("/fs/other", &other).expect_204();
+    vmm.instance_start();
+    vmm.wait_for_line(guest::READY, PATIENCE);
+    vmm.patch("/vm", &json!({"state": "Paused"})).expect_204();
+    let paths = json!({"snapshot_path": vmm.dir().join("s"), "mem_file_path": vmm.dir().join("m")});
+    let whole = "are present: vhost-user-fs(id: share), vhost-user-fs(id: other)";
+    vmm.put("/snapshot/create", &paths).expect_fault(whole);
+}
+
 /// One that is silent from the beginning: the request says so, and others are served meanwhile.
 #[test]
 fn a_silent_backend_is_refused_by_the_request_that_names_it() {

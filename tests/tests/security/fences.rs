@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use guest::{Job, Mode};
+use mayfly_tests::backend::Backend;
 use mayfly_tests::sys::inject::{Outcome, Puppet};
 use mayfly_tests::{Disk, PATIENCE, Vmm, VmmBuilder, binary};
 use serde_json::{Value, json};
@@ -78,7 +79,7 @@ numbered! {
     SYS_timerfd_gettime SYS_unlink SYS_statx SYS_fstat SYS_fdatasync SYS_io_uring_enter SYS_accept4 SYS_recvfrom SYS_writev
     SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs SYS_readlink SYS_flock SYS_ftruncate
     SYS_pwrite64 SYS_mincore SYS_sysinfo SYS_uname SYS_fsync SYS_rename SYS_memfd_create SYS_setsockopt SYS_connect SYS_sendmsg
-    SYS_sendto SYS_pread64 SYS_utimensat
+    SYS_sendto SYS_pread64 SYS_utimensat SYS_recvmsg
 }
 
 fn number(name: &str) -> i64 {
@@ -143,6 +144,41 @@ fn a_machine_whose_vcpus_come_and_go_has_one_thread_that_may_do_more() {
         }
         vmm.get("/").expect_200();
     }
+}
+
+/// What a device with a backend adds: to its thread, and for resets to vCPUs. Sockets are Unix ones.
+#[test]
+fn a_machine_with_a_backend_may_talk_to_it() {
+    binary::require_kvm();
+    binary::require_root();
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::sparse(dir.path(), "disk", 1 << 20).unwrap();
+    let socket = dir.path().join("backend");
+    let _backend = Backend::storage(disk.path(), &socket, true);
+    let vmm = VmmBuilder::new().start();
+    vmm.boot_source(&vmm.file("guest.elf", guest::ELF), &Job::new(Mode::Spin).command_line());
+    vmm.machine(1, 64);
+    vmm.put("/drives/d", &json!({"drive_id": "d", "is_root_device": false, "socket": socket})).expect_204();
+    vmm.instance_start();
+    vmm.wait_for_line(guest::READY, PATIENCE);
+    for (name, own) in [
+        ("mayfly", "epoll_wait epoll_ctl timerfd_settime timerfd_gettime unlink statx fstat shutdown"),
+        ("vcpu 0", "timerfd_settime epoll_ctl sendmsg recvmsg shutdown"),
+        ("io 0", "epoll_wait epoll_ctl timerfd_settime sendmsg recvmsg shutdown connect"),
+    ] {
+        assert_makes_these_calls_only(&vmm, name, own);
+    }
+    let mut puppet = Puppet::seize(thread(&vmm, "io 0")).unwrap();
+    for (call, family, caught) in [
+        (libc::SYS_socket, libc::AF_UNIX, false),
+        (libc::SYS_socket, libc::AF_INET, true),
+        (libc::SYS_socketpair, libc::AF_UNIX, false),
+        (libc::SYS_socketpair, libc::AF_NETLINK, true),
+    ] {
+        let outcome = puppet.call(call, [family as u64, BAD, 0, 0, 0, 0]).unwrap();
+        assert_eq!(outcome == Outcome::Caught, caught, "{call} {family}");
+    }
+    puppet.let_go().unwrap();
 }
 
 #[track_caller]

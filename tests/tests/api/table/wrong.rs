@@ -12,6 +12,7 @@ pub(crate) const WRONG: &[(&str, &str, &str)] = &[
     ("/drives/{drive_id}", "GET", "drives"),
     ("/network-interfaces/{iface_id}", "GET", "network-interfaces"),
     ("/pmem/{id}", "GET", "pmem"),
+    ("/fs/{fs_id}", "GET PATCH DELETE", "fs"),
     ("/balloon", "DELETE", "balloon"),
     ("/balloon/statistics", "DELETE", "balloon"),
     ("/balloon/hinting/start", "GET", "/balloon/hinting"),
