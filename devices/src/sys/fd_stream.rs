@@ -7,12 +7,25 @@ use std::path::Path;
 use std::time::Duration;
 use std::{mem, ptr};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::unix_stream::HostStream;
 
 /// Most descriptors that are taken from one message, or sent with it.
 pub const MAX_FDS: usize = 8;
 /// Room for them and their header, 8 bytes a piece so that it is aligned (cmsg(3)).
 const CONTROL_WORDS: usize = 8;
+
+/// Why a wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// There may be something to receive.
+    Readable,
+    /// Nobody wants to wait any more.
+    Ended,
+    /// It took too long.
+    TimeOver,
+}
 
 /// A connected Unix stream socket.
 #[derive(Debug)]
@@ -106,21 +119,34 @@ impl FdStream {
         Ok(count)
     }
 
-    /// Waits until something can be received, or the stream has ended; `false` if that takes longer than `limit`.
-    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+    /// Waits until something can be received, or the stream has ended; not longer than `limit`, and not when `end` is rung.
+    pub fn wait(&self, limit: Duration, end: Option<&EventFd>) -> io::Result<Readiness> {
         let ms = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX);
-        let mut fd = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one entry, which is ours.
-        let ready = unsafe { libc::poll(&raw mut fd, 1, ms) };
+        let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // A negative descriptor is passed over.
+        let mut fds = [watch(self.0.as_raw_fd()), watch(end.map_or(-1, AsRawFd::as_raw_fd))];
+        // SAFETY: two entries, which are ours.
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, ms) };
+        let [_, ended] = fds;
         match ready {
-            0 => Ok(false),
-            1.. => Ok(true),
+            0 => Ok(Readiness::TimeOver),
+            1.. if ended.revents != 0 => Ok(Readiness::Ended),
+            1.. => Ok(Readiness::Readable),
             _ => match io::Error::last_os_error() {
                 // The caller looks at its clock and waits again.
-                error if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(Readiness::Readable),
                 error => Err(error),
             },
         }
+    }
+
+    /// Whether the other side has not ended it, or there is something left to receive.
+    pub fn is_open(&self) -> bool {
+        let mut byte = 0u8;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+        // SAFETY: room for one byte.
+        let count = retry(|| unsafe { libc::recv(self.0.as_raw_fd(), (&raw mut byte).cast(), 1, flags) });
+        count.map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |count| count > 0)
     }
 
     /// Ends both directions, for whoever has the same socket, too.
@@ -171,7 +197,8 @@ mod tests {
         assert_eq!(ours.send(b"hello", &fds).unwrap(), 5);
         assert!(ours.send(b"hello", &[0; MAX_FDS + 1]).is_err());
         let (mut bytes, mut received) = ([0; 16], Vec::new());
-        assert!(theirs.wait(Duration::from_secs(5)).unwrap());
+        assert!(theirs.is_open());
+        assert_eq!(theirs.wait(Duration::from_secs(5), None).unwrap(), Readiness::Readable);
         assert_eq!(theirs.receive(&mut bytes, &mut received).unwrap(), 5);
         assert_eq!(received.len(), MAX_FDS);
         let mut text = String::new();
@@ -180,8 +207,14 @@ mod tests {
         copy.read_to_string(&mut text).unwrap();
         assert_eq!(text, "from afar");
         assert_eq!(theirs.receive(&mut bytes, &mut received).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert!(!theirs.wait(Duration::ZERO).unwrap());
+        assert_eq!(theirs.wait(Duration::ZERO, None).unwrap(), Readiness::TimeOver);
+        let end = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        assert_eq!(theirs.wait(Duration::ZERO, Some(&end)).unwrap(), Readiness::TimeOver);
+        end.write(1).unwrap();
+        assert_eq!(theirs.wait(Duration::from_secs(3600), Some(&end)).unwrap(), Readiness::Ended);
+        assert!(theirs.is_open());
         ours.try_clone().unwrap().shut_down();
         assert_eq!(theirs.receive(&mut bytes, &mut received).unwrap(), 0);
+        assert!(!theirs.is_open());
     }
 }

@@ -57,12 +57,12 @@ pub struct Faults<'a> {
 }
 
 /// Who hears the doorbells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Doorbells {
     /// The cell, which calls [`VirtioDevice::on_doorbell`].
     Watched,
-    /// Another process, which serves the rings. Not even the end of the machine waits for it.
-    Taken,
+    /// Another process, which serves the rings. The end of the machine does not wait for it: when this is rung, nor does the device.
+    Taken(EventFd),
 }
 
 /// A virtio device, or a lane of one. Called with its lock held, from its event loop except where said otherwise.

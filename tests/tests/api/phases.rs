@@ -122,7 +122,8 @@ fn every_request_in_every_phase_of_a_machine_without_devices() {
 
 /// An example of a path with an id in it.
 fn filled(path: &str) -> String {
-    path.replace("{drive_id}", "data").replace("{iface_id}", "eth0").replace("{id}", "code")
+    let path = path.replace("{drive_id}", "data").replace("{iface_id}", "eth0");
+    path.replace("{fs_id}", "share").replace("{id}", "code")
 }
 
 /// A5. Body rules come before everything else, so one row per method and path says all.

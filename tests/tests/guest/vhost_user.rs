@@ -263,6 +263,26 @@ fn a_configuration_file_names_backends_as_it_is_shown() {
     assert_eq!(shown["drives"], json!([served]));
 }
 
+/// Of a backend that serves one connection only, and of one that has gone meanwhile.
+#[test]
+fn a_device_may_be_put_again() {
+    let host = Host::new(MIB);
+    let backend = host.serve();
+    let vmm = configured(&Job::new(Mode::Block(Block::new(BlockOp::Read))));
+    for cache in ["Unsafe", "Writeback", "Unsafe"] {
+        let mut body = drive(&host.socket);
+        body["cache_type"] = json!(cache);
+        vmm.put("/drives/d", &body).expect_204();
+    }
+    backend.kill();
+    let backend = host.serve();
+    vmm.put("/drives/d", &drive(&host.socket)).expect_204();
+    // One that is another one at the start than when it was met.
+    backend.kill();
+    let _backend = host.serve();
+    assert_eq!(number(&run(&vmm), "errors"), 0);
+}
+
 /// Tags are what guests find them by.
 #[test]
 fn two_file_systems_have_two_tags() {

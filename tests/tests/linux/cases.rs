@@ -125,6 +125,7 @@ pub(crate) const CASES: [(&str, &[&str]); 23] = [
         "45-vhost-user",
         &[
             "vhost-boot",
+            "vhost-root",
             "vhost-ext4",
             "vhost-write",
             "vhost-fs-read",

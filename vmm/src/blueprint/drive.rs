@@ -57,6 +57,14 @@ impl Drive {
         Ok(Self { config, backing })
     }
 
+    /// The drive as asked for now, if its backend is the one that was met already.
+    pub fn met_again(&self, config: &DriveConfig) -> Option<Self> {
+        let Backing::Peer(peer) = &self.backing else { return None };
+        let same = self.config.backend == config.backend && peer.is_there();
+        let peer = same.then(|| peer.try_clone().ok()).flatten()?;
+        Some(Self { config: config.clone(), backing: Backing::Peer(peer) })
+    }
+
     /// Whether the guest may only read it.
     pub fn is_read_only(&self) -> bool {
         match &self.backing {

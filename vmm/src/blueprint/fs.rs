@@ -21,4 +21,12 @@ impl Fs {
         })?;
         Ok(Self { config, peer })
     }
+
+    /// The file system as asked for now, if its backend is the one that was met already, for as many rings or more.
+    pub fn met_again(&self, config: &FsConfig) -> Option<Self> {
+        let old = &self.config;
+        let same = old.socket() == config.socket() && old.num_queues() >= config.num_queues() && self.peer.is_there();
+        let peer = same.then(|| self.peer.try_clone().ok()).flatten()?;
+        Some(Self { config: config.clone(), peer })
+    }
 }

@@ -248,6 +248,9 @@ impl Machine {
     /// Ends the guest: vCPU threads end, devices finish what is in flight and make it durable.
     pub fn shut_down(self) {
         let Self { crew, seats, io_threads, files, serial, watch, pci, .. } = self;
+        for seat in &seats {
+            seat.cell.hurry();
+        }
         drop(crew);
         if let Some(pci) = &pci {
             pci.abandon();

@@ -186,7 +186,7 @@ impl VirtioCell {
         let mut sources = vec![watch(lane.control.as_raw_fd(), CONTROL)];
         let place = |index| self.first.lock().device.get().lane_of(index, u64::MAX);
         let bells = (0u16..).zip(&self.doorbells).filter(|(index, _)| place(*index) == at);
-        if self.hears == Doorbells::Watched {
+        if matches!(self.hears, Doorbells::Watched) {
             sources.extend(bells.map(|(index, bell)| watch(bell.as_raw_fd(), DOORBELLS.saturating_add(index.into()))));
         }
         sources.extend(lane.lock().device.get().sources());

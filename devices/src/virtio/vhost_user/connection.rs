@@ -8,10 +8,11 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::message::{Header, MAX_BODY_LEN, Request};
-use crate::sys::fd_stream::FdStream;
+use crate::sys::fd_stream::{FdStream, Readiness};
 
 /// Why a connection is of no use any more.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum Broken {
     /// The backend does not read what it is sent.
     #[error("it does not read what it is sent")]
     Deaf,
+    /// Nobody wants to know any more.
+    #[error("the machine ends")]
+    Unwanted,
     /// What it says is not the protocol.
     #[error("it broke the protocol: {0}")]
     Nonsense(String),
@@ -222,18 +226,31 @@ impl Connection {
         }
     }
 
-    /// The next answer, for which this waits until `deadline`, `limit` after the first question.
-    pub(super) fn wait(&mut self, deadline: Instant, limit: Duration) -> Result<Answer, Broken> {
+    /// The next answer, for which this waits until `deadline`, `limit` after the first question, or until `end` is rung.
+    pub(super) fn wait(
+        &mut self,
+        deadline: Instant,
+        limit: Duration,
+        end: Option<&EventFd>,
+    ) -> Result<Answer, Broken> {
         loop {
             if let Some(answer) = self.next_answer()? {
                 return Ok(answer);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             // Rounded up: what is left may be less than poll's unit.
-            if left.is_zero() || !self.stream.wait(left.saturating_add(Duration::from_millis(1)))? {
-                return Err(Broken::Silent(limit.as_millis()));
+            let left = if left.is_zero() { left } else { left.saturating_add(Duration::from_millis(1)) };
+            match self.stream.wait(left, end)? {
+                Readiness::Readable => {}
+                Readiness::Ended => return Err(Broken::Unwanted),
+                Readiness::TimeOver => return Err(Broken::Silent(limit.as_millis())),
             }
         }
+    }
+
+    /// Whether the backend has not ended it.
+    pub(super) fn is_open(&self) -> bool {
+        self.stream.is_open()
     }
 
     /// Ends the connection, for whoever holds it, too.

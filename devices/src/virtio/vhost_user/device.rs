@@ -92,8 +92,7 @@ impl VirtioDevice for VhostUser {
     }
 
     fn take_doorbells(&mut self, bells: &[EventFd]) -> io::Result<Doorbells> {
-        self.frontend.take_doorbells(bells)?;
-        Ok(Doorbells::Taken)
+        self.frontend.take_doorbells(bells).map(Doorbells::Taken)
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -130,6 +130,7 @@ pub(super) struct Frontend {
     /// When the timer reports, if it is of use. It is never read: an edge comes with each setting.
     due: Option<Instant>,
     retry: Duration,
+    end: EventFd,
     kicks: Vec<EventFd>,
     calls: Vec<EventFd>,
     metrics: Arc<VhostUserMetrics>,
@@ -159,6 +160,7 @@ impl Frontend {
             timer: TimerFd::new()?,
             due: None,
             retry: FIRST_RETRY,
+            end: bell(0)?,
             kicks: Vec::new(),
             calls: (0..wishes.queues).map(bell).collect::<Result<_, _>>()?,
             metrics,
@@ -172,9 +174,11 @@ impl Frontend {
     }
 
     /// What is rung when the driver has something new on a ring.
-    pub(super) fn take_doorbells(&mut self, bells: &[EventFd]) -> io::Result<()> {
+    ///
+    /// Nothing waits for the backend any more when what is returned has been rung.
+    pub(super) fn take_doorbells(&mut self, bells: &[EventFd]) -> io::Result<EventFd> {
         self.kicks = bells.iter().map(EventFd::try_clone).collect::<Result<_, _>>()?;
-        Ok(())
+        self.end.try_clone()
     }
 
     pub(super) fn metrics(&self) -> &Arc<VhostUserMetrics> {
@@ -370,6 +374,7 @@ impl Frontend {
         }
         for ring in &mut driver.rings {
             let Ring { index, geometry, base } = ring;
+            // Ours, which the event loop turns into interrupts. A transport whose interrupts are eventfds could have its own handed over here.
             let (Some(kick), Some(call)) = (self.kicks.get(usize::from(*index)), self.calls.get(usize::from(*index)))
             else {
                 continue;
@@ -450,7 +455,7 @@ impl Frontend {
         let now = Instant::now();
         let deadline = now.checked_add(limit).unwrap_or(now);
         while let Some(link) = self.link.as_mut().filter(|link| link.connection.awaits()) {
-            let answer = link.connection.wait(deadline, limit)?;
+            let answer = link.connection.wait(deadline, limit, Some(&self.end))?;
             self.answered(&answer)?;
         }
         Ok(())

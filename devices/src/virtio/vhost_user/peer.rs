@@ -219,7 +219,7 @@ impl Peer {
         let mut connection = Connection::open(path)?;
         let mut greeting = Greeting::begin(wishes, &mut connection)?;
         let offer = loop {
-            let answer = connection.wait(deadline, limit)?;
+            let answer = connection.wait(deadline, limit, None)?;
             if let Some(offer) = greeting.answered(&mut connection, &answer)? {
                 break offer;
             }
@@ -237,6 +237,11 @@ impl Peer {
             offer: self.offer.clone(),
             took: self.took,
         })
+    }
+
+    /// Whether the backend is still there, as far as one can see.
+    pub fn is_there(&self) -> bool {
+        self.connection.is_open()
     }
 
     /// What it offers.

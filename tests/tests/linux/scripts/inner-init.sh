@@ -223,6 +223,7 @@ do_vsock() {
 do_vhost() {
     mkdir -p /mnt /share
     mount -t ext4 /dev/vda /mnt
+    say vhost-root "$(grep -o 'root=[^ ]* r[ow]' /proc/cmdline)"
     say vhost-there "$(md5 </mnt/bin/busybox)"
     echo "written before" >/mnt/before
     sync

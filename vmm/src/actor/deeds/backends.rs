@@ -14,17 +14,25 @@ const STACK_LEN: usize = 256 << 10;
 impl Vmm {
     /// Meets the backend of a drive, then adds the drive.
     pub(crate) fn meet_drive(&mut self, config: DriveConfig, answer: Answer<()>) {
-        match self.plan().check_drive(&config) {
-            Ok(()) => self.meet(answer, move || Drive::open(config), Plan::add_drive),
-            Err(refusal) => answer(Err(refusal)),
+        if let Err(refusal) = self.plan().check_drive(&config) {
+            return answer(Err(refusal));
+        }
+        match self.plan_mut().drive_mut(&config.id).and_then(|drive| drive.met_again(&config)) {
+            // Most backends serve one connection only: it goes on.
+            Some(drive) => answer(self.plan_mut().add_drive(drive)),
+            None => self.meet(answer, move || Drive::open(config), Plan::add_drive),
         }
     }
 
     /// Meets the backend of a file system, then adds the file system.
     pub(crate) fn meet_fs(&mut self, config: FsConfig, answer: Answer<()>) {
-        match self.plan().check_fs(&config) {
-            Ok(()) => self.meet(answer, move || Fs::open(config), Plan::add_fs),
-            Err(refusal) => answer(Err(refusal)),
+        if let Err(refusal) = self.plan().check_fs(&config) {
+            return answer(Err(refusal));
+        }
+        let old = self.plan().file_systems().iter().find(|fs| fs.config.id() == config.id());
+        match old.and_then(|fs| fs.met_again(&config)) {
+            Some(fs) => answer(self.plan_mut().add_fs(fs)),
+            None => self.meet(answer, move || Fs::open(config), Plan::add_fs),
         }
     }
 

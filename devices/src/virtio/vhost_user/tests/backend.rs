@@ -145,7 +145,7 @@ fn converse(stream: &FdStream, traits: &Mutex<Traits>, sender: &Sender<Heard>) -
         let Incoming { header, body, fds } = match inbox.next(stream) {
             Ok(Some(incoming)) => incoming,
             Ok(None) => {
-                stream.wait(PATIENCE).unwrap();
+                stream.wait(PATIENCE, None).unwrap();
                 continue;
             }
             Err(_) => return true,

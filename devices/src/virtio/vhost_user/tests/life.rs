@@ -101,6 +101,16 @@ fn a_backend_that_does_not_stop_keeps_nobody_waiting_for_long() {
     assert_eq!(rig.losses(), 1);
 }
 
+/// Whatever its limit is, a wait ends when the machine does.
+#[test]
+fn the_end_of_the_machine_ends_waits() {
+    let mut rig = Rig::at_work(Traits::default());
+    rig.backend.until(Request::SetVringEnable);
+    rig.backend.traits.lock().unwrap().quirks.insert(Request::GetConfig as u32, Quirk::Silence);
+    rig.end.write(1).unwrap();
+    assert_eq!(rig.device.refresh(), Err("its backend is of no use: the machine ends.".to_owned()));
+}
+
 /// The ring tells where the backend was: behind the last request that was answered.
 #[test]
 fn a_backend_that_is_back_goes_on() {

@@ -29,6 +29,7 @@ struct Rig {
     driver: TestDriver,
     rings: Rings,
     bell: EventFd,
+    end: EventFd,
 }
 
 impl Rig {
@@ -47,11 +48,11 @@ impl Rig {
         };
         let mut device = VhostUser::new(Model::Block(BlockModel { writeback: true }), spec).unwrap();
         let bell = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        assert_eq!(device.take_doorbells(std::slice::from_ref(&bell)).unwrap(), Doorbells::Taken);
+        let Doorbells::Taken(end) = device.take_doorbells(std::slice::from_ref(&bell)).unwrap() else { panic!() };
         let driver = TestDriver::new(1, 128);
         let rings = driver.rings(true, false);
         backend.until(Request::SetBackendReqFd);
-        Self { backend, device, driver, rings, bell }
+        Self { backend, device, driver, rings, bell, end }
     }
 
     /// With a driver that is set up.

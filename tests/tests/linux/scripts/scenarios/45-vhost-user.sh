@@ -23,9 +23,10 @@ storage
 directory
 vm_start
 vm_up vhost-boot
-api PUT /drives/disk "{\"drive_id\": \"disk\", \"is_root_device\": false, \"socket\": \"$vm/disk.sock\", \"cache_type\": \"Writeback\"}"
+api PUT /drives/disk "{\"drive_id\": \"disk\", \"is_root_device\": true, \"socket\": \"$vm/disk.sock\", \"cache_type\": \"Writeback\"}"
 api PUT /fs/share "{\"fs_id\": \"share\", \"tag\": \"shared\", \"socket\": \"$vm/fs.sock\"}"
 boots vhost-boot vmlinux 1 base,vhost,poweroff
+equal vhost-root "what the kernel was told" "$(said vhost-root)" "root=/dev/vda rw"
 equal vhost-ext4 "checksum of a file" "$(said vhost-there)" "$(md5 </bin/busybox)"
 equal vhost-write "status" "$(said vhost-synced)" 0
 equal vhost-fs-read "what the guest reads" "$(said fs-greeting)" "from the host"
