@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest::{Job, Mode};
@@ -483,18 +484,24 @@ fn a_page_fault_handler_brings_memory() {
     assert!(told.text().contains("life=over"));
 }
 
-/// Huge pages of the host, as long as it lives.
-struct HugePages(u32);
+/// Huge pages of the host, as long as it lives. One at a time, since their number is the host's.
+pub(super) struct HugePages {
+    before: u32,
+    _alone: MutexGuard<'static, ()>,
+}
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 
 impl HugePages {
     #[track_caller]
-    fn reserve(count: u32) -> Self {
+    pub(super) fn reserve(count: u32) -> Self {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let have = || -> u32 { fs::read_to_string(HUGE_PAGES).unwrap().trim().parse().unwrap() };
         let before = have();
         fs::write(HUGE_PAGES, (before + count).to_string()).expect("this test needs root");
-        let this = Self(before);
+        let this = Self { before, _alone: alone };
         assert_eq!(have(), before + count, "the host has no room for {count} huge pages");
         this
     }
@@ -502,7 +509,7 @@ impl HugePages {
 
 impl Drop for HugePages {
     fn drop(&mut self) {
-        let _ = fs::write(HUGE_PAGES, self.0.to_string());
+        let _ = fs::write(HUGE_PAGES, self.before.to_string());
     }
 }
 

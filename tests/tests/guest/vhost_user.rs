@@ -8,6 +8,7 @@ use mayfly_tests::backend::Backend;
 use mayfly_tests::{Disk, PATIENCE, Vmm, VmmBuilder};
 use serde_json::{Value, json};
 
+use super::snapshots::HugePages;
 use super::{configured, configured_with, finish, flush_metrics, measured, number, run};
 
 const SECTOR: u64 = 512;
@@ -88,6 +89,18 @@ fn what_the_guest_writes_is_in_the_backends_file_and_the_other_way_round() {
     }
 }
 
+#[test]
+fn huge_pages_are_shared_too() {
+    let _pages = HugePages::reserve(40);
+    let host = Host::new(4 * MIB);
+    let _backend = host.serve();
+    let vmm = configured(&written(3000, Transfer { request_sectors: 64, ..Transfer::default() }));
+    vmm.put("/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "2M"})).expect_204();
+    vmm.put("/drives/d", &drive(&host.socket)).expect_204();
+    assert_eq!(number(&run(&vmm), "errors"), 0);
+    assert!(host.disk.read(100 * SECTOR, (3000 * SECTOR) as usize).unwrap() == expected(7, 100, 3000));
+}
+
 /// FLUSH is offered as for files, and a read-only export is read-only.
 #[test]
 fn features_are_the_backends_but_for_the_cache() {
@@ -147,19 +160,19 @@ fn pauses_lose_no_request() {
         random: true,
         block_bytes: 4096,
         depth: 64,
-        ops: 60_000,
+        ops: 150_000,
         drive: 0,
         transfer: Transfer { event_idx: true, indirect: true, ..Transfer::default() },
     };
     let vmm = configured(&Job::new(Mode::BenchBlock(load)));
     vmm.put("/drives/d", &drive(&host.socket)).expect_204();
     vmm.instance_start();
-    for _ in 0..20 {
+    for _ in 0..100 {
         vmm.patch("/vm", &json!({"state": "Paused"})).expect_204();
         vmm.patch("/vm", &json!({"state": "Resumed"})).expect_204();
     }
     let report = finish(&vmm);
-    assert_eq!((number(&report, "completed"), number(&report, "errors")), (60_000, 0), "{report:?}");
+    assert_eq!((number(&report, "completed"), number(&report, "errors")), (150_000, 0), "{report:?} {}", vmm.said());
 }
 
 #[test]

@@ -227,12 +227,7 @@ impl Connection {
     }
 
     /// The next answer, for which this waits until `deadline`, `limit` after the first question, or until `end` is rung.
-    pub(super) fn wait(
-        &mut self,
-        deadline: Instant,
-        limit: Duration,
-        end: Option<&EventFd>,
-    ) -> Result<Answer, Broken> {
+    pub(super) fn wait(&mut self, deadline: Instant, limit: Duration, end: Option<&EventFd>) -> Result<Answer, Broken> {
         loop {
             if let Some(answer) = self.next_answer()? {
                 return Ok(answer);
@@ -245,6 +240,15 @@ impl Connection {
                 Readiness::Ended => return Err(Broken::Unwanted),
                 Readiness::TimeOver => return Err(Broken::Silent(limit.as_millis())),
             }
+        }
+    }
+
+    /// Whether something arrives in that time.
+    pub(super) fn wait_for_anything(&self, limit: Duration, end: &EventFd) -> Result<bool, Broken> {
+        match self.stream.wait(limit, Some(end))? {
+            Readiness::Readable => Ok(true),
+            Readiness::TimeOver => Ok(false),
+            Readiness::Ended => Err(Broken::Unwanted),
         }
     }
 
@@ -262,5 +266,58 @@ impl Connection {
 impl AsRawFd for Connection {
     fn as_raw_fd(&self) -> RawFd {
         self.stream.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Takes messages out of whatever arrives in these pieces, until nothing does or one is none.
+    fn messages(pieces: &[&[u8]]) -> (Vec<(u32, Vec<u8>)>, Option<String>) {
+        let (ours, theirs) = FdStream::pair().unwrap();
+        let theirs = FdStream::from(theirs);
+        let (mut inbox, mut found) = (Inbox::default(), Vec::new());
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            assert_eq!(ours.send(piece, &[]).unwrap(), piece.len());
+            loop {
+                match inbox.next(&theirs) {
+                    Ok(Some(message)) => found.push((message.header.request.get(), message.body)),
+                    Ok(None) => break,
+                    Err(broken) => return (found, Some(broken.to_string())),
+                }
+            }
+        }
+        (found, None)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// However they arrive, messages are what was sent.
+        #[test]
+        fn messages_may_come_in_pieces(
+            sent in proptest::collection::vec((any::<u32>(), proptest::collection::vec(any::<u8>(), 0..300)), 0..6),
+            cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
+        ) {
+            let whole: Vec<u8> = sent
+                .iter()
+                .flat_map(|(code, body)| [Header::of(*code, true, false, body.len()).as_bytes(), body].concat())
+                .collect();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(whole.len() + 1)).chain([0, whole.len()]).collect();
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &whole[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(messages(&pieces), (sent, None));
+        }
+
+        /// What is no message is an error, or is waited for; no body is longer than what came, or than the longest.
+        #[test]
+        fn nonsense_does_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let (found, _) = messages(&[&bytes]);
+            let bodies: usize = found.iter().map(|(_, body)| Header::LEN + body.len()).sum();
+            prop_assert!(bodies <= bytes.len());
+        }
     }
 }

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
@@ -22,15 +21,20 @@ use super::memory::SharedMemory;
 use super::message::{F_PROTOCOL_FEATURES, InflightArea, Request, VringAddr, VringState, protocol};
 use super::metrics::VhostUserMetrics;
 use super::peer::{ANSWER_LIMIT, Channel, Greeting, Offer, Peer, Wishes, ask_config, config_space};
+use super::whereabouts::Whereabouts;
 use crate::event::{Interest, Source};
 use crate::irq::VirtioIrq;
 use crate::ram::GuestRam;
 use crate::virtio::device::Rings;
 use crate::virtio::queue::{Geometry, RingError};
 
-/// How long a paused machine waits for its backend to put down its work.
-const PAUSE_LIMIT: Duration = Duration::from_secs(2);
-/// How long a vCPU, or an operator, waits for it.
+/// How long a paused machine waits for its backend to do what was asked.
+const FINISH_LIMIT: Duration = Duration::from_secs(5);
+/// A driver that resets its device has seldom left something.
+const SHORT_FINISH_LIMIT: Duration = Duration::from_millis(100);
+/// How often it is looked whether it has: the driver may not want to be told.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How long anybody waits for one answer: a pause, a vCPU, an operator.
 const SHORT_LIMIT: Duration = Duration::from_secs(1);
 /// A backend that is gone is looked for after this time, and then less and less often.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
@@ -80,6 +84,15 @@ struct Link {
     channel: Option<Channel>,
     stage: Stage,
     since: Instant,
+    /// It has guest memory. It is told once: some backends map it anew when they are told again, under requests that are still in flight
+    /// though their ring has stopped (QEMU 7.2's, for one).
+    has_memory: bool,
+}
+
+impl Link {
+    fn new(connection: Connection, channel: Option<Channel>, stage: Stage) -> Self {
+        Self { connection, channel, stage, since: Instant::now(), has_memory: false }
+    }
 }
 
 /// A ring that the driver uses.
@@ -87,7 +100,7 @@ struct Link {
 struct Ring {
     index: u16,
     geometry: Geometry,
-    /// Where the backend goes on, as far as it said so.
+    /// Where the backend goes on, if that is known: it said so, or the rings tell.
     base: Option<u16>,
 }
 
@@ -169,7 +182,7 @@ impl Frontend {
         if let Some(channel) = &channel {
             frontend.watch(channel.as_raw_fd())?;
         }
-        frontend.link = Some(Link { connection, channel, stage: Stage::Idle, since: Instant::now() });
+        frontend.link = Some(Link::new(connection, channel, Stage::Idle));
         Ok(frontend)
     }
 
@@ -235,7 +248,7 @@ impl Frontend {
     /// One of [`Self::sources`] is ready.
     ///
     /// # Errors
-    /// The driver has to begin anew: the backend that is back is not the one it was set up for.
+    /// The driver has to begin anew: the backend that is back is not the one it was set up for, or nobody knows which requests are open.
     pub(super) fn on_source(&mut self, token: u32) -> Result<(), RingError> {
         match token {
             BACKEND => {
@@ -264,13 +277,25 @@ impl Frontend {
         self.judge_driver()
     }
 
-    /// A driver that uses what the backend does not have any more cannot go on.
+    /// A driver that uses what the backend does not have any more cannot go on, nor one of whose requests too little is known.
     fn judge_driver(&self) -> Result<(), RingError> {
         let missing = self.driver.as_ref().map_or(0, |driver| driver.features & !self.offer.features);
-        match missing {
-            0 => Ok(()),
-            _ => Err(RingError::of(format!("the backend is back without features {missing:#x} that the driver uses"))),
+        if missing != 0 {
+            return Err(RingError::of(format!(
+                "the backend is back without features {missing:#x} that the driver uses"
+            )));
         }
+        match self.driver.iter().flat_map(|driver| &driver.rings).find(|ring| ring.base.is_none()) {
+            Some(ring) if !self.is_at_work() => Err(RingError::of(format!(
+                "the backend was lost with requests of ring {} in flight, answers out of order, and keeps no track of them (protocol feature INFLIGHT_SHMFD)",
+                ring.index
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_at_work(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| matches!(link.stage, Stage::AtWork))
     }
 
     /// Reads what the backend has sent.
@@ -347,7 +372,7 @@ impl Frontend {
     /// Gives an idle backend its work, if there is some.
     fn prepare(&mut self) -> Result<(), Broken> {
         let (Some(link), Some(driver)) = (&mut self.link, &mut self.driver) else { return Ok(()) };
-        let fits = driver.features & !self.offer.features == 0;
+        let fits = driver.features & !self.offer.features == 0 && driver.rings.iter().all(|ring| ring.base.is_some());
         if !matches!(link.stage, Stage::Idle) || driver.halted || !fits {
             return Ok(());
         }
@@ -367,8 +392,10 @@ impl Frontend {
         let connection = &mut link.connection;
         let features = driver.features | F_PROTOCOL_FEATURES;
         connection.tell(Request::SetFeatures, &features.to_le_bytes(), &[])?;
-        let (table, fds) = self.memory.table();
-        connection.tell_and_hear(Request::SetMemTable, &table, &fds)?;
+        if !std::mem::replace(&mut link.has_memory, true) {
+            let (table, fds) = self.memory.table();
+            connection.tell_and_hear(Request::SetMemTable, &table, &fds)?;
+        }
         if let Some(Inflight { area, file }) = self.inflight.as_ref().filter(|_| tracked) {
             connection.tell(Request::SetInflightFd, area.as_bytes(), &[file.as_raw_fd()])?;
         }
@@ -380,10 +407,8 @@ impl Frontend {
                 continue;
             };
             let state = |number| VringState::new(*index, number);
-            let base = match base.take() {
-                Some(base) => base,
-                None => first_unused(&driver.ram, geometry, tracked, &self.name),
-            };
+            // Not known any more when it is told.
+            let Some(base) = base.take() else { continue };
             connection.tell(Request::SetVringNum, state(geometry.size).as_bytes(), &[])?;
             connection.tell(Request::SetVringBase, state(base).as_bytes(), &[])?;
             connection.tell(Request::SetVringAddr, VringAddr::new(*index, geometry).as_bytes(), &[])?;
@@ -411,29 +436,55 @@ impl Frontend {
         if let Some(driver) = &mut self.driver {
             driver.halted = true;
         }
-        let outcome = self.stop_rings(PAUSE_LIMIT);
+        let outcome = self.stop_rings(FINISH_LIMIT);
         self.survive(outcome);
     }
 
     /// The driver is gone.
     pub(super) fn reset(&mut self) {
-        let outcome = self.stop_rings(SHORT_LIMIT);
+        let outcome = self.stop_rings(SHORT_FINISH_LIMIT);
         self.driver = None;
         self.inflight = None;
         self.survive(outcome);
     }
 
-    fn stop_rings(&mut self, limit: Duration) -> Result<(), Broken> {
-        let (Some(link), Some(driver)) = (&mut self.link, &self.driver) else { return Ok(()) };
-        if !matches!(link.stage, Stage::AtWork) {
+    /// Lets the backend finish, and then has it stop. Some cannot be stopped while requests are in flight: QEMU's before 8.0 loses its
+    /// connection when one of them is done afterwards.
+    fn stop_rings(&mut self, finish_limit: Duration) -> Result<(), Broken> {
+        if !self.is_at_work() {
             return Ok(());
         }
+        self.finish(finish_limit)?;
+        let (Some(link), Some(driver)) = (&mut self.link, &self.driver) else { return Ok(()) };
         for ring in &driver.rings {
             // GET_VRING_BASE is what stops a ring.
             link.connection.ask(Request::GetVringBase, VringState::new(ring.index, 0).as_bytes())?;
         }
-        link.stage = Stage::Idle;
-        self.hear_all(limit)
+        self.hear_all(SHORT_LIMIT)?;
+        if let Some(link) = &mut self.link {
+            link.stage = Stage::Idle;
+        }
+        Ok(())
+    }
+
+    /// Waits until no request is open, for as long as that may take at most.
+    fn finish(&mut self, limit: Duration) -> Result<(), Broken> {
+        let now = Instant::now();
+        let deadline = now.checked_add(limit).unwrap_or(now);
+        // The driver may have been stopped before it could ring.
+        for kick in &self.kicks {
+            let _ = kick.write(1);
+        }
+        while let (Some(link), Some(driver)) = (&self.link, &self.driver) {
+            let open = |ring: &Ring| Whereabouts::look(&driver.ram, &ring.geometry).open() != 0;
+            if !driver.rings.iter().any(open) || Instant::now() >= deadline {
+                break;
+            }
+            if link.connection.wait_for_anything(LOOK_AGAIN, &self.end)? {
+                self.listen()?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks the backend for its configuration space, and waits for the answer.
@@ -491,10 +542,12 @@ impl Frontend {
             if !matches!(link.stage, Stage::Greeting(_)) {
                 self.metrics.connection_losses.inc();
             }
-            for ring in self.driver.iter_mut().flat_map(|driver| &mut driver.rings) {
-                // Unless it said where it was, only the ring itself tells.
-                if matches!(link.stage, Stage::AtWork) {
-                    ring.base = None;
+            if let (Stage::AtWork, Some(driver)) = (&link.stage, &mut self.driver) {
+                let tracked = self.inflight.is_some();
+                for ring in &mut driver.rings {
+                    // Looked at now: what is asked from now on, nobody has seen.
+                    let seen = Whereabouts::look(&driver.ram, &ring.geometry);
+                    ring.base = if tracked { Some(seen.used) } else { seen.goes_on(&driver.ram, &ring.geometry) };
                 }
             }
             crate::guest_warn!(
@@ -537,28 +590,9 @@ impl Frontend {
         self.retry = self.retry.saturating_mul(2).min(LAST_RETRY);
         let greeting = Greeting::begin(self.wishes, &mut connection)?;
         self.watch(connection.as_raw_fd())?;
-        let stage = Stage::Greeting(greeting);
-        self.link = Some(Link { connection, channel: None, stage, since: Instant::now() });
+        self.link = Some(Link::new(connection, None, Stage::Greeting(greeting)));
         Ok(())
     }
-}
-
-/// Where on a ring a backend goes on if nobody knows how far the last one came: behind the last request that was answered. With memory for
-/// requests in flight the backend finds those by itself; without it, one that answers out of order may leave some unanswered.
-fn first_unused(ram: &GuestRam, geometry: &Geometry, tracked: bool, name: &str) -> u16 {
-    let index = |ring: u64| -> u16 {
-        // Both rings begin with flags and index (virtio 1.3 §2.7.6, §2.7.8).
-        let index = ram.read_obj::<u16>(GuestAddress(ring.saturating_add(2)));
-        u16::from_le(index.unwrap_or(0))
-    };
-    let (used, available) = (index(geometry.used), index(geometry.available));
-    let open = available.wrapping_sub(used);
-    if !tracked && open > 1 {
-        crate::guest_warn!(
-            "{name}: {open} requests were in flight, and the backend does not keep track of them (protocol feature INFLIGHT_SHMFD): if it had answered them out of order, some stay unanswered"
-        );
-    }
-    used
 }
 
 fn microseconds(time: Duration) -> u64 {

@@ -1,7 +1,7 @@
 //! Devices whose rings another process serves (vhost-user): a frontend, and the drive and the file system that use it.
 //!
 //! `message` is the protocol in bytes, `connection` whole messages, `peer` getting to know a backend, `frontend` the life of a connection,
-//! `device` what the cell sees. The backend maps guest memory, is rung by the guest's doorbells (ioeventfds) directly, and rings an eventfd
+//! `whereabouts` what the rings tell of one that is lost, `device` what the cell sees. The backend maps guest memory, is rung by the guest's doorbells (ioeventfds) directly, and rings an eventfd
 //! per ring, which the device's event loop turns into an interrupt.
 //!
 //! A backend is trusted with guest memory, and with nothing else: it cannot hang the VMM, nor have it keep memory without bound, nor crash
@@ -20,6 +20,7 @@ mod peer;
 pub mod syscalls;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
 pub use block::BlockModel;
 pub use connection::Broken;
