@@ -1,5 +1,6 @@
 //! Devices that other processes serve: QEMU's storage daemon behind a drive, virtiofsd behind a file system.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -148,6 +149,34 @@ fn a_backend_that_is_killed_and_comes_back_costs_time_and_nothing_else() {
     let contract = ["activate_fails", "activate_time_us", "cfg_fails", "config_change_time_us", "init_time_us"];
     assert_eq!(names, contract);
     assert!(group["init_time_us"].as_u64().unwrap() > 0);
+}
+
+/// With many writes in flight, which the storage daemon answers out of order and does not keep track of: that they are lost is told, and no
+/// request is answered that was not done, or twice.
+#[test]
+fn a_backend_that_is_killed_with_much_in_flight_tells_nothing_wrong() {
+    let host = Host::new(64 * MIB);
+    let backend = host.serve();
+    let load = Workload {
+        write: true,
+        random: true,
+        block_bytes: 4096,
+        depth: 64,
+        ops: 200_000,
+        drive: 0,
+        transfer: Transfer { indirect: true, ..Transfer::default() },
+    };
+    let vmm = configured(&Job::new(Mode::BenchBlock(load)));
+    vmm.put("/drives/d", &drive(&host.socket)).expect_204();
+    vmm.instance_start();
+    let blocks = || std::fs::metadata(host.disk.path()).unwrap().blocks();
+    wait_until("many writes", &vmm, || blocks() > 4096);
+    backend.kill();
+    let _backend = host.serve();
+    let report = finish(&vmm);
+    assert_eq!(number(&report, "errors"), 0, "{report:?}");
+    let reset = vmm.log().contains("keeps no track of them");
+    assert_eq!(number(&report, "stalled"), u64::from(reset), "{report:?} {}", vmm.said());
 }
 
 /// Reads with many in flight, interrupted by pauses, at each of which the backend puts them down.
