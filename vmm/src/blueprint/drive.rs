@@ -24,7 +24,7 @@ pub enum Backing {
     /// The backing file or block device, open.
     File(File),
     /// The process that serves it, met.
-    Peer(Peer),
+    Peer(Box<Peer>),
 }
 
 /// A drive with what is behind it.
@@ -51,7 +51,7 @@ impl Drive {
             DriveBackend::Socket(socket) => {
                 let peer = Peer::meet(socket, BlockModel::WISHES)
                     .map_err(|e| refuse(format!("Vhost-user backend error: socket {}: {e}", socket.display())))?;
-                Backing::Peer(peer)
+                Backing::Peer(Box::new(peer))
             }
         };
         Ok(Self { config, backing })
@@ -62,7 +62,7 @@ impl Drive {
         let Backing::Peer(peer) = &self.backing else { return None };
         let same = self.config.backend == config.backend && peer.is_there();
         let peer = same.then(|| peer.try_clone().ok()).flatten()?;
-        Some(Self { config: config.clone(), backing: Backing::Peer(peer) })
+        Some(Self { config: config.clone(), backing: Backing::Peer(Box::new(peer)) })
     }
 
     /// Whether the guest may only read it.

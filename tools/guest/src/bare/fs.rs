@@ -91,8 +91,7 @@ impl Session {
             self.request.write32(at, 0);
         }
         self.answer.part(0, REPLY).fill(0xff);
-        let pieces =
-            [Piece::readable(self.request.part(0, len)), Piece::writable(self.answer.part(0, REPLY + room))];
+        let pieces = [Piece::readable(self.request.part(0, len)), Piece::writable(self.answer.part(0, REPLY + room))];
         self.queue.chain(0, &pieces);
         self.queue.offer(0);
         self.queue.kick();
