@@ -17,16 +17,14 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
 use super::connection::{Answer, Broken, Connection};
+use super::driver::{Driver, Inflight};
 use super::memory::SharedMemory;
-use super::message::{F_PROTOCOL_FEATURES, InflightArea, Request, VringAddr, VringState, protocol};
+use super::message::{F_PROTOCOL_FEATURES, InflightArea, Request, VringState, protocol};
 use super::metrics::VhostUserMetrics;
 use super::peer::{ANSWER_LIMIT, Channel, Greeting, Offer, Peer, Wishes, ask_config, config_space};
-use super::whereabouts::Whereabouts;
 use crate::event::{Interest, Source};
-use crate::irq::VirtioIrq;
-use crate::ram::GuestRam;
 use crate::virtio::device::Rings;
-use crate::virtio::queue::{Geometry, RingError};
+use crate::virtio::queue::RingError;
 
 /// How long a paused machine waits for its backend to do what was asked.
 const FINISH_LIMIT: Duration = Duration::from_secs(5);
@@ -93,35 +91,6 @@ impl Link {
     fn new(connection: Connection, channel: Option<Channel>, stage: Stage) -> Self {
         Self { connection, channel, stage, since: Instant::now(), has_memory: false }
     }
-}
-
-/// A ring that the driver uses.
-#[derive(Debug)]
-struct Ring {
-    index: u16,
-    geometry: Geometry,
-    /// Where the backend goes on, if that is known: it said so, or the rings tell.
-    base: Option<u16>,
-}
-
-/// What a driver that is set up wants.
-struct Driver {
-    features: u64,
-    rings: Vec<Ring>,
-    ram: GuestRam,
-    irq: Arc<dyn VirtioIrq>,
-    /// A backend has served it before: there may be used buffers of which it was not told.
-    served: bool,
-    /// The rings stand still, until somebody comes back.
-    halted: bool,
-    since: Instant,
-}
-
-/// Memory in which a backend notes requests in flight.
-#[derive(Debug)]
-struct Inflight {
-    area: InflightArea,
-    file: std::os::fd::OwnedFd,
 }
 
 /// The frontend of one device.
@@ -221,18 +190,7 @@ impl Frontend {
 
     /// A driver is set up. Its rings are served as soon as the backend is ready for them.
     pub(super) fn activate(&mut self, features: u64, rings: &Rings) {
-        let ready = rings.queues.iter().filter(|queue| queue.is_ready());
-        self.driver = Some(Driver {
-            features,
-            rings: ready
-                .map(|queue| Ring { index: queue.index(), geometry: queue.geometry(), base: Some(0) })
-                .collect(),
-            ram: rings.ram.clone(),
-            irq: rings.irq.clone(),
-            served: false,
-            halted: false,
-            since: Instant::now(),
-        });
+        self.driver = Some(Driver::new(features, rings));
         self.go_on();
     }
 
@@ -285,13 +243,17 @@ impl Frontend {
                 "the backend is back without features {missing:#x} that the driver uses"
             )));
         }
-        match self.driver.iter().flat_map(|driver| &driver.rings).find(|ring| ring.base.is_none()) {
-            Some(ring) if !self.is_at_work() => Err(RingError::of(format!(
-                "the backend was lost with requests of ring {} in flight, answers out of order, and keeps no track of them (protocol feature INFLIGHT_SHMFD)",
-                ring.index
+        match self.driver.as_ref().and_then(Driver::lost_ring) {
+            Some(index) if !self.is_at_work() => Err(RingError::of(format!(
+                "the backend was lost with requests of ring {index} in flight, answers out of order, and keeps no track of them (protocol feature INFLIGHT_SHMFD)"
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the backend notes requests in flight.
+    fn tracks(&self) -> bool {
+        self.offer.protocol & protocol::INFLIGHT_SHMFD != 0
     }
 
     fn is_at_work(&self) -> bool {
@@ -328,6 +290,10 @@ impl Frontend {
             self.metrics.reconnect_count.inc();
             self.config_changed |= self.offer.config != offer.config;
             self.offer = offer;
+            if !self.tracks() && self.inflight.take().is_some() {
+                // Another kind of backend, which cannot read what the last one noted.
+                self.driver.iter_mut().for_each(|driver| driver.is_left(false));
+            }
             return self.prepare();
         }
         match answer.request {
@@ -355,12 +321,7 @@ impl Frontend {
             }
             Request::GetVringBase => {
                 let (state, _) = answer.shaped::<VringState>()?;
-                let rings = self.driver.iter_mut().flat_map(|driver| &mut driver.rings);
-                let ring = rings.into_iter().find(|ring| u32::from(ring.index) == state.index.get());
-                let ring = ring.ok_or_else(|| Broken::nonsense(format!("ring {}, which is none", state.index)))?;
-                // The upper half is for packed rings, which are not offered.
-                ring.base = Some(state.number.get() as u16);
-                Ok(())
+                self.driver.as_mut().map_or(Ok(()), |driver| driver.set_base(state))
             }
             request => match answer.number()? {
                 0 => Ok(()),
@@ -371,12 +332,12 @@ impl Frontend {
 
     /// Gives an idle backend its work, if there is some.
     fn prepare(&mut self) -> Result<(), Broken> {
+        let tracked = self.tracks();
         let (Some(link), Some(driver)) = (&mut self.link, &mut self.driver) else { return Ok(()) };
-        let fits = driver.features & !self.offer.features == 0 && driver.rings.iter().all(|ring| ring.base.is_some());
+        let fits = driver.features & !self.offer.features == 0 && driver.lost_ring().is_none();
         if !matches!(link.stage, Stage::Idle) || driver.halted || !fits {
             return Ok(());
         }
-        let tracked = self.offer.protocol & protocol::INFLIGHT_SHMFD != 0;
         if tracked && self.inflight.is_none() {
             let area = InflightArea {
                 len: U64::ZERO,
@@ -396,34 +357,12 @@ impl Frontend {
             let (table, fds) = self.memory.table();
             connection.tell_and_hear(Request::SetMemTable, &table, &fds)?;
         }
-        if let Some(Inflight { area, file }) = self.inflight.as_ref().filter(|_| tracked) {
+        if let Some(Inflight { area, file }) = &self.inflight {
             connection.tell(Request::SetInflightFd, area.as_bytes(), &[file.as_raw_fd()])?;
         }
-        for ring in &mut driver.rings {
-            let Ring { index, geometry, base } = ring;
-            // Ours, which the event loop turns into interrupts. A transport whose interrupts are eventfds could have its own handed over here.
-            let (Some(kick), Some(call)) = (self.kicks.get(usize::from(*index)), self.calls.get(usize::from(*index)))
-            else {
-                continue;
-            };
-            let state = |number| VringState::new(*index, number);
-            // Not known any more when it is told.
-            let Some(base) = base.take() else { continue };
-            connection.tell(Request::SetVringNum, state(geometry.size).as_bytes(), &[])?;
-            connection.tell(Request::SetVringBase, state(base).as_bytes(), &[])?;
-            connection.tell(Request::SetVringAddr, VringAddr::new(*index, geometry).as_bytes(), &[])?;
-            let number = u64::from(*index).to_le_bytes();
-            connection.tell(Request::SetVringCall, &number, &[call.as_raw_fd()])?;
-            connection.tell(Request::SetVringKick, &number, &[kick.as_raw_fd()])?;
-            connection.tell_and_hear(Request::SetVringEnable, state(1).as_bytes(), &[])?;
-            // Whoever served the ring before may have heard the bell and not come to look.
-            let _ = kick.write(1);
-            if driver.served {
-                // Nor may it have told of all that it did.
-                driver.irq.queue(*index);
-            }
-        }
+        // From here on it may touch them.
         link.stage = Stage::AtWork;
+        driver.hand_over(connection, &self.kicks, &self.calls)?;
         if !driver.served {
             self.metrics.activate_time_us.set(microseconds(driver.since.elapsed()));
         }
@@ -476,8 +415,7 @@ impl Frontend {
             let _ = kick.write(1);
         }
         while let (Some(link), Some(driver)) = (&self.link, &self.driver) {
-            let open = |ring: &Ring| Whereabouts::look(&driver.ram, &ring.geometry).open() != 0;
-            if !driver.rings.iter().any(open) || Instant::now() >= deadline {
+            if !driver.is_waiting() || Instant::now() >= deadline {
                 break;
             }
             if link.connection.wait_for_anything(LOOK_AGAIN, &self.end)? {
@@ -543,18 +481,12 @@ impl Frontend {
                 self.metrics.connection_losses.inc();
             }
             if let (Stage::AtWork, Some(driver)) = (&link.stage, &mut self.driver) {
-                let tracked = self.inflight.is_some();
-                for ring in &mut driver.rings {
-                    // Looked at now: what is asked from now on, nobody has seen.
-                    let seen = Whereabouts::look(&driver.ram, &ring.geometry);
-                    ring.base = if tracked { Some(seen.used) } else { seen.goes_on(&driver.ram, &ring.geometry) };
-                }
+                driver.is_left(self.inflight.is_some());
             }
-            crate::guest_warn!(
-                "{}: the backend at {} is lost: {why}; it is looked for",
-                self.name,
-                self.socket.display()
-            );
+            if !matches!(why, Broken::Unwanted) {
+                let (name, socket) = (&self.name, self.socket.display());
+                crate::guest_warn!("{name}: the backend at {socket} is lost: {why}; it is looked for");
+            }
         }
         self.mind();
     }

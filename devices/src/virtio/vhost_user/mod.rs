@@ -1,8 +1,9 @@
 //! Devices whose rings another process serves (vhost-user): a frontend, and the drive and the file system that use it.
 //!
 //! `message` is the protocol in bytes, `connection` whole messages, `peer` getting to know a backend, `frontend` the life of a connection,
-//! `whereabouts` what the rings tell of one that is lost, `device` what the cell sees. The backend maps guest memory, is rung by the guest's doorbells (ioeventfds) directly, and rings an eventfd
-//! per ring, which the device's event loop turns into an interrupt.
+//! `driver` the rings it is for, `whereabouts` what they tell of a backend that is lost, `device` what the cell sees. The backend maps guest
+//! memory, is rung by the guest's doorbells (ioeventfds) directly, and rings an eventfd per ring, which the device's event loop turns into
+//! an interrupt.
 //!
 //! A backend is trusted with guest memory, and with nothing else: it cannot hang the VMM, nor have it keep memory without bound, nor crash
 //! it. The `vhost` crate is not used because its frontend cannot be held to that: it sends and receives in loops that begin anew when the
@@ -11,6 +12,7 @@
 mod block;
 mod connection;
 mod device;
+mod driver;
 mod frontend;
 mod fs;
 mod memory;

@@ -184,8 +184,8 @@ fn requests_in_flight_are_handed_to_the_next_backend() {
 /// driver that another request is done.
 #[test]
 fn what_nobody_knows_is_not_guessed() {
-    let lose = |traits| {
-        let mut rig = Rig::at_work(traits);
+    let lose = |first, second| {
+        let mut rig = Rig::at_work(first);
         rig.turn_until(|device| device.metrics().activate_time_us.get() > 0).unwrap();
         rig.backend.until(Request::SetVringEnable);
         let at = rig.driver.queues[0].geometry;
@@ -193,13 +193,16 @@ fn what_nobody_knows_is_not_guessed() {
         rig.driver.ram.write_obj(2u16, GuestAddress(at.available + 2)).unwrap();
         rig.driver.ram.write_obj(1u32, GuestAddress(at.used + 4)).unwrap();
         rig.driver.ram.write_obj(1u16, GuestAddress(at.used + 2)).unwrap();
+        *rig.backend.traits.lock().unwrap() = second;
         rig.backend.kill();
         rig.turn_until(|device| device.metrics().reconnect_count.get() > 0)
     };
-    let broken = lose(Traits::default()).unwrap_err();
+    let broken = lose(Traits::default(), Traits::default()).unwrap_err();
     assert!(broken.to_string().contains("ring 0 in flight"), "{broken}");
     let tracked = Traits { protocol: Traits::default().protocol | protocol::INFLIGHT_SHMFD, ..Traits::default() };
-    lose(tracked).unwrap();
+    lose(tracked.clone(), tracked.clone()).unwrap();
+    // What one noted, another one may not be able to read.
+    lose(tracked, Traits::default()).unwrap_err();
 }
 
 #[test]
@@ -210,6 +213,17 @@ fn a_backend_that_is_back_as_another_one_makes_the_driver_begin_anew() {
     rig.backend.kill();
     let broken = rig.turn_until(|device| device.metrics().reconnect_count.get() > 1).unwrap_err();
     assert!(broken.to_string().contains("without features 0x20000000"), "{broken}");
+}
+
+/// It has heard of some rings and not of others.
+#[test]
+fn a_backend_that_is_lost_while_it_gets_its_rings_is_replaced() {
+    let mut rig = Rig::new(Traits::with((Request::SetVringAddr, Quirk::Close)));
+    rig.device.activate(FEATURES, &mut rig.rings).unwrap();
+    rig.turn_until(|device| device.metrics().connection_losses.get() == 1).unwrap();
+    rig.backend.traits.lock().unwrap().quirks.clear();
+    rig.turn_until(|device| device.metrics().reconnect_count.get() >= 1).unwrap();
+    rig.backend.until(Request::SetVringEnable);
 }
 
 #[test]
