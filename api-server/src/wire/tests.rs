@@ -249,7 +249,8 @@ fn a_number_of_queues_is_shown_only_if_it_was_set() {
         let text = format!(r#"{{"iface_id":"a","host_dev_name":"t"{queues}}}"#);
         vmm::config::NetConfig::try_from(from_str::<Net>(&text).unwrap()).map_err(|e| e.to_string())
     };
-    for (queues, shown) in [("", json!(null)), (r#","num_queues":null"#, json!(null)), (r#","num_queues":2"#, json!(2))] {
+    for (queues, shown) in [("", json!(null)), (r#","num_queues":null"#, json!(null)), (r#","num_queues":2"#, json!(2))]
+    {
         let echoes = [to_value(Drive::from(drive(queues).unwrap())), to_value(Net::from(net(queues).unwrap()))];
         for echo in echoes.map(Result::unwrap) {
             assert_eq!((echo.get("num_queues").is_some(), &echo["num_queues"]), (!shown.is_null(), &shown));

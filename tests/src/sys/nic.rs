@@ -43,7 +43,8 @@ pub fn counters(interface: &str) -> io::Result<Vec<(String, u64)>> {
     let mut values = vec![0; 2 + 2 * count];
     values[..2].copy_from_slice(&[GET_STATS, count as u32]);
     ask(interface, &mut values)?;
-    let text = |name: &[u8]| String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+    let text =
+        |name: &[u8]| String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
     let names = bytes(&names[3..]);
     let values = values[2..].chunks_exact(2).map(|half| u64::from(half[1]) << 32 | u64::from(half[0]));
     Ok(names.chunks_exact(NAME_LEN).map(text).zip(values).collect())

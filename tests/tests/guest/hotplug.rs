@@ -199,7 +199,8 @@ fn a_busy_drive_is_taken_away() {
         vmm.wait_for_line("busy=started", PATIENCE);
         delete(&vmm, "/drives/d?force=true").expect_204();
         delete(&vmm, "/network-interfaces/eth0?force=true").expect_204();
-        let (vacant, filled) = (vmm.get("/vm/config").json(), Disk::sparse(dir.path(), &format!("{engine}-other"), MIB).unwrap());
+        let (vacant, filled) =
+            (vmm.get("/vm/config").json(), Disk::sparse(dir.path(), &format!("{engine}-other"), MIB).unwrap());
         assert_eq!((vacant["drives"].clone(), vacant["network-interfaces"].clone()), (json!([]), json!([])));
         put_drive(&vmm, "d", filled.path()).expect_204();
         assert!(vmm.is_running(), "{}", vmm.said());

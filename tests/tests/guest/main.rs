@@ -23,8 +23,8 @@ mod pmem;
 mod queues;
 mod slow_drive;
 mod snapshots;
-mod vhost_user;
 mod vcpus;
+mod vhost_user;
 mod vsock;
 mod working_set;
 

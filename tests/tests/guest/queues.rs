@@ -25,7 +25,10 @@ fn two_queues(disk: &Disk, engine: &str, write: bool, cpus: u8, more: Value) -> 
 
 /// Requests, errors and mismatches of each queue.
 fn tallies(report: &Report) -> Vec<[u64; 3]> {
-    report.with_key("requests").map(|line| ["requests", "errors", "mismatches"].map(|key| line.number(key).expect(key))).collect()
+    report
+        .with_key("requests")
+        .map(|line| ["requests", "errors", "mismatches"].map(|key| line.number(key).expect(key)))
+        .collect()
 }
 
 fn expected() -> Vec<u8> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// The scenarios and what each must report. A script that forgets a case fails here.
-pub(crate) const CASES: [(&str, &[&str]); 23] = [
+pub(crate) const CASES: [(&str, &[&str]); 26] = [
     (
         "05-readme",
         &[
@@ -208,6 +208,34 @@ pub(crate) const CASES: [(&str, &[&str]); 23] = [
         ],
     ),
     (
+        "73-device-hotplug",
+        &[
+            "plug-boot",
+            "plug-drive-request",
+            "plug-drive-seen",
+            "plug-pmem-request",
+            "plug-pmem-seen",
+            "plug-net-request",
+            "plug-net-seen",
+            "plug-net-works",
+            "unplug-drive",
+            "unplug-drive-gone",
+            "plug-drive-again",
+            "plug-drive-again-seen",
+            "plug-snapshot",
+            "plug-snapshot-net",
+            "plug-snapshot-drive",
+            "unplug-after-snapshot",
+            "unplug-after-snapshot-gone",
+            "unplug-net",
+            "unplug-net-gone",
+            "unplug-pmem",
+            "unplug-pmem-gone",
+            "plug-nothing-wrong",
+            "plug-end",
+        ],
+    ),
+    (
         "80-rng-balloon",
         &[
             "rng-boot",
@@ -340,32 +368,39 @@ pub(crate) const CASES: [(&str, &[&str]); 23] = [
 
 /// What a scenario is called that runs its VMM in a jail, and so are its cases.
 const JAILED: &str = "jailed-";
-/// The same where devices are on a PCI bus.
+/// The same where devices are on a PCI bus, and where both is so.
 const ON_PCI: &str = "pci-";
+const BOTH: &str = "jailed-pci-";
 
 /// Scenarios that say by themselves how their VMMs are started: the README's, and the tests of filters and jails.
 const THEIR_OWN_WAY: [&str; 5] = ["05-readme", "06-readme-jail", "07-fences", "08-jails", "09-jails-rootless"];
 
-/// Scenarios that run without a jail, to show what a VMM without one does. The bare-metal guest's tests have all devices without a jail.
+/// Scenarios that run on virtio-mmio without a jail, to show what a VMM without one does. The bare-metal guest's tests have all devices without a jail.
 const WITHOUT_A_JAIL: [&str; 7] =
     ["10-bzimage", "20-pvh-disks", "30-elf64-pause", "40-root-network", "45-vhost-user", "91-clones", "92-reseed"];
 
 /// Those of them that do not run in one: they start several VMMs. The tests of jails have such.
 const ONLY_WITHOUT_A_JAIL: [&str; 2] = ["91-clones", "92-reseed"];
 
-/// The scenarios whose name contains `filter`, in order; first those without a jail, last those on a PCI bus.
+/// What there is only on a PCI bus.
+const ONLY_ON_PCI: [&str; 1] = ["73-device-hotplug"];
+
+/// The scenarios whose name contains `filter`, in order; first those without a jail, last those on a PCI bus, which run in a jail where they can.
+/// So each runs on both transports, and each that can be in a jail is in one.
 pub(crate) fn scenarios(filter: &str) -> Vec<String> {
     let names = || CASES.iter().map(|(scenario, _)| *scenario);
     let plain = names().filter(|name| THEIR_OWN_WAY.contains(name) || WITHOUT_A_JAIL.contains(name)).map(str::to_owned);
-    let in_jails = |name: &&str| !THEIR_OWN_WAY.contains(name) && !ONLY_WITHOUT_A_JAIL.contains(name);
+    let others = [&THEIR_OWN_WAY[..], &WITHOUT_A_JAIL, &ONLY_ON_PCI].concat();
+    let in_jails = |name: &&str| !others.contains(name);
     let jailed = names().filter(in_jails).map(|scenario| format!("{JAILED}{scenario}"));
-    let on_pci = names().filter(|name| !THEIR_OWN_WAY.contains(name)).map(|scenario| format!("{ON_PCI}{scenario}"));
+    let way = |name: &str| if ONLY_WITHOUT_A_JAIL.contains(&name) { ON_PCI } else { BOTH };
+    let on_pci = names().filter(|name| !THEIR_OWN_WAY.contains(name)).map(|name| format!("{}{name}", way(name)));
     plain.chain(jailed).chain(on_pci).filter(|scenario| scenario.contains(filter)).collect()
 }
 
 /// How a scenario runs, as its name says first, and the scenario itself.
 pub(crate) fn parts(scenario: &str) -> (&'static str, &str) {
-    let way = [JAILED, ON_PCI].into_iter().find_map(|way| Some((way, scenario.strip_prefix(way)?)));
+    let way = [BOTH, JAILED, ON_PCI].into_iter().find_map(|way| Some((way, scenario.strip_prefix(way)?)));
     way.unwrap_or(("", scenario))
 }
 

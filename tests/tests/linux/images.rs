@@ -137,6 +137,7 @@ const SCENARIOS: [(&str, &str); crate::cases::CASES.len()] = scenarios![
     "65-races",
     "70-cpu-identity",
     "72-vcpu-hotplug",
+    "73-device-hotplug",
     "80-rng-balloon",
     "81-balloon-free-pages",
     "82-pmem",

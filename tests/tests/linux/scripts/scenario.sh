@@ -63,9 +63,14 @@ vm_new() {
     vm=/run/vm/$1
     # `jailed-` before a scenario's name: its VMM runs in a jail; `pci-`: devices are on a PCI bus. Its cases are called so, too.
     case $1 in
+    jailed-pci-*) prefix=jailed-pci- ;;
     jailed-*) prefix=jailed- ;;
     pci-*) prefix=pci- ;;
     *) prefix= ;;
+    esac
+    case $prefix in
+    *pci-) pci=--enable-pci ;;
+    *) pci= ;;
     esac
     mkdir "$vm" && cd "$vm" || exit 1
     sock=$vm/api.sock
@@ -85,8 +90,8 @@ vm_start() { vm_run --api-sock "$sock" "$@"; }
 
 vm_run() {
     set -- --log-path "$vm/log" --level Info --metrics-path "$vm/metrics" "$@"
-    [ "$prefix" != pci- ] || set -- --enable-pci "$@"
-    if [ "$prefix" = jailed- ]; then
+    [ -z "$pci" ] || set -- "$pci" "$@"
+    if [ "${prefix#jailed-}" != "$prefix" ]; then
         # In the jail the two directories that scenarios use are where they are outside.
         mkdir -p /run/jails
         mayfly-jailer --id "${vm##*/}" --exec-file /bin/mayfly --uid 0 --gid 0 --chroot-base-dir /run/jails --cleanup \
@@ -106,7 +111,7 @@ vm_up() { until_true answers_or_ended && answers || give_up "$1" "no reply on th
 waiting_start() {
     children=
     for n in 1 2; do
-        mayfly --id "clone-$n" --api-sock "$vm/$n.sock" --clone-sock "$vm/$n.clone" --log-path "$vm/$n.log" \
+        mayfly $pci --id "clone-$n" --api-sock "$vm/$n.sock" --clone-sock "$vm/$n.clone" --log-path "$vm/$n.log" \
             </dev/null >"console-$n" 2>>errors &
         children="$children $!"
     done

@@ -30,7 +30,8 @@ fn with_engines(test: impl Fn(&dyn Fn() -> Engine)) {
 /// Makes a read of the sector available on this queue; returns where its data will be.
 fn line_up(rig: &mut Rig, queue: usize, sector: u64) -> u64 {
     let at = rig.place();
-    let buffers = [rig.header(at, 0, sector), Buffer { addr: at + 0x1000, len: 512, writable: true }, rig.status_at(at + 16)];
+    let buffers =
+        [rig.header(at, 0, sector), Buffer { addr: at + 0x1000, len: 512, writable: true }, rig.status_at(at + 16)];
     rig.queue = queue;
     rig.offer(&buffers, at + 16);
     at + 0x1000
@@ -138,7 +139,10 @@ fn a_reset_while_lanes_work() {
             rig.cell.ring_doorbell(0);
             rig.cell.ring_doorbell(1);
             all_turn(turns);
-            assert!(places.iter().all(|place| rig.bytes(*place, 512) == [0x77; 512]), "round {round}: data after a reset");
+            assert!(
+                places.iter().all(|place| rig.bytes(*place, 512) == [0x77; 512]),
+                "round {round}: data after a reset"
+            );
             assert!(used(rig) == before, "round {round}: answers after a reset");
         }
     });
@@ -164,7 +168,8 @@ fn all_lanes_stand_still_and_go_on_elsewhere() {
             }
             rig.cell.pause();
             // What was taken is answered, and nothing is taken any more.
-            let answered = |rig: &mut Rig| [0, 1].map(|queue| std::iter::from_fn(|| rig.driver.take_used(queue)).count());
+            let answered =
+                |rig: &mut Rig| [0, 1].map(|queue| std::iter::from_fn(|| rig.driver.take_used(queue)).count());
             let first = answered(&mut rig);
             rig.cell.ring_doorbell(0);
             rig.cell.ring_doorbell(1);

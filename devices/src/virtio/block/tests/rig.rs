@@ -150,7 +150,8 @@ impl Rig {
     ) -> Self {
         let Options { read_only, writeback, limits, queues, .. } = options;
         let driver = TestDriver::new(queues, 256);
-        let block = Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), queues, limits }).unwrap();
+        let block =
+            Block::new(BlockSpec { file, read_only, writeback, engine: engine.clone(), queues, limits }).unwrap();
         let metrics = block.metrics();
         let others: Vec<Block> = (1..queues).map(|_| block.lane(engine.clone()).unwrap()).collect();
         let seats: Vec<_> = std::iter::once(&block).chain(&others).map(Block::uring_seat).collect();

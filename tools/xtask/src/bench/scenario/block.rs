@@ -135,8 +135,10 @@ macro_rules! load {
 
 macro_rules! spread {
     ($engine:literal) => {{
-        static ONE: Metric = Metric::higher(concat!("block ", $engine, " 4 KiB random read qd 32, one queue of two vCPUs"), "IOPS");
-        static TWO: Metric = Metric::higher(concat!("block ", $engine, " 4 KiB random read qd 32, two queues on two vCPUs"), "IOPS");
+        static ONE: Metric =
+            Metric::higher(concat!("block ", $engine, " 4 KiB random read qd 32, one queue of two vCPUs"), "IOPS");
+        static TWO: Metric =
+            Metric::higher(concat!("block ", $engine, " 4 KiB random read qd 32, two queues on two vCPUs"), "IOPS");
         static RATIO: Metric = Metric::higher(concat!("block ", $engine, " two queues to one"), "times");
         static SPREAD: Spread = Spread { engine: $engine, requests: 100_000, one: &ONE, two: &TWO, ratio: &RATIO };
         Scenario {
