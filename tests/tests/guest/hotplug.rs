@@ -232,13 +232,15 @@ fn nothing_is_left_of_devices_that_have_gone() {
         let engine = if n.is_multiple_of(2) { "Sync" } else { "Async" };
         let mut body = drive("d", disk.path());
         body["io_engine"] = json!(engine);
-        vmm.put("/drives/d", &body).expect_204();
+        let plugged = vmm.put("/drives/d", &body);
+        assert_eq!(plugged.status, 204, "cycle {n}: {plugged:?}\n{}", vmm.said());
         vmm.put("/pmem/p", &json!({"id": "p", "path_on_host": disk.path(), "read_only": n.is_multiple_of(3)}))
             .expect_204();
         let net = json!({"iface_id": "n", "host_dev_name": tap.name(), "guest_mac": "06:00:ac:10:00:02"});
         vmm.put("/network-interfaces/n", &net).expect_204();
         for path in ["/drives/d", "/pmem/p", "/network-interfaces/n"] {
-            delete(&vmm, path).expect_204();
+            let gone = delete(&vmm, path);
+            assert_eq!(gone.status, 204, "cycle {n}, {path}: {gone:?}\n{}", vmm.said());
         }
     };
     (0..10).for_each(cycle);

@@ -21,6 +21,8 @@ const COMMAND: u64 = 0x04;
 const BAR: u64 = 0x10;
 const CAPABILITIES: u64 = 0x34;
 const CAP_MSIX: u8 = 0x11;
+/// What is read of a function that has gone.
+const NOTHING: u64 = 0xff;
 /// Answer at BARs, reach memory.
 const COMMAND_ON: u16 = 6;
 /// MSI-X is on, and all of its entries are masked or not.
@@ -92,6 +94,10 @@ pub fn function(slot: u64) -> Option<Window> {
     cpu::write16(space + COMMAND, COMMAND_ON);
     let address = u64::from(cpu::read32(space + BAR + 4)) << 32 | u64::from(cpu::read32(space + BAR) & !0xf);
     let window = Window { address, kind: (id >> 16).wrapping_sub(DEVICE_BASE) };
+    // One that goes at this moment reads as all ones.
+    if address < FAR_DEVICES.0 || address >= FAR_DEVICES.0 + FAR_DEVICES.1 {
+        return None;
+    }
     mask_interrupts(space, MSIX_MASKED);
     for entry in 0..ENTRIES {
         cpu::write64(address + TABLE + 16 * entry, NOBODY);
@@ -102,10 +108,10 @@ pub fn function(slot: u64) -> Option<Window> {
 
 fn mask_interrupts(space: u64, control: u16) {
     let mut at = u64::from(cpu::read8(space + CAPABILITIES));
-    while at != 0 && cpu::read8(space + at) != CAP_MSIX {
+    while at != 0 && at != NOTHING && cpu::read8(space + at) != CAP_MSIX {
         at = cpu::read8(space + at + 1).into();
     }
-    if at != 0 {
+    if at != 0 && at != NOTHING {
         cpu::write16(space + at + 2, control);
     }
 }
@@ -113,7 +119,7 @@ fn mask_interrupts(space: u64, control: u16) {
 /// Takes what is pending: it is sent, and nobody is there.
 fn acknowledge(address: u64) {
     // Where functions are from the start.
-    let slot = (address - FAR_DEVICES.0) / BAR_LEN;
+    let slot = (address - FAR_DEVICES.0) / BAR_LEN % SLOTS;
     for control in [MSIX_OPEN, MSIX_MASKED] {
         mask_interrupts(ECAM + slot * SLOT, control);
     }
