@@ -100,11 +100,10 @@ pub fn run(machine: &mut Machine) {
             let random = Random::new(line.number("seed", 1) ^ 0x5a5a);
             let mut more = Feeder { buffers, random, ..feeder };
             let (mut here, mut there) = (Outcome::default(), Outcome::default());
-            let both = second::side_by_side(
-                machine,
-                &mut || there = drive(other, &mut more, clock, more_samples),
-                || here = drive(&mut block, &mut feeder, clock, samples),
-            );
+            let both =
+                second::side_by_side(machine, &mut || there = drive(other, &mut more, clock, more_samples), || {
+                    here = drive(&mut block, &mut feeder, clock, samples)
+                });
             if !both {
                 say!("error=one-processor");
                 return;

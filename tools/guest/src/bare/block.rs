@@ -107,12 +107,7 @@ impl Block {
         Self::lay_out_queue(machine, window, options, index)
     }
 
-    fn lay_out_queue(
-        machine: &mut Machine,
-        window: Window,
-        options: Options,
-        index: u32,
-    ) -> Result<Self, Refusal> {
+    fn lay_out_queue(machine: &mut Machine, window: Window, options: Options, index: u32) -> Result<Self, Refusal> {
         let mut wanted = RO | FLUSH | DISCARD | WRITE_ZEROES | MQ;
         if options.indirect {
             wanted |= feature::INDIRECT_DESC;

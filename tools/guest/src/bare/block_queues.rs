@@ -59,7 +59,11 @@ pub fn run(machine: &mut Machine) {
         requests: line.number("sectors", 64) / line.number("request", 8).max(1),
         sectors: line.number("request", 8).max(1),
     };
-    say!("mq={} queues={}", u8::from(blocks[0].features & block::MQ != 0), window.read(crate::mmio::reg::CONFIG + 32) >> 16);
+    say!(
+        "mq={} queues={}",
+        u8::from(blocks[0].features & block::MQ != 0),
+        window.read(crate::mmio::reg::CONFIG + 32) >> 16
+    );
     let clock = machine.clock;
     let mut first = 0;
     let [mut here, mut there] = blocks.map(|block| {

@@ -18,6 +18,8 @@ pub fn run(machine: &mut Machine) {
     let keeps = machine.command_line.switch("keep", false);
     let quiet = machine.command_line.switch("quiet", false);
     let mark = machine.arena.mark();
+    // Slots whose devices have rings of ours.
+    let mut live = 0u32;
     let mut done = 0;
     say!("hotplug=started");
     while done < steps {
@@ -28,15 +30,19 @@ pub fn run(machine: &mut Machine) {
         }
         for slot in (1..SLOTS).filter(|slot| filled >> slot & 1 != 0) {
             done += 1;
+            live = (1..SLOTS)
+                .filter(|slot| live >> slot & 1 != 0 && pci::is_there(*slot))
+                .fold(0, |all, slot| all | 1 << slot);
+            if live == 0 {
+                machine.arena.rewind(mark);
+            }
+            live |= 1 << slot;
             let found = match pci::function(slot) {
                 Some(window) => greet(machine, window),
                 None => ("nothing", 0),
             };
             if !quiet {
                 say!("plugged={slot} {}={:#x}", found.0, found.1);
-            }
-            if !keeps {
-                machine.arena.rewind(mark);
             }
         }
         for slot in (1..SLOTS).filter(|slot| leaving >> slot & 1 != 0) {
@@ -52,6 +58,7 @@ pub fn run(machine: &mut Machine) {
             {
                 say!("error=reset slot={slot}");
             }
+            live &= !(1 << slot);
             hotplug::eject(1 << slot);
         }
     }

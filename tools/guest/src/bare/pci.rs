@@ -84,6 +84,11 @@ pub fn scan() -> impl Iterator<Item = Window> {
     (1..SLOTS).filter_map(function)
 }
 
+/// Whether there is a virtio function in a slot.
+pub fn is_there(slot: u64) -> bool {
+    cpu::read32(ECAM + slot * SLOT) & 0xffff == VENDOR
+}
+
 /// The virtio function in a slot, if there is one.
 pub fn function(slot: u64) -> Option<Window> {
     let space = ECAM + slot * SLOT;
@@ -95,7 +100,7 @@ pub fn function(slot: u64) -> Option<Window> {
     let address = u64::from(cpu::read32(space + BAR + 4)) << 32 | u64::from(cpu::read32(space + BAR) & !0xf);
     let window = Window { address, kind: (id >> 16).wrapping_sub(DEVICE_BASE) };
     // One that goes at this moment reads as all ones.
-    if address < FAR_DEVICES.0 || address >= FAR_DEVICES.0 + FAR_DEVICES.1 {
+    if address < FAR_DEVICES.0 || address >= FAR_DEVICES.0 + FAR_DEVICES.1 || address % BAR_LEN != 0 {
         return None;
     }
     mask_interrupts(space, MSIX_MASKED);
