@@ -4,7 +4,7 @@
 //! vCPU that writes DRIVER_OK only rings the control bell. A reset happens on the vCPU, under the locks, so that it is complete when the
 //! guest's write returns.
 //!
-//! A device works in one or more [lanes](lane): parts with rings, a lock and an event loop of their own, so that its queues can be served
+//! A device works in one or more lanes: parts with rings, a lock and an event loop of their own, so that its queues can be served
 //! side by side. Registers have a lock of their own, too, that no work is done under. Order of the locks: registers, then lanes, by their
 //! index; who holds a lane's and needs the registers lets go of it first. What happened in between shows by the driver's `life`.
 

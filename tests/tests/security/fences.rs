@@ -263,6 +263,7 @@ fn wishes() -> Vec<(&'static str, i64, [u64; 6])> {
         ("prctl PR_SET_SECCOMP", libc::SYS_prctl, [libc::PR_SET_SECCOMP as u64, 0, 0, 0, 0, 0]),
         ioctl("ioctl TIOCSTI", libc::TIOCSTI),
         ioctl("ioctl TUNSETIFF", libc::TUNSETIFF),
+        ioctl("ioctl TUNSETQUEUE", libc::TUNSETQUEUE),
         ioctl("ioctl KVM_CREATE_VM", 0xae01),
         ioctl("ioctl KVM_SET_MSRS", 0x4008_ae89),
         memory("mmap to run", libc::SYS_mmap, read | exec),
