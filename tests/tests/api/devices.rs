@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 
-use mayfly_tests::{Disk, Vmm};
+use mayfly_tests::{Disk, Tap, Vmm};
 use serde_json::{Value, json};
 
 use crate::refused;
@@ -193,4 +193,25 @@ fn a_drive_has_a_file_or_a_backend_that_is_there() {
         let text = refused(&vmm, "PUT", "/drives/a", &drive(more));
         assert!(text.starts_with("Drive config error: socket and "), "{text}");
     }
+}
+
+#[test]
+fn a_tap_of_one_queue_is_refused_where_several_are_asked_for() {
+    let tap = Tap::create("mflyone").expect("a tap");
+    let vmm = Vmm::start();
+    let net = |queues: Value| json!({"iface_id": "n", "host_dev_name": tap.name(), "num_queues": queues});
+    vmm.put("/network-interfaces/n", &net(Value::Null)).expect_204();
+    let before = vmm.get("/vm/config").expect_200();
+    let text = refused(&vmm, "PUT", "/network-interfaces/n", &net(json!(2)));
+    for part in
+        ["num_queues is more than 1", "`ip tuntap add dev mflyone mode tap multi_queue`", "Invalid TUN/TAP Backend"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+    for bad in [json!(0), json!(17), json!(1_u64 << 40)] {
+        let text = refused(&vmm, "PUT", "/network-interfaces/n", &net(bad.clone()));
+        assert!(text.contains(&format!("num_queues is {bad}: it must be from 1 to 16.")), "{text}");
+    }
+    assert_eq!(vmm.get("/vm/config").expect_200(), before, "a refusal changes nothing");
+    vmm.put("/network-interfaces/n", &net(json!(1))).expect_204();
 }

@@ -92,12 +92,29 @@ fn internet_sum(bytes: &[u8]) -> u16 {
 
 #[test]
 fn the_guest_answers_a_ping() {
-    let tap = network("mfping");
+    answers_pings(&network("mfping"), 1);
+}
+
+/// On a tap with several queues, by a driver that knows of one pair.
+#[test]
+fn a_card_with_several_pairs_serves_a_driver_that_knows_of_one() {
+    tap::private_network();
+    let tap = Tap::create_with_queues("mfpairs").unwrap();
+    tap.up().unwrap();
+    answers_pings(&tap, 4);
+}
+
+#[track_caller]
+fn answers_pings(tap: &Tap, pairs: u32) {
     let socket = tap.packets().unwrap();
     let ip = Ipv4Addr::new(172, 16, 0, 2);
     let count = 20;
     let vmm = configured(&Job::new(Mode::Net(Net { ip, packets: Some(count), limit_ms: 20_000 })));
-    attach(&vmm, &tap);
+    attach(&vmm, tap);
+    if pairs > 1 {
+        let more = json!({"iface_id": "eth0", "host_dev_name": tap.name(), "guest_mac": MAC, "num_queues": pairs});
+        vmm.put("/network-interfaces/eth0", &more).expect_204();
+    }
     vmm.instance_start();
     vmm.wait_for_line("net=listening", PATIENCE);
     for n in 0..count as u8 {
