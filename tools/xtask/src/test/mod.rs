@@ -32,7 +32,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if report.failed() {
         return report.end();
     }
-    if tiers.iter().any(|tier| matches!(tier, Tier::Api | Tier::Guest | Tier::Linux)) {
+    if tiers.iter().any(|tier| matches!(tier, Tier::Api | Tier::Guest | Tier::GuestPci | Tier::Linux)) {
         report.step("packages", packages::ensure);
     }
     if tiers.contains(&Tier::Api) {

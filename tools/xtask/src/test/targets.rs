@@ -62,8 +62,9 @@ fn parse(line: &str) -> Option<Target> {
 
 impl Target {
     /// Runs it with the release binary as the one under test.
-    pub(crate) fn run(&self, mayfly: &Path, tally: &mut Tally) {
+    pub(crate) fn run(&self, mayfly: &Path, env: &[(&str, &str)], tally: &mut Tally) {
         let mut command = Command::new(&self.executable);
+        command.envs(env.iter().copied());
         command.current_dir(&self.package_dir).env("CARGO_MANIFEST_DIR", &self.package_dir).env("MAYFLY_BIN", mayfly);
         tally.run(&self.name, &mut command);
     }

@@ -21,6 +21,8 @@ pub(crate) enum Tier {
     Api,
     /// The bare-metal guest on this machine's /dev/kvm.
     Guest,
+    /// The same with its devices on a PCI bus.
+    GuestPci,
     /// A bounded run of every fuzz target.
     Fuzz,
     /// Stock Linux guests in a VM on an emulated CPU.
@@ -28,7 +30,8 @@ pub(crate) enum Tier {
 }
 
 impl Tier {
-    pub(crate) const ALL: [Self; 5] = [Self::Unit, Self::Api, Self::Guest, Self::Fuzz, Self::Linux];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Unit, Self::Api, Self::Guest, Self::GuestPci, Self::Fuzz, Self::Linux];
 
     /// The tier of one integration test of `tests/tests`, by the start of its name.
     /// A name nobody claims still runs, with the API tests.
@@ -47,7 +50,7 @@ impl Tier {
             Self::Unit if !root => {
                 bail!("some unit tests make taps and need root: run it as root (sudo)")
             }
-            Self::Api | Self::Guest => {
+            Self::Api | Self::Guest | Self::GuestPci => {
                 if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
                     bail!("/dev/kvm is needed and cannot be opened: {error}");
                 }
@@ -65,9 +68,13 @@ impl Tier {
 
     /// Runs every test binary of the tier.
     pub(crate) fn run(self, targets: &[Target], mayfly: &Path, tally: &mut Tally) {
-        for target in targets.iter().filter(|target| target.tier == self) {
+        let (whose, env) = match self {
+            Self::GuestPci => (Self::Guest, &[("MAYFLY_TEST_PCI", "1")][..]),
+            other => (other, &[][..]),
+        };
+        for target in targets.iter().filter(|target| target.tier == whose) {
             println!("\n--- {}", target.name);
-            target.run(mayfly, tally);
+            target.run(mayfly, env, tally);
         }
         if self == Self::Unit {
             println!("\n--- examples in the docs");
@@ -87,6 +94,7 @@ impl fmt::Display for Tier {
             Self::Unit => "unit: unit and property tests",
             Self::Api => "api: the binary over its socket",
             Self::Guest => "guest: bare-metal guest on /dev/kvm",
+            Self::GuestPci => "guest-pci: the same on a PCI bus",
             Self::Fuzz => "fuzz: bounded smoke run",
             Self::Linux => "linux: stock Linux guests, nested",
         })
