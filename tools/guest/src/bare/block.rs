@@ -121,7 +121,8 @@ impl Block {
 
     /// The part of a driver that uses one queue.
     fn on_queue(machine: &mut Machine, window: Window, options: Options, features: u64, index: u32) -> Self {
-        let size = window.queue_max(index).min(256) as u16;
+        // On PCI it is the size itself, which somebody may have spoiled on purpose.
+        let size = window.queue_max(index).clamp(16, 256) as u16;
         let event_idx = features & feature::EVENT_IDX != 0;
         let queue = Queue::allocate(window, index, size, event_idx, &mut machine.arena);
         let pieces = options.data_pieces + 2;

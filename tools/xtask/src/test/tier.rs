@@ -30,8 +30,7 @@ pub(crate) enum Tier {
 }
 
 impl Tier {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Unit, Self::Api, Self::Guest, Self::GuestPci, Self::Fuzz, Self::Linux];
+    pub(crate) const ALL: [Self; 6] = [Self::Unit, Self::Api, Self::Guest, Self::GuestPci, Self::Fuzz, Self::Linux];
 
     /// The tier of one integration test of `tests/tests`, by the start of its name.
     /// A name nobody claims still runs, with the API tests.
