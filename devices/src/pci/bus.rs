@@ -122,18 +122,21 @@ impl PciBus {
         if seat.is_some() {
             return Err(NoSlot::Taken(slot));
         }
+        // One that was saved may answer already; of others the guest has yet to say so. Whoever fills a slot beside a running guest must not wait
+        // for vCPUs.
+        let answers = function.bar().is_some();
         *seat = Some(Seat { function, window: None });
         drop(slots);
-        self.settle(slot);
+        if answers {
+            self.settle(slot);
+        }
         Ok(())
     }
 
-    /// Empties a slot: from now on nobody gets at what was in it who is not at it already.
+    /// Empties a slot: from now on nobody gets at what was in it who is not at it already. Doorbells are for whoever retires the device.
     pub fn remove(&self, slot: u8) {
-        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
-        let seat = self.write_slots().0.get_mut(usize::from(slot)).and_then(Option::take);
-        if let Some(seat) = seat {
-            seat.function.move_to(None);
+        if let Some(seat) = self.write_slots().0.get_mut(usize::from(slot)) {
+            *seat = None;
         }
     }
 
@@ -156,7 +159,7 @@ impl PciBus {
         {
             let mut slots = self.write_slots();
             let Some(Some(seat)) = slots.0.get_mut(usize::from(slot)) else { return };
-            if seat.window == placed {
+            if seat.window == placed || !Arc::ptr_eq(&seat.function, &function) {
                 return;
             }
             seat.window = placed;

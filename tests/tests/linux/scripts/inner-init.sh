@@ -55,6 +55,9 @@ do_devices() {
     load libnvdimm nd_virtio virtio_pmem nd_btt nd_pmem
     mkdir -p /mnt
     say devices-ready yes
+    # The first one is awaited, to see how long that takes.
+    until [ -e /sys/block/vda ]; do usleep 2000; done
+    say disk-there yes
     while :; do
         seen=none
         [ ! -e /sys/block/vda ] || seen=$(dd if=/dev/vda bs=64k iflag=direct 2>/dev/null | md5)

@@ -189,7 +189,7 @@ impl Vmm {
         self.asked = left;
         for Asked { name, answer, .. } in late {
             answer(Err(refuse(format!(
-                "The guest has not let go of {name}: it was asked by ACPI and uses the device still. Ask again, have the guest unmount or release it first, or take it away by force (DELETE with ?force=true)."
+                "The guest has not let go of {name}: it was asked by ACPI and uses the device still. If it lets go later, the device goes then. Ask again, have the guest unmount or release it first, or take it away by force (DELETE with ?force=true)."
             ))));
         }
         self.wind_unplug_clock();

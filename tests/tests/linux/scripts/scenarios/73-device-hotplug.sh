@@ -20,8 +20,10 @@ boots plug-boot bzImage 1 base,devices
 said devices-ready >/dev/null
 began=$(cut -d' ' -f1 /proc/uptime)
 check plug-drive-request "$(tail -n 1 errors)" drive disk "$vm/disk.img"
+answered=$(cut -d' ' -f1 /proc/uptime)
+until grep -q mf:disk-there=yes console || ended; do usleep 2000; done
+echo "rig: seconds to the answer, and to the disk in the guest: $(echo "$began $answered $(cut -d' ' -f1 /proc/uptime)" | awk '{print $2-$1, $3-$1}')"
 check plug-drive-seen "the guest does not see it" told disk-vda "$(md5 <disk.img)"
-echo "rig: the guest read the disk $(echo "$began $(cut -d' ' -f1 /proc/uptime)" | awk '{print $2-$1}') s after the request"
 check plug-pmem-request "$(tail -n 1 errors)" api PUT /pmem/data "{\"id\": \"data\", \"path_on_host\": \"$vm/data.img\"}"
 check plug-pmem-seen "the guest does not see it" told pmem-file "$(md5 </bin/busybox)"
 check plug-net-request "$(tail -n 1 errors)" api PUT /network-interfaces/eth0 \
