@@ -156,7 +156,7 @@ pub const PLUG: &[Call] = &[
     Call::with(SYS_mprotect, &[Arg::without(2, PROT_EXEC as u32)], "its stack"),
     Call::any(SYS_set_robust_list, "its locks"),
     Call::any(SYS_rseq, "its place on a processor"),
-    Call::any(SYS_sched_getaffinity, "on how many processors threads may run"),
+    Call::any(SYS_sched_getaffinity, "the C library, asked where a stack is, looks that up as well"),
     Call::with(SYS_prctl, &[Arg::is(0, bits(PR_SET_NAME))], "its name"),
     Call::with(SYS_prctl, &[Arg::is(0, bits(PR_SET_NO_NEW_PRIVS))], "its fence"),
     Call::with(SYS_prctl, &[Arg::is(0, bits(PR_SET_SECCOMP))], "its filter"),

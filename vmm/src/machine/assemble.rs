@@ -222,7 +222,9 @@ pub fn assemble(
         }
     };
     let transport = places.transport();
-    let spread = Spread::here(plan.has_several_queues(transport));
+    // Later on nobody may look how many processors there are, so ask before devices come that may want to know.
+    let hotpluggable = pci.is_some() && around.pci;
+    let spread = Spread::here(hotpluggable || plan.has_several_queues(transport));
     let hubs = uring_hubs(plan, transport, spread);
     let mut board = Board::new(&vm, &memory, &ioapic, &mut mmio, &mut line, places, spread);
     board.attach_all(plan, &hubs, &around.mmds)?;
@@ -302,7 +304,8 @@ pub fn assemble(
         identity,
         cpus,
         pci,
-        hotpluggable: around.pci,
+        hotpluggable,
+        spread,
         pmems,
         fences: Arc::new(fences),
         exit: around.exit.clone(),

@@ -33,6 +33,7 @@ use identity::Identity;
 use pci::Pci;
 use prefetch::Prefetch;
 use roster::Seat;
+use spread::Spread;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -84,6 +85,8 @@ pub struct Machine {
     pci: Option<Pci>,
     /// This process was told that devices may come and go: its threads may do what that takes.
     hotpluggable: bool,
+    /// On how many threads the lanes of a device are served.
+    spread: Spread,
     /// Persistent memory, by the devices' names.
     pmems: Vec<(DeviceName, PmemRegion)>,
     /// For threads that come with devices.

@@ -42,6 +42,7 @@ pub struct Maker {
     fences: Arc<Fences>,
     exit: Arc<ExitLatch>,
     vcpus: u8,
+    spread: Spread,
     slot: u8,
     /// Numbers of threads that exist.
     numbers: Vec<usize>,
@@ -63,8 +64,7 @@ impl Maker {
             return Err(Error::invalid(Subject::Drive, what));
         };
         let queues = Transport::Pci.queues(drive.config.num_queues, self.vcpus);
-        let spread = Spread::here(queues > 1);
-        let threads = spread.threads(queues.into());
+        let threads = self.spread.threads(queues.into());
         let hubs = match drive.config.io_engine {
             IoEngine::Sync => Vec::new(),
             IoEngine::Async => rings(queues.into(), threads),
@@ -85,7 +85,7 @@ impl Maker {
         let name = DeviceName::Net(config.id.clone());
         let net = blueprint::Net::open(config)?;
         let taps = net.taps(Transport::Pci, self.vcpus)?;
-        let threads = Spread::here(taps.len() > 1).threads(taps.len());
+        let threads = self.spread.threads(taps.len());
         let lanes = net::make(&net, taps, service, mmds)?;
         let plugged = self.seat(name, lanes, threads, Vec::new())?;
         Ok((net, plugged))
@@ -175,7 +175,7 @@ pub struct Leaving {
 impl Machine {
     /// Whether devices can come and go.
     pub fn has_hotplug(&self) -> bool {
-        self.pci.is_some() && self.hotpluggable
+        self.hotpluggable
     }
 
     /// What makes a device for the lowest free slot.
@@ -193,6 +193,7 @@ impl Machine {
             fences: self.fences.clone(),
             exit: self.exit.clone(),
             vcpus,
+            spread: self.spread,
             slot,
             numbers: self.io_threads.iter().filter_map(number).collect(),
             pmems: self.pmems.iter().map(|(_, region)| region.place()).collect(),
