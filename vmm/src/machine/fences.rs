@@ -96,7 +96,9 @@ impl Fences {
 
     /// For the vCPU threads of a machine with these devices.
     pub(super) fn of_vcpus(&self, seats: &[Seat]) -> Result<Fence, FilterError> {
-        let pci = if seats.iter().any(|seat| seat.card.is_some()) { calls::VCPU_PCI } else { &[] };
+        // A machine that begins without devices may get some.
+        let on_pci = self.plug || seats.iter().any(|seat| seat.card.is_some());
+        let pci = if on_pci { calls::VCPU_PCI } else { &[] };
         let mut lists = vec![calls::EVERY, calls::VCPU, CONSOLE.vcpu, pci];
         lists.extend(seats.iter().flat_map(|seat| [needs(seat).vcpu, besides(seat)]));
         if self.plug {

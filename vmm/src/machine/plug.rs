@@ -19,7 +19,7 @@ use super::roster::{DeviceName, Home, Seat};
 use super::spread::Spread;
 use super::{Machine, Served};
 use crate::blueprint::{self, Backing, Drive};
-use crate::config::{DriveConfig, IoEngine, MmdsConfig, NetConfig, PmemConfig, Transport};
+use crate::config::{DriveBackend, DriveConfig, IoEngine, MmdsConfig, NetConfig, PmemConfig, Transport};
 use crate::error::{Error, Subject};
 use crate::event_loop::EventLoop;
 use crate::exit::ExitLatch;
@@ -58,11 +58,16 @@ impl Maker {
     /// A drive on a file.
     pub fn drive(self, config: DriveConfig) -> Result<(Drive, Plugged), Error> {
         let name = DeviceName::Drive(config.id.clone());
-        let drive = Drive::open(config)?;
-        let Backing::File(file) = &drive.backing else {
-            let what = "socket: a vhost-user drive can be there only from the start, because its backend shares all of the memory";
-            return Err(Error::invalid(Subject::Drive, what));
+        let served = || {
+            let what = "socket: a vhost-user drive can be there only from the start, because its backend shares all of the memory. Put it before InstanceStart, or use path_on_host.";
+            Error::invalid(Subject::Drive, what)
         };
+        // Nobody is met: this thread makes no sockets.
+        if matches!(config.backend, DriveBackend::Socket(_)) {
+            return Err(served());
+        }
+        let drive = Drive::open(config)?;
+        let Backing::File(file) = &drive.backing else { return Err(served()) };
         let queues = Transport::Pci.queues(drive.config.num_queues, self.vcpus);
         let threads = self.spread.threads(queues.into());
         let hubs = match drive.config.io_engine {
