@@ -100,8 +100,10 @@ impl<'a> Call<'a> {
 
     /// DELETE of a device: `?force=true` does not ask the guest, `?timeout_ms=N` says how long to wait for it.
     async fn unplug(&self, name: impl FnOnce(ResourceId) -> DeviceName) -> Result<Reply, Fault> {
-        // A query is part of the path, as in the contract, where no path has one.
-        let (id, query) = self.id.split_once('?').unwrap_or((self.id, ""));
+        // A query is part of the path, as in the contract, where no path has one. It may come after a slash that does not matter.
+        let id = self.id.split('?').next().unwrap_or_default();
+        let pieces = std::iter::once(self.id).chain(self.rest.iter().copied());
+        let query = pieces.filter_map(|piece| piece.split_once('?')).map(|(_, query)| query).next().unwrap_or_default();
         let name = name(ResourceId::try_from(id).map_err(|e| Fault::bad_request(e.to_string()))?);
         let (mut force, mut patience) = (false, Unplug::PATIENCE);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {

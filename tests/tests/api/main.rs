@@ -9,6 +9,7 @@
 //! | [`http`] | does it speak HTTP as v1 clients do, whatever they send |
 //! | [`input`] | are wrong values and hostile paths refused without a trace |
 //! | [`devices`] | what each device can be configured to, and the texts when it cannot |
+//! | [`hotplug`] | which devices can come and go while the machine runs, and the texts when they cannot |
 //! | [`limits`] | what rate limiters mean and how they are shown |
 //! | [`metrics`] | is the metrics file the one strict readers take, and what is in it |
 //! | [`mmds`] | what the metadata service can be told and how large it may grow |
@@ -21,6 +22,7 @@ mod check_host;
 mod clients;
 mod contract;
 mod devices;
+mod hotplug;
 mod http;
 mod input;
 mod limits;

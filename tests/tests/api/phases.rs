@@ -101,6 +101,28 @@ fn every_request_in_every_phase_of_a_machine_with_every_device() {
 
 /// A5.
 #[test]
+fn every_request_in_every_phase_of_a_machine_whose_devices_come_and_go() {
+    binary::require_kvm();
+    let tap = Tap::create("mflycome").expect("a tap");
+    let builder = VmmBuilder::new();
+    let rows = rows(&world(&builder, tap.name()));
+    let metrics = builder.dir().join("metrics");
+    let vmm = builder.arg("--enable-pci").arg("--metrics-path").arg(metrics).start();
+    check(&vmm, rows.iter().map(|row| (row, row.with[0])), "Not started");
+    through_all_phases(&vmm, &mut |vmm, phase| {
+        check(vmm, rows.iter().map(|row| (row, row.on_pci(phase))), phase);
+        if phase != "Not started" {
+            let config = vmm.get("/vm/config").expect_200();
+            for device in ["drives", "network-interfaces", "pmem"] {
+                assert_eq!(config[device], json!([]), "{phase}");
+            }
+            assert_eq!(config["mmds-config"], json!(null), "its interface has gone");
+        }
+    });
+}
+
+/// A5.
+#[test]
 fn every_request_in_every_phase_of_a_machine_without_devices() {
     binary::require_kvm();
     let tap = Tap::create("mflynothing").expect("a tap");

@@ -60,7 +60,7 @@ fn wrong_arguments_have_their_own_exit_code() {
         (&["--seccomp-filter", "/x"], 1, "The seccomp filters /x cannot be read"),
         (&["--metrics-path", "/a", "--metrics-path", "/b"], 153, "cannot be used multiple times"),
         (&["--metrics-path", "/no/such/dir"], 1, "Error: Metrics error: Cannot open the metrics file /no/such/dir: "),
-        (&["--enable-pci"], 153, "--enable-pci is not supported yet"),
+        (&["--enable-pci=yes"], 153, "unexpected value 'yes' for '--enable-pci'"),
         (&["--level", "loud"], 152, "unknown log level `loud`"),
     ] {
         let output = run(&mayfly, arguments);

@@ -1,8 +1,8 @@
 //! System calls of network cards. See [`crate::syscalls`].
 
 use libc::{
-    AF_NETLINK, NETLINK_ROUTE, SYS_ioctl, SYS_read, SYS_readv, SYS_recvfrom, SYS_sendto, SYS_socket, SYS_writev, TUNSETIFF,
-    TUNSETOFFLOAD, TUNSETQUEUE, TUNSETSNDBUF, TUNSETVNETHDRSZ,
+    AF_NETLINK, NETLINK_ROUTE, SYS_ioctl, SYS_read, SYS_readv, SYS_recvfrom, SYS_sendto, SYS_socket, SYS_writev,
+    TUNSETIFF, TUNSETOFFLOAD, TUNSETQUEUE, TUNSETSNDBUF, TUNSETVNETHDRSZ,
 };
 
 use crate::syscalls::{Arg, Call, Needs, SET_TIMER};

@@ -22,6 +22,25 @@ const MULTICAST: &str = "Network config error: MAC address `01:00:5e:00:00:01` i
                          of its first byte";
 const RESERVED: &str = "Vsock config error: guest_cid 2 is reserved: choose one from 3 to 4294967294.";
 
+impl Row {
+    /// What a machine with every device answers whose devices can come and go, and whose guest uses none of them. Each phase ends with the
+    /// devices taken away, so that they come anew in the next one.
+    pub(crate) fn on_pci(&self, phase: &str) -> Answer {
+        let families = ["/drives/", "/network-interfaces/", "/pmem/"];
+        let comes = self.method == "PUT" && families.iter().any(|family| self.path.starts_with(family));
+        match (phase, self.with) {
+            ("Not started", [before, _]) => before,
+            (_, [_, Fault(NO_PCI)]) => Done,
+            ("Running", [Done, Fault(AFTER)]) if comes => Fault(IN_USE),
+            (_, [Done, Fault(AFTER)]) if comes => Done,
+            // What the request says is judged before the machine is looked at, and that before any file.
+            (_, [Fault(why @ (NOT_BOTH | MULTICAST)), Fault(AFTER)]) if comes => Fault(why),
+            (_, [Fault(_), Fault(AFTER)]) if comes => Fault(IN_USE),
+            (_, [_, after]) => after,
+        }
+    }
+}
+
 pub(super) fn rows(world: &World) -> Vec<Row> {
     [drives(world), nets(world), pmems(world), file_systems(), others(world)].into_iter().flatten().collect()
 }

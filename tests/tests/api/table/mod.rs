@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 pub(crate) const BEFORE: &str = "The requested operation is not supported before starting the microVM.";
 pub(crate) const AFTER: &str = "The requested operation is not supported after starting the microVM.";
 const NO_PCI: &str = "PCI is not enabled";
+const IN_USE: &str = "Device ID in use";
 const NO_ID: &str = "The ID cannot be empty.";
 const BAD_ID: &str = "API Resource IDs can only contain alphanumeric characters and underscores.";
 const OTHER_ID: &str = "The id from the path does not match the id from the body!";
