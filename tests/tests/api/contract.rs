@@ -220,6 +220,83 @@ fn every_example_is_accepted_answered_as_documented_and_echoed() {
     }
 }
 
+/// What is documented of devices that come and go: parameters are taken, answers are as described, and each text that is shown is said by a
+/// machine in that state.
+#[test]
+fn devices_that_come_and_go_do_so_as_documented() {
+    binary::require_kvm();
+    let contract = Contract::read();
+    let builder = crate::hotplug::pci();
+    let kernel = guest_kernel(&builder);
+    for name in ["root.ext4", "data.img"] {
+        builder.file(name, &[0; 4096]);
+    }
+    let vmm = builder.start();
+    // A guest that uses what comes and lets go of nothing.
+    let job = guest::Job::new(guest::Mode::Hotplug { steps: u64::MAX }).with("keep", 1).end(guest::End::Spin);
+    vmm.boot_source(&kernel, &job.command_line());
+    let mut said = Vec::new();
+    let mut send = |vmm: &Vmm, method: &str, template: &str, path: &str, body: Option<&Value>| {
+        let reply = vmm.request(method, path, body.map(Value::to_string).as_deref());
+        contract.check_reply(method, template, &reply);
+        said.extend(reply.fault());
+        reply
+    };
+    let example = |method: &str, path: &str, name: &str| {
+        let content = &contract.operation(method, path)["requestBody"]["content"]["application/json"];
+        at_home(&content["examples"][name]["value"], vmm.dir(), "mflycomes")
+    };
+    let tap = Tap::create("mflycomes").expect("a tap");
+    let root = example("PUT", "/drives/{drive_id}", "root");
+    vmm.put("/drives/root", &root).expect_204();
+    send(&vmm, "DELETE", "/drives/{drive_id}", "/drives/root", None);
+    vmm.instance_start();
+    send(&vmm, "PUT", "/drives/{drive_id}", "/drives/root", Some(&root));
+    send(&vmm, "DELETE", "/drives/{drive_id}", "/drives/root", None);
+    for (template, name, kind) in [
+        ("/drives/{drive_id}", "data", "drive"),
+        ("/network-interfaces/{iface_id}", "eth0", "net"),
+        ("/pmem/{id}", "code", "pmem"),
+    ] {
+        let body = example("PUT", template, name);
+        let path = fill(template, &body);
+        send(&vmm, "DELETE", template, &path, None).expect_fault("Device not found");
+        send(&vmm, "PUT", template, &path, Some(&body)).expect_204();
+        vmm.wait_for_line(&format!("plugged=2 {kind}="), mayfly_tests::PATIENCE);
+        send(&vmm, "PUT", template, &path, Some(&body)).expect_fault("Device ID in use");
+        let parameters = contract.operation("DELETE", template)["parameters"].as_array().expect("parameters");
+        let pairs: Vec<String> = parameters
+            .iter()
+            .map(|parameter| contract.resolve(parameter))
+            .map(|parameter| format!("{}={}", parameter["name"].as_str().unwrap(), parameter["example"]))
+            .collect();
+        assert_eq!(pairs.len(), 2, "{pairs:?}");
+        send(&vmm, "DELETE", template, &format!("{path}?now"), None).expect_fault("is no parameter");
+        let waits = pairs.iter().find(|pair| pair.starts_with("timeout_ms=")).expect("how long to wait");
+        send(&vmm, "DELETE", template, &format!("{path}?{waits}"), None).expect_fault("The guest has not let go of");
+        send(&vmm, "DELETE", template, &format!("{path}?{}", pairs.join("&")), None).expect_204();
+    }
+    for n in 0.. {
+        let body = json!({"id": format!("p{n}"), "path_on_host": vmm.dir().join("data.img")});
+        if send(&vmm, "PUT", "/pmem/{id}", &format!("/pmem/p{n}"), Some(&body)).status != 204 {
+            break;
+        }
+    }
+    let other = crate::configured(VmmBuilder::new());
+    let drive = example("PUT", "/drives/{drive_id}", "data");
+    other.instance_start();
+    send(&other, "DELETE", "/drives/{drive_id}", "/drives/data", None);
+    send(&other, "PUT", "/drives/{drive_id}", "/drives/data", Some(&drive));
+    drop(tap);
+    for response in ["NotPlugged", "NotUnplugged"] {
+        let content = &contract.0["components"]["responses"][response]["content"]["application/json"];
+        for (name, example) in content["examples"].as_object().expect("examples") {
+            let text = example["value"]["fault_message"].as_str().expect("a text");
+            assert!(said.iter().any(|said| said == text), "nobody said {name}, {text}, but {said:#?}");
+        }
+    }
+}
+
 #[test]
 fn what_a_schema_forbids_is_refused() {
     let contract = Contract::read();

@@ -11,7 +11,8 @@ use crate::{configured, refused};
 
 const MIB: u64 = 1 << 20;
 
-fn pci() -> VmmBuilder {
+/// Of a machine whose devices come and go, whatever the tests are run for.
+pub(crate) fn pci() -> VmmBuilder {
     if on_pci() { VmmBuilder::new() } else { VmmBuilder::new().arg("--enable-pci") }
 }
 

@@ -104,10 +104,10 @@ fn every_request_in_every_phase_of_a_machine_with_every_device() {
 fn every_request_in_every_phase_of_a_machine_whose_devices_come_and_go() {
     binary::require_kvm();
     let tap = Tap::create("mflycome").expect("a tap");
-    let builder = VmmBuilder::new();
+    let builder = crate::hotplug::pci();
     let rows = rows(&world(&builder, tap.name()));
     let metrics = builder.dir().join("metrics");
-    let vmm = builder.arg("--enable-pci").arg("--metrics-path").arg(metrics).start();
+    let vmm = builder.arg("--metrics-path").arg(metrics).start();
     check(&vmm, rows.iter().map(|row| (row, row.with[0])), "Not started");
     through_all_phases(&vmm, &mut |vmm, phase| {
         check(vmm, rows.iter().map(|row| (row, row.on_pci(phase))), phase);

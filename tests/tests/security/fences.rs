@@ -79,7 +79,9 @@ numbered! {
     SYS_timerfd_gettime SYS_unlink SYS_statx SYS_fstat SYS_fdatasync SYS_io_uring_enter SYS_accept4 SYS_recvfrom SYS_writev
     SYS_shutdown SYS_preadv SYS_pwritev SYS_fallocate SYS_openat2 SYS_openat SYS_fstatfs SYS_readlink SYS_flock SYS_ftruncate
     SYS_pwrite64 SYS_mincore SYS_sysinfo SYS_uname SYS_fsync SYS_rename SYS_memfd_create SYS_setsockopt SYS_connect SYS_sendmsg
-    SYS_sendto SYS_pread64 SYS_utimensat SYS_recvmsg
+    SYS_sendto SYS_pread64 SYS_utimensat SYS_recvmsg SYS_eventfd2 SYS_timerfd_create SYS_epoll_create1 SYS_clone SYS_clone3
+    SYS_set_robust_list SYS_rseq SYS_sched_getaffinity SYS_seccomp SYS_landlock_create_ruleset SYS_landlock_restrict_self
+    SYS_io_uring_setup SYS_io_uring_register SYS_readv
 }
 
 fn number(name: &str) -> i64 {
@@ -144,6 +146,147 @@ fn a_machine_whose_vcpus_come_and_go_has_one_thread_that_may_do_more() {
         }
         vmm.get("/").expect_200();
     }
+}
+
+/// What `--enable-pci` adds, to whom: one thread makes devices and the threads that serve them; those let a device come to its end; vCPUs and
+/// the VMM thread do what devices that may come ask of them. The machine itself has the same devices as in [`GOLDEN`].
+const PLUG: [(&str, &str); 5] = [
+    ("mayfly", "readv writev"),
+    ("vcpu 0", ""),
+    ("io 0", ""),
+    ("io 1", ""),
+    (
+        "files",
+        "eventfd2 timerfd_create timerfd_settime epoll_create1 clone clone3 set_robust_list rseq sched_getaffinity seccomp \
+         landlock_create_ruleset landlock_restrict_self io_uring_setup io_uring_enter io_uring_register fdatasync preadv pwritev fallocate \
+         readv writev sendto recvfrom",
+    ),
+];
+
+#[test]
+fn a_machine_whose_devices_come_and_go_has_one_thread_that_may_do_more() {
+    let (_dir, vmm) = machine(VmmBuilder::new().arg("--enable-pci"));
+    for (name, own) in GOLDEN {
+        let more = PLUG.iter().find(|(known, _)| *known == name).map_or("", |(_, more)| more);
+        assert_makes_these_calls_only(&vmm, name, &format!("{own} {more}"));
+    }
+    const IOEVENTFD: u64 = 0x4040_ae79;
+    const IRQFD: u64 = 0x4020_ae76;
+    const SET_MEMORY: u64 = 0x4020_ae46;
+    let names = GOLDEN.map(|(name, _)| name);
+    let asked = [
+        ("a BAR that moves", IOEVENTFD, &["mayfly", "vcpu 0", "io 0", "io 1", "files"][..]),
+        ("an interrupt", IRQFD, &["files"]),
+        ("memory", SET_MEMORY, &["files"]),
+        ("a tap that is opened", libc::TUNSETIFF, &["files"]),
+        ("a tap that a driver uses pairs of", libc::TUNSETQUEUE, &["mayfly", "vcpu 0", "files"]),
+        ("another machine", 0xae01, &[]),
+    ];
+    for name in names {
+        let mut puppet = Puppet::seize(thread(&vmm, name)).unwrap();
+        for (what, request, who) in asked {
+            let outcome = puppet.call(libc::SYS_ioctl, [u64::MAX, request, 0, 0, 0, 0]).unwrap();
+            assert_eq!(outcome != Outcome::Caught, who.contains(&name), "{name}: {what}");
+        }
+        // Of the other calls only those for threads without programs to run, and a question about taps.
+        let of_files = name == "files";
+        let made = |puppet: &mut Puppet, call, arguments| puppet.call(call, arguments).unwrap() != Outcome::Caught;
+        let exec = libc::PROT_EXEC as u64;
+        assert_eq!(made(&mut puppet, libc::SYS_mprotect, [0, 0, libc::PROT_READ as u64, 0, 0, 0]), of_files, "{name}");
+        assert!(!made(&mut puppet, libc::SYS_mprotect, [0, 0, exec, 0, 0, 0]), "{name}");
+        let socket = |family: libc::c_int, protocol: u64| (libc::SYS_socket, [family as u64, 3, protocol, 0, 0, 0]);
+        for ((call, arguments), may) in [
+            (socket(libc::AF_NETLINK, libc::NETLINK_ROUTE as u64), of_files),
+            (socket(libc::AF_NETLINK, libc::NETLINK_NETFILTER as u64), false),
+            (socket(libc::AF_UNIX, 0), false),
+            (socket(libc::AF_INET, 0), false),
+            ((libc::SYS_execve, [BAD; 6]), false),
+            ((libc::SYS_connect, [BAD; 6]), false),
+        ] {
+            assert_eq!(made(&mut puppet, call, arguments), may, "{name}: {call} {arguments:x?}");
+        }
+        puppet.let_go().unwrap();
+    }
+    vmm.get("/").expect_200();
+    assert!(vmm.is_running(), "{}", said(&vmm));
+}
+
+/// Threads that come with devices are behind the same fences as those that were there; the report shows them, and does not grow.
+#[test]
+fn threads_that_come_with_devices_are_confined() {
+    let (dir, vmm) = machine(VmmBuilder::new().arg("--enable-pci"));
+    let disk = Disk::sparse(dir.path(), "late", 1 << 20).unwrap();
+    let shown = || {
+        let report = vmm.get("/confinement").expect_200();
+        let threads = report["threads"].as_array().unwrap().clone();
+        let mut names: Vec<String> = threads.iter().map(|thread| thread["name"].as_str().unwrap().to_owned()).collect();
+        names.sort_unstable();
+        (names, threads)
+    };
+    let mut known = Vec::new();
+    for round in 0..5 {
+        for engine in ["Sync", "Async"] {
+            let body =
+                json!({"drive_id": "late", "path_on_host": disk.path(), "is_root_device": false, "io_engine": engine});
+            vmm.put("/drives/late", &body).expect_204();
+            vmm.put("/pmem/late", &json!({"id": "late", "path_on_host": disk.path()})).expect_204();
+            assert_confined(vmm.pid());
+            let (names, threads) = shown();
+            for name in ["io 2", "io 3"] {
+                let fence = threads.iter().find(|thread| thread["name"] == name).unwrap_or_else(|| panic!("{names:?}"));
+                assert_eq!(fence["role"], "io", "{fence}");
+                assert_eq!(fence["seccomp"], "filter", "{fence}");
+                assert_eq!(fence["opens_files"], false, "{fence}");
+                // It was made by a thread that may do more, but does not get that.
+                if round == 0 {
+                    let mut puppet = Puppet::seize(thread(&vmm, name)).unwrap();
+                    for call in
+                        [libc::SYS_openat, libc::SYS_openat2, libc::SYS_clone3, libc::SYS_clone, libc::SYS_seccomp]
+                    {
+                        assert_eq!(puppet.call(call, [BAD; 6]).unwrap(), Outcome::Caught, "{name}: {call}");
+                    }
+                    for (wish, call, arguments) in wishes() {
+                        assert_eq!(puppet.call(call, arguments).unwrap(), Outcome::Caught, "{name}: {wish}");
+                    }
+                    puppet.let_go().unwrap();
+                }
+            }
+            if round == 0 && engine == "Sync" {
+                for (name, own) in [
+                    ("io 2", "epoll_wait epoll_ctl timerfd_settime preadv pwritev fallocate fdatasync"),
+                    ("io 3", "epoll_wait epoll_ctl timerfd_settime fdatasync statx fstat"),
+                ] {
+                    assert_makes_these_calls_only(&vmm, name, own);
+                }
+            }
+            for path in ["/drives/late", "/pmem/late"] {
+                vmm.request("DELETE", path, None).expect_204();
+            }
+            let names = shown().0;
+            if known.is_empty() {
+                known = names;
+            } else {
+                assert_eq!(names, known, "names are used again");
+            }
+        }
+    }
+    let all = threads(vmm.pid());
+    assert!(all.iter().all(|(name, _)| name != "io 2" && name != "io 3"), "they ended with their devices: {all:?}");
+}
+
+/// With Landlock alone, a thread that came with a device opens no files either.
+#[test]
+fn landlock_holds_threads_that_come_with_devices() {
+    let (dir, vmm) = machine(VmmBuilder::new().args(["--enable-pci", "--no-seccomp"]));
+    let disk = Disk::sparse(dir.path(), "late", 1 << 20).unwrap();
+    vmm.put("/drives/late", &json!({"drive_id": "late", "path_on_host": disk.path(), "is_root_device": false}))
+        .expect_204();
+    let mut puppet = Puppet::seize(thread(&vmm, "io 2")).unwrap();
+    let place = puppet.hold(b"/etc/hostname\0").unwrap();
+    let open = puppet.call(libc::SYS_open, [place, 0, 0, 0, 0, 0]).unwrap();
+    assert_eq!(open, Outcome::Made(-i64::from(libc::EACCES)));
+    puppet.let_go().unwrap();
+    vmm.request("DELETE", "/drives/late", None).expect_204();
 }
 
 /// What a device with a backend adds: to its thread, and for resets to vCPUs. Sockets are Unix ones.
