@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use mayfly_tests::backend::Backend;
 use mayfly_tests::{Disk, Tap, Vmm, VmmBuilder, binary, on_pci};
 use serde_json::{Value, json};
 
@@ -160,6 +161,27 @@ fn what_cannot_come_later_says_why() {
         assert!(text.contains(why), "{path} {body}: {text}");
     }
     assert!(vmm.is_running(), "{}", vmm.said());
+}
+
+/// A drive that another process serves is there from the start, and goes as others do. Once it was not found, and another one could come under its
+/// name.
+#[test]
+fn a_drive_that_another_process_serves_goes() {
+    binary::require_kvm();
+    let dir = tempfile::tempdir().unwrap();
+    let [disk, other] = ["disk", "other"].map(|name| Disk::sparse(dir.path(), name, MIB).unwrap());
+    for path in ["/drives/d", "/drives/d?force=true"] {
+        let socket = dir.path().join("backend");
+        let _backend = Backend::storage(disk.path(), &socket, true);
+        let vmm = configured(pci());
+        vmm.put("/drives/d", &json!({"drive_id": "d", "is_root_device": false, "socket": socket})).expect_204();
+        vmm.instance_start();
+        assert_eq!(refused(&vmm, "PUT", "/drives/d", &drive("d", &other)), "Device ID in use");
+        delete(&vmm, path).expect_204();
+        assert_eq!(vmm.get("/vm/config").expect_200()["drives"], json!([]));
+        comes_and_goes(&vmm, "/drives/d", "drives", &drive("d", &other));
+        assert!(vmm.is_running(), "{}", vmm.said());
+    }
 }
 
 /// The 32nd slot is the bridge's.

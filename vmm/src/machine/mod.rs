@@ -229,6 +229,13 @@ impl Machine {
         self.seats.iter().find(|seat| seat.name == *name).map(|seat| &seat.cell)
     }
 
+    /// What a device that a request names is called here: drives that other processes serve have a name of their own.
+    pub fn known_as(&self, name: DeviceName) -> DeviceName {
+        let DeviceName::Drive(id) = name else { return name };
+        let served = DeviceName::VhostUserDrive(id.clone());
+        if self.device(&served).is_some() { served } else { DeviceName::Drive(id) }
+    }
+
     /// How much of the hot-pluggable memory should be and is plugged, if the machine has any.
     pub fn hotplug_levels(&self) -> Option<&Levels> {
         self.memory.hotplug.as_ref().map(|region| &*region.levels)

@@ -53,7 +53,7 @@ pub enum MemoryError {
     /// The persistent-memory devices are too large together.
     #[error(
         "the pmem devices need {0} MiB of guest addresses together, {max} MiB are set aside for them: use smaller files",
-        max = (layout::MMIO64_END - layout::PMEM_START) >> 20
+        max = (layout::PMEM_END - layout::PMEM_START) >> 20
     )]
     PmemSpace(u64),
     /// The hot-pluggable memory cannot be had.

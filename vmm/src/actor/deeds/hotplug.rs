@@ -81,7 +81,8 @@ impl Vmm {
     ) {
         let vcpus = self.plan.machine.vcpu_count();
         let Some(machine) = &self.machine else { return answer(Err(Error::gone())) };
-        let free = || if machine.device(&name).is_some() { Err(refuse("Device ID in use")) } else { Ok(()) };
+        let is_there = machine.device(&machine.known_as(name.clone())).is_some();
+        let free = || if is_there { Err(refuse("Device ID in use")) } else { Ok(()) };
         let maker = match check.and_then(|()| free()).and_then(|()| machine.maker(vcpus)) {
             Ok(maker) => maker,
             Err(refusal) => return answer(Err(refusal)),
@@ -117,6 +118,7 @@ impl Vmm {
         if !machine.has_hotplug() {
             return answer(Err(refuse("PCI is not enabled")));
         }
+        let name = machine.known_as(name);
         if machine.device(&name).is_none() {
             return answer(Err(refuse("Device not found")));
         }
