@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use guest::{End, Job, Mode};
+use mayfly_tests::backend::Backend;
 use mayfly_tests::{Disk, PATIENCE, Response, Vmm, VmmBuilder, on_pci};
 use serde_json::{Value, json};
 
@@ -207,6 +208,29 @@ fn a_busy_drive_is_taken_away() {
         vmm.signal(libc::SIGTERM);
         assert_eq!(vmm.wait_exit(PATIENCE), 143, "{}", vmm.said());
     }
+}
+
+/// The same of a drive that another process serves: nothing is left of the connection.
+#[test]
+fn a_busy_drive_that_another_process_serves_is_taken_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::patterned(dir.path(), "disk", 16 * MIB, 3).unwrap();
+    let socket = dir.path().join("backend.sock");
+    let _backend = Backend::storage(disk.path(), &socket, true);
+    let vmm = configured_with(pci(), guest::ELF, &Job::new(Mode::Busy { ops: u64::MAX }).end(End::Spin));
+    vmm.put("/drives/d", &json!({"drive_id": "d", "is_root_device": false, "socket": socket})).expect_204();
+    vmm.instance_start();
+    vmm.wait_for_line("busy=started", PATIENCE);
+    let threads = holdings(&vmm)[1];
+    put_drive(&vmm, "d", disk.path()).expect_fault("Device ID in use");
+    delete(&vmm, "/drives/d?force=true").expect_204();
+    assert_eq!(vmm.get("/vm/config").json()["drives"], json!([]));
+    assert_eq!(holdings(&vmm)[1], threads - 1, "its thread has ended");
+    let file = Disk::sparse(dir.path(), "file", MIB).unwrap();
+    put_drive(&vmm, "d", file.path()).expect_204();
+    assert!(vmm.is_running(), "{}", vmm.said());
+    vmm.signal(libc::SIGTERM);
+    assert_eq!(vmm.wait_exit(PATIENCE), 143, "{}", vmm.said());
 }
 
 /// Of a process: descriptors, threads, mappings.
