@@ -277,8 +277,9 @@ fn devices_that_come_and_go_do_so_as_documented() {
         send(&vmm, "DELETE", template, &format!("{path}?{}", pairs.join("&")), None).expect_204();
     }
     for n in 0.. {
-        let body = json!({"id": format!("p{n}"), "path_on_host": vmm.dir().join("data.img")});
-        if send(&vmm, "PUT", "/pmem/{id}", &format!("/pmem/p{n}"), Some(&body)).status != 204 {
+        let mut body = example("PUT", "/drives/{drive_id}", "data");
+        body["drive_id"] = json!(format!("d{n}"));
+        if send(&vmm, "PUT", "/drives/{drive_id}", &format!("/drives/d{n}"), Some(&body)).status != 204 {
             break;
         }
     }

@@ -211,6 +211,28 @@ fn a_machine_whose_devices_come_and_go_has_one_thread_that_may_do_more() {
     assert!(vmm.is_running(), "{}", said(&vmm));
 }
 
+/// A machine that begins without devices has vCPUs that do what those may ask that come: a guest that moved a BAR of one once ended the process.
+#[test]
+fn vcpus_are_ready_for_devices_that_come() {
+    binary::require_kvm();
+    binary::require_root();
+    for (plug, builder) in [(false, VmmBuilder::new()), (true, VmmBuilder::new().arg("--enable-pci"))] {
+        let vmm = builder.start();
+        vmm.boot_source(&vmm.file("guest.elf", guest::ELF), &Job::new(Mode::Spin).command_line());
+        vmm.machine(1, 64);
+        vmm.instance_start();
+        vmm.wait_for_line(guest::READY, PATIENCE);
+        let mut puppet = Puppet::seize(thread(&vmm, "vcpu 0")).unwrap();
+        // KVM_IOEVENTFD, TUNSETOFFLOAD, TUNSETQUEUE.
+        for request in [0x4040_ae79, libc::TUNSETOFFLOAD, libc::TUNSETQUEUE] {
+            let outcome = puppet.call(libc::SYS_ioctl, [u64::MAX, request, 0, 0, 0, 0]).unwrap();
+            assert_eq!(outcome != Outcome::Caught, plug, "{request:#x}");
+        }
+        assert_eq!(puppet.call(libc::SYS_io_uring_enter, [BAD; 6]).unwrap() != Outcome::Caught, plug);
+        puppet.let_go().unwrap();
+    }
+}
+
 /// Threads that come with devices are behind the same fences as those that were there; the report shows them, and does not grow.
 #[test]
 fn threads_that_come_with_devices_are_confined() {

@@ -20,7 +20,7 @@ use crate::arch::layout::IOAPIC_PINS;
 
 /// KVM's routing table: which message an edge on a GSI becomes. A GSI without a route is masked: its edges are lost.
 ///
-/// The first GSIs are the I/O APIC's pins, see [`IrqRouter`]; those behind them are handed out to MSI-X vectors, see [`super::vectors`].
+/// The first GSIs are the I/O APIC's pins, see [`IrqRouter`]; those behind them are handed out to MSI-X vectors, see `kvm::vectors`.
 pub struct Routes {
     vm: Arc<VmFd>,
     table: Mutex<Table>,
