@@ -22,7 +22,7 @@ pub trait Function: Send + Sync {
     /// Fills `data` from the configuration space. All bytes are in one aligned double word, and below 256.
     fn read_config(&self, at: usize, data: &mut [u8]);
 
-    /// Writes the configuration space, likewise. Called by one vCPU at a time.
+    /// Writes the configuration space, likewise. Several vCPUs may do so at the same time.
     fn write_config(&self, at: usize, data: &[u8]);
 
     /// Where its BAR says that its memory is, if it answers there.
@@ -43,6 +43,8 @@ pub trait Function: Send + Sync {
 
 struct Seat {
     function: Arc<dyn Function>,
+    /// Where its BAR said that its memory is, when that was last looked at.
+    wanted: Option<u64>,
     /// Where its memory is.
     window: Option<u64>,
 }
@@ -96,7 +98,11 @@ impl PciBus {
     pub fn new(space: Range<u64>) -> Self {
         let mut slots = Slots::default();
         if let Some(first) = slots.0.first_mut() {
-            *first = Some(Seat { function: Arc::new(HostBridge(ConfigSpace::new(HOST_BRIDGE))), window: None });
+            *first = Some(Seat {
+                function: Arc::new(HostBridge(ConfigSpace::new(HOST_BRIDGE))),
+                wanted: None,
+                window: None,
+            });
         }
         Self { space, slots: RwLock::new(slots), moving: Mutex::new(()) }
     }
@@ -125,7 +131,7 @@ impl PciBus {
         // One that was saved may answer already; of others the guest has yet to say so. Whoever fills a slot beside a running guest must not wait
         // for vCPUs.
         let answers = function.bar().is_some();
-        *seat = Some(Seat { function, window: None });
+        *seat = Some(Seat { function, wanted: None, window: None });
         drop(slots);
         if answers {
             self.settle(slot);
@@ -144,11 +150,15 @@ impl PciBus {
         Some(self.read_slots().get(slot)?.function.clone())
     }
 
-    /// Puts a function's memory where its BAR says, if that is free.
+    /// Puts a function's memory where its BAR says, if that is free. Whoever comes last sees what the BAR says in the end.
     fn settle(&self, slot: u8) {
         let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(function) = self.function(slot) else { return };
+        let looked = self.read_slots().get(slot).map(|seat| (seat.function.clone(), seat.wanted));
+        let Some((function, before)) = looked else { return };
         let wanted = function.bar();
+        if wanted == before {
+            return;
+        }
         let placed = wanted.filter(|base| self.is_free(slot, *base, function.bar_len()));
         if wanted.is_some() && placed.is_none() {
             crate::guest_warn!(
@@ -159,7 +169,11 @@ impl PciBus {
         {
             let mut slots = self.write_slots();
             let Some(Some(seat)) = slots.0.get_mut(usize::from(slot)) else { return };
-            if seat.window == placed || !Arc::ptr_eq(&seat.function, &function) {
+            if !Arc::ptr_eq(&seat.function, &function) {
+                return;
+            }
+            seat.wanted = wanted;
+            if seat.window == placed {
                 return;
             }
             seat.window = placed;
@@ -192,9 +206,8 @@ impl PciBus {
             return;
         }
         let Some(seat) = self.function(slot) else { return };
-        let before = seat.bar();
         seat.write_config(at, data);
-        if seat.bar() != before {
+        if at < config::HEADER_LEN {
             self.settle(slot);
         }
     }

@@ -18,8 +18,8 @@ const BAR0: usize = 0x10;
 /// The BAR is 64 bits wide, of memory that has side effects.
 const BAR_MEMORY_64: u32 = 0b100;
 const CAPABILITIES: usize = 0x34;
-/// First byte behind the header.
-const FIRST_CAPABILITY: usize = 0x40;
+/// Length of the header, which has what decides where a function answers. Capabilities follow.
+pub const HEADER_LEN: usize = 0x40;
 
 /// Who a function is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub struct ConfigSpace {
 impl ConfigSpace {
     /// Of a function without BARs and capabilities.
     pub fn new(identity: Identity) -> Self {
-        let mut space = Self { bytes: [0; LEN], writable: [0; LEN], next: FIRST_CAPABILITY, link: CAPABILITIES };
+        let mut space = Self { bytes: [0; LEN], writable: [0; LEN], next: HEADER_LEN, link: CAPABILITIES };
         let [base, sub, interface] = identity.class;
         space.put(0x00, &identity.vendor.to_le_bytes());
         space.put(0x02, &identity.device.to_le_bytes());

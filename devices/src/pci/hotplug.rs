@@ -84,7 +84,8 @@ impl HotplugPorts {
 
     /// Slots that the guest let go of since this was last asked.
     pub fn take_ejected(&self) -> u32 {
-        self.ejected.swap(0, Ordering::SeqCst)
+        // A vCPU may say so while the slot is emptied and filled again: what is in it now nobody asked for.
+        self.ejected.swap(0, Ordering::SeqCst) & self.asked.load(Ordering::SeqCst)
     }
 
     /// Whether the guest has something to look at.
@@ -188,6 +189,17 @@ mod tests {
         assert_eq!(ports.take_ejected(), 8);
         ports.emptied(3);
         assert_eq!(ports.save(), HotplugState::default());
+    }
+
+    /// A vCPU looked at what was asked for before the slot was emptied, and says that it let go of it after the slot was filled again.
+    #[test]
+    fn who_comes_next_is_not_let_go_of() {
+        let (ports, ..) = ports();
+        ports.ask_to_leave(3);
+        ports.emptied(3);
+        ports.ejected.fetch_or(8, Ordering::SeqCst);
+        ports.fill(3);
+        assert_eq!(ports.take_ejected(), 0);
     }
 
     proptest! {

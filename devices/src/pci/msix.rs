@@ -63,6 +63,8 @@ struct Table {
     control: u16,
     /// What was routed last.
     routed: Vec<Option<Msi>>,
+    /// The vectors were given back: they may be another function's by now.
+    released: bool,
 }
 
 /// A function's MSI-X state.
@@ -90,7 +92,12 @@ impl Msix {
         Self {
             vectors,
             flags: (0..count).map(|_| Flags::default()).collect(),
-            table: Mutex::new(Table { entries: vec![BLANK; count], control: 0, routed: vec![None; count] }),
+            table: Mutex::new(Table {
+                entries: vec![BLANK; count],
+                control: 0,
+                routed: vec![None; count],
+                released: false,
+            }),
         }
     }
 
@@ -116,8 +123,10 @@ impl Msix {
         }
     }
 
-    /// The function is gone for good.
+    /// The function is gone for good. A vCPU that found it before may still write its table: that routes nothing any more.
     pub fn release(&self) {
+        let mut table = self.lock();
+        table.released = true;
         for flags in &self.flags {
             flags.open.store(false, Ordering::SeqCst);
         }
@@ -154,11 +163,11 @@ impl Msix {
     /// Opens or closes a vector as the table says.
     fn settle(&self, table: &mut Table, vector: u16) {
         let at = usize::from(vector);
-        let Table { entries, control, routed } = table;
+        let Table { entries, control, routed, released } = table;
         let (Some(flags), Some(entry), Some(routed)) = (self.flags.get(at), entries.get(at), routed.get_mut(at)) else {
             return;
         };
-        let on = *control & (CONTROL_ENABLE | CONTROL_MASK) == CONTROL_ENABLE && !entry.masked;
+        let on = !*released && *control & (CONTROL_ENABLE | CONTROL_MASK) == CONTROL_ENABLE && !entry.masked;
         let to_an_apic = entry.address.wrapping_sub(APIC_WINDOW) < APIC_WINDOW_LEN;
         if on && !to_an_apic {
             crate::guest_warn!("MSI-X vector {vector} goes nowhere: {:#x} is no local APIC's address", entry.address);

@@ -11,6 +11,8 @@ struct Card {
     space: Mutex<ConfigSpace>,
     base: Mutex<Option<u64>>,
     last: Mutex<Option<u64>>,
+    /// What another vCPU does between a write to the configuration space and what follows from it.
+    between: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 fn card(base: u64) -> Arc<Card> {
@@ -23,7 +25,12 @@ fn card(base: u64) -> Arc<Card> {
         subsystem: 0,
     });
     space.add_bar(base, LEN);
-    Arc::new(Card { space: Mutex::new(space), base: Mutex::new(None), last: Mutex::new(None) })
+    Arc::new(Card {
+        space: Mutex::new(space),
+        base: Mutex::new(None),
+        last: Mutex::new(None),
+        between: Mutex::default(),
+    })
 }
 
 impl Function for Card {
@@ -31,6 +38,10 @@ impl Function for Card {
         self.space.lock().unwrap().read(at, data);
     }
     fn write_config(&self, at: usize, data: &[u8]) {
+        let between = self.between.lock().unwrap().take();
+        if let Some(between) = between {
+            between();
+        }
         self.space.lock().unwrap().write(at, data);
     }
     fn bar(&self) -> Option<u64> {
@@ -85,6 +96,23 @@ impl Guest {
         self.window.read(addr - SPACE.start, &mut data);
         data != [0xff; 8]
     }
+}
+
+/// Two vCPUs at the same BAR: one moves it while the other is about to write what it said before.
+#[test]
+fn the_last_word_about_a_bar_counts() {
+    let guest = guest();
+    let card = card(SPACE.start);
+    guest.bus.insert(5, card.clone()).unwrap();
+    guest.write(5, 4, 2);
+    assert_eq!(*card.base.lock().unwrap(), Some(SPACE.start));
+    let ecam = Ecam(guest.bus.clone());
+    let elsewhere = (SPACE.start + 4 * LEN) as u32;
+    *card.between.lock().unwrap() =
+        Some(Box::new(move || ecam.write(5 * ECAM_SLOT_LEN + 0x10, &elsewhere.to_le_bytes())));
+    guest.write(5, 0x10, SPACE.start as u32);
+    assert_eq!((card.bar(), *card.base.lock().unwrap()), (Some(SPACE.start), Some(SPACE.start)));
+    assert!(guest.answers(SPACE.start) && !guest.answers(SPACE.start + 4 * LEN));
 }
 
 #[test]

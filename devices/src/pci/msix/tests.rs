@@ -57,6 +57,19 @@ fn a_vector_is_routed_once_it_is_open() {
     assert_eq!(sink.routes.lock().unwrap().len(), 1);
 }
 
+/// A vCPU that found a function before it was taken away writes to its table: the vectors are another function's by now.
+#[test]
+fn nothing_is_routed_once_the_vectors_are_given_back() {
+    let (msix, sink) = msix();
+    msix.set_control(CONTROL_ENABLE);
+    msix.release();
+    open(&msix, 0, 0x40);
+    msix.set_control(0);
+    msix.set_control(CONTROL_ENABLE);
+    msix.trigger(0);
+    assert_eq!((sink.routes.lock().unwrap().len(), sink.raised.load(Ordering::SeqCst)), (0, 0));
+}
+
 #[test]
 fn what_is_masked_is_pending() {
     let (msix, sink) = msix();

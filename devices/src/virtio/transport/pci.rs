@@ -367,13 +367,11 @@ impl Function for VirtioPci {
             return self.write_bar(offset, data);
         }
         let control_at = self.msix_at.saturating_add(CAP_CONTROL);
-        let control = {
-            let mut space = self.lock();
-            space.write(at, data);
-            u16::from_le_bytes(space.array(control_at))
-        };
+        let mut space = self.lock();
+        space.write(at, data);
         if at < control_at.saturating_add(2) && control_at < at.saturating_add(data.len()) {
-            self.irq.msix.set_control(control);
+            // Of two vCPUs that write it, the later one counts here as there.
+            self.irq.msix.set_control(u16::from_le_bytes(space.array(control_at)));
         }
     }
 
