@@ -115,6 +115,13 @@ fn mmds_request() {
 }
 
 #[test]
+fn pci() {
+    smoke("pci", |bytes| {
+        devices::virtio::fuzz::pci(bytes);
+    });
+}
+
+#[test]
 fn pmem() {
     smoke("pmem", |bytes| {
         devices::virtio::fuzz::pmem(bytes);
@@ -171,6 +178,13 @@ fn the_input_reaches_the_requests() {
         (named, gone) = (named + n, gone + g);
     }
     assert!(named > 500 && gone > 200 << 12, "{named} times memory was named, {gone} bytes went back");
+
+    let (mut sent, mut taken_up) = (0, 0);
+    for seed in 1..=200 {
+        let (s, t) = devices::virtio::fuzz::pci(&input(seed));
+        (sent, taken_up) = (sent + s, taken_up + t);
+    }
+    assert!(sent > 400 && taken_up > 200, "{sent} interrupts, {taken_up} times taken up");
 
     let answers: u64 = (1..=200).map(|seed| devices::mmds::fuzz::frames(&input(seed))).sum();
     assert!(answers > 400, "{answers} answers of the metadata service");

@@ -6,6 +6,7 @@
 mod balloon;
 mod mem;
 mod net;
+mod pci;
 mod pmem;
 mod queue;
 mod queues;
@@ -17,6 +18,7 @@ mod vsock;
 pub use balloon::balloon;
 pub use mem::mem;
 pub use net::net;
+pub use pci::pci;
 pub use pmem::pmem;
 pub use queue::queue;
 pub use registers::registers;
