@@ -45,8 +45,18 @@ fn main() -> ExitCode {
 /// Scenarios whose guests have several processors. They have an outer guest with two CPUs, which is lost now and then (see `outer`).
 const ON_TWO_CPUS: [&str; 5] = ["05-readme", "20-pvh-disks", "30-elf64-pause", "42-multi-queue", "65-races"];
 /// Scenarios of one processor for one of the two outer guests with one CPU, half of the work; the other one has the rest.
-const ON_THE_FIRST: [&str; 6] =
-    ["07-fences", "09-jails-rootless", "40-root-network", "70-cpu-identity", "91-clones", "92-reseed"];
+const ON_THE_FIRST: [&str; 10] = [
+    "07-fences",
+    "09-jails-rootless",
+    "40-root-network",
+    "45-vhost-user",
+    "70-cpu-identity",
+    "80-rng-balloon",
+    "81-balloon-free-pages",
+    "82-pmem",
+    "91-clones",
+    "92-reseed",
+];
 
 /// Outer boots of a lane in all. The emulator loses it now and then (see `outer`); a monitor that stops it would do so each time.
 const BOOTS: u32 = 6;
