@@ -283,6 +283,11 @@ fn devices_that_come_and_go_do_so_as_documented() {
             break;
         }
     }
+    for path in ["/confinement", "/vm/config"] {
+        let reply = vmm.get(path);
+        assert_eq!(reply.status, 200, "{path}");
+        contract.check_reply("GET", path, &reply);
+    }
     let other = crate::configured(VmmBuilder::new());
     let drive = example("PUT", "/drives/{drive_id}", "data");
     other.instance_start();
