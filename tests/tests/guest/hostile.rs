@@ -12,8 +12,9 @@ use guest::{End, Job, Mode, Report};
 use mayfly_tests::{Disk, PATIENCE, Tap, Vmm, metrics, tap};
 use serde_json::json;
 
+use super::hotplug::pci;
 use super::pass_bar::{LINES_MAX, PassBar};
-use super::{configured, flush_metrics, measured};
+use super::{configured, configured_with, flush_metrics, measured};
 
 /// The whole run has many cases that wait half a second for an answer that must not come.
 const LONG: Duration = Duration::from_secs(120);
@@ -137,6 +138,45 @@ fn g23_console_floods_and_registers() {
 #[test]
 fn g27_accesses_that_no_driver_makes() {
     row("g27-", ("block", "cfg_fails"));
+}
+
+/// A machine with a bus and two drives on it, whatever the others are.
+fn on_a_bus(dir: &Path, case: &str, engine: &str) -> Vmm {
+    let vmm = configured_with(pci(), guest::ELF, &Job::new(Mode::Hostile(case.to_owned())).end(End::Spin));
+    for name in ["d", "e"] {
+        let disk = Disk::sparse(dir, &format!("{case}{engine}{name}"), DISK_LEN).unwrap();
+        vmm.drive(name, disk.path(), engine);
+    }
+    vmm
+}
+
+#[test]
+fn g28_functions_of_a_bus() {
+    let dir = tempfile::tempdir().unwrap();
+    for engine in ["Sync", "Async"] {
+        let vmm = on_a_bus(dir.path(), "g28-", engine);
+        let file = measured(&vmm);
+        let report = suffer(&vmm, LINES_MAX);
+        counted(&vmm, &file, ("block", "cfg_fails"));
+        let cases = CASES.iter().filter(|case| case.needs == Needs::Bus);
+        assert_eq!(cases.map(|case| acceptable(&report, case)).count(), 22);
+    }
+}
+
+#[test]
+fn g28_two_processors_at_one_function() {
+    let dir = tempfile::tempdir().unwrap();
+    for engine in ["Sync", "Async"] {
+        let vmm = on_a_bus(dir.path(), "g28-bar-race", engine);
+        vmm.machine(2, super::pass_bar::RAM_MIB);
+        // Ten lines every five seconds from each place in the code, and the race may take some of them on a busy host.
+        let report = suffer(&vmm, 3 * LINES_MAX);
+        let case = CASES.iter().find(|case| case.needs == Needs::BusRace).unwrap();
+        acceptable(&report, case);
+        // Both have done something, or this was no race.
+        let seen = |key: &str| report.case(case.name).and_then(|line| line.number::<u64>(key));
+        assert!(seen("starts") > Some(0) && seen("spoils") > Some(0), "{report:?}");
+    }
 }
 
 #[test]

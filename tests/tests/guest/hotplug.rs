@@ -16,7 +16,8 @@ use super::snapshots::{save, set_state};
 
 const MIB: u64 = 1 << 20;
 
-fn pci() -> VmmBuilder {
+/// A monitor whose machine has a PCI bus.
+pub(crate) fn pci() -> VmmBuilder {
     // The whole tier may be for such machines already.
     if on_pci() { VmmBuilder::new() } else { VmmBuilder::new().arg("--enable-pci") }
 }

@@ -21,8 +21,9 @@
 //! | `silent` | nothing within the patience (`patience_ms`, 500) |
 //! | `error`, `nack` | the response of a memory device |
 //! | `quiet` | nothing was written after a reset |
-//! | `gone`, `kept` | unplugged memory is nowhere to be seen; plugged memory survives a reset |
-//! | `too-much`, `foreign-data`, `kept-all`, `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
+//! | `gone`, `kept` | unplugged memory is nowhere to be seen; plugged memory survives a reset, and functions stay on the bus |
+//! | `moved` | I/O goes on where the registers were moved to |
+//! | `too-much`, `foreign-data`, `kept-all`, `old-memory`, `lost`, `plugged`, `busy`, `plug-failed`, `unplug-failed`, `unplug-all-failed`, `not-offered`, `written`, `accepted`, `flush-failed`, `late-completion`, `processed-early`, `followed`, `read-failed`, `unmoved`, `reset-hangs`, `odd-status`, `first-read-failed` | never acceptable |
 //! | `ending`, `survived` | before and after something that ends the machine |
 //! | `skipped-…` | the machine has no such device or feature |
 //!
@@ -61,6 +62,10 @@ pub enum Needs {
     BalloonRace,
     /// A balloon and a drive whose sectors hold `11` in each byte, and hot-pluggable memory as for [`Needs::Mem`].
     InFlight,
+    /// A PCI bus and two drives on it.
+    Bus,
+    /// The same and a second processor.
+    BusRace,
     /// A balloon. The machine may be gone afterwards, or not. Not part of `all`.
     BalloonEnd,
     /// Nothing; the machine is gone afterwards. Not part of `all`.
@@ -144,6 +149,10 @@ const fn sockets(name: &'static str, accept: &'static [&'static str]) -> Case {
 
 const fn balloon(name: &'static str, accept: &'static [&'static str]) -> Case {
     Case { name, needs: Needs::Balloon, accept }
+}
+
+const fn bus(name: &'static str, accept: &'static [&'static str]) -> Case {
+    Case { name, needs: Needs::Bus, accept }
 }
 
 const fn machine(name: &'static str, accept: &'static [&'static str]) -> Case {
@@ -364,6 +373,29 @@ pub const CASES: &[Case] = &[
     machine("g27-reset-garbage", ALIVE),
     machine("g27-panic-garbage", ALIVE),
     machine("g27-vcpu-garbage", ALIVE),
+    bus("g28-foreign-messages", IGNORED),
+    bus("g28-no-such-vector", IGNORED),
+    bus("g28-mask-storm", ALIVE),
+    bus("g28-reset-while-unmasked", ALIVE),
+    bus("g28-pending-writes", IGNORED),
+    bus("g28-table-widths", IGNORED),
+    bus("g28-bar-on-ram", IGNORED),
+    bus("g28-bar-on-another", IGNORED),
+    bus("g28-bar-on-platform", IGNORED),
+    bus("g28-bar-outside", IGNORED),
+    bus("g28-bar-misaligned", IGNORED),
+    bus("g28-bar-moves-in-flight", &["moved"]),
+    bus("g28-bar-sizing", IGNORED),
+    bus("g28-decode-off", IGNORED),
+    bus("g28-configuration-writes", IGNORED),
+    bus("g28-configuration-ports", IGNORED),
+    bus("g28-window-garbage", IGNORED),
+    bus("g28-hotplug-ports", &["kept"]),
+    bus("g28-status-widths", REFUSED),
+    bus("g28-rewrite-addresses", IGNORED),
+    bus("g28-rewrite-halves", IGNORED),
+    bus("g28-rewrite-vectors", IGNORED),
+    Case { name: "g28-bar-race", needs: Needs::BusRace, accept: ALIVE },
     machine("g29-ioapic-entries", ALIVE),
     machine("g29-ioapic-registers", ALIVE),
     machine("g29-eoi-storm", ALIVE),
@@ -394,6 +426,7 @@ mod tests {
             include_str!("bare/hostile/mem.rs"),
             include_str!("bare/hostile/mmds.rs"),
             include_str!("bare/hostile/network.rs"),
+            include_str!("bare/hostile/pci.rs"),
             include_str!("bare/hostile/pmem.rs"),
             include_str!("bare/hostile/storms.rs"),
             include_str!("bare/hostile/vsock.rs"),

@@ -8,36 +8,37 @@ use crate::mmio::{CONFIG_CHANGED, Window, reg};
 use crate::tables::FAR_DEVICES;
 
 /// The memory-mapped configuration space, and what it has for each slot.
-const ECAM: u64 = 0xeec0_0000;
-const SLOT: u64 = 0x8000;
-const SLOTS: u64 = 32;
+pub const ECAM: u64 = 0xeec0_0000;
+pub const SLOT: u64 = 0x8000;
+pub const SLOTS: u64 = 32;
 /// The host bridge in slot 0.
-const HOST_BRIDGE: u32 = 0x0d57_8086;
+pub const HOST_BRIDGE: u32 = 0x0d57_8086;
 /// virtio's vendor id, and the device id of a device of kind 0.
 const VENDOR: u32 = 0x1af4;
 const DEVICE_BASE: u32 = 0x1040;
 /// Offsets in the configuration space.
-const COMMAND: u64 = 0x04;
-const BAR: u64 = 0x10;
+pub const COMMAND: u64 = 0x04;
+pub const BAR: u64 = 0x10;
 const CAPABILITIES: u64 = 0x34;
-const CAP_MSIX: u8 = 0x11;
+pub const CAP_MSIX: u8 = 0x11;
+pub const CAP_VENDOR: u8 = 0x09;
 /// What is read of a function that has gone.
 const NOTHING: u64 = 0xff;
 /// Answer at BARs, reach memory.
-const COMMAND_ON: u16 = 6;
+pub const COMMAND_ON: u16 = 6;
 /// MSI-X is on, and all of its entries are masked or not.
-const MSIX_MASKED: u16 = 0xc000;
-const MSIX_OPEN: u16 = 0x8000;
+pub const MSIX_MASKED: u16 = 0xc000;
+pub const MSIX_OPEN: u16 = 0x8000;
 /// Entries that are looked at here, and where each of them sends an interrupt that nobody takes: the first processor's local APIC is off.
 const ENTRIES: u64 = 4;
-const NOBODY: u64 = 0xfee0_0000;
+pub const NOBODY: u64 = 0xfee0_0000;
 const NO_MATTER: u64 = 0x40;
 /// Length of BAR 0, and offsets in it.
-const BAR_LEN: u64 = 0x8_0000;
+pub const BAR_LEN: u64 = 0x8_0000;
 pub const DEVICE: u64 = 0x4000;
-const NOTIFY: u64 = 0x6000;
-const TABLE: u64 = 0x8000;
-const PENDING: u64 = 0x4_8000;
+pub const NOTIFY: u64 = 0x6000;
+pub const TABLE: u64 = 0x8000;
+pub const PENDING: u64 = 0x4_8000;
 
 /// The registers by which a guest hears of slots that were filled, or should be emptied (ACPI, `PREG` in the DSDT).
 pub mod hotplug {
@@ -111,22 +112,48 @@ pub fn function(slot: u64) -> Option<Window> {
     Some(window)
 }
 
-fn mask_interrupts(space: u64, control: u16) {
-    let mut at = u64::from(cpu::read8(space + CAPABILITIES));
-    while at != 0 && at != NOTHING && cpu::read8(space + at) != CAP_MSIX {
+/// Where a function's first or next capability with this id is, looking from the link at `link`.
+fn capability_from(space: u64, link: u64, id: u8) -> Option<u64> {
+    let mut at = u64::from(cpu::read8(space + link));
+    while at != 0 && at != NOTHING && cpu::read8(space + at) != id {
         at = cpu::read8(space + at + 1).into();
     }
-    if at != 0 && at != NOTHING {
+    (at != 0 && at != NOTHING).then_some(at)
+}
+
+/// Offset of a function's last capability with this id.
+pub fn last_capability(space: u64, id: u8) -> Option<u64> {
+    let mut last = capability_from(space, CAPABILITIES, id)?;
+    while let Some(next) = capability_from(space, last + 1, id) {
+        last = next;
+    }
+    Some(last)
+}
+
+/// Writes MSI-X's message control.
+pub fn mask_interrupts(space: u64, control: u16) {
+    if let Some(at) = capability_from(space, CAPABILITIES, CAP_MSIX) {
         cpu::write16(space + at + 2, control);
     }
 }
 
+/// The configuration space of a function that is where it was from the start.
+pub fn space(window: Window) -> u64 {
+    ECAM + (window.address - FAR_DEVICES.0) / BAR_LEN % SLOTS * SLOT
+}
+
+/// Puts a function's memory somewhere, as a kernel does it: while it answers nowhere.
+pub fn place(space: u64, base: u64) {
+    cpu::write16(space + COMMAND, 0);
+    cpu::write32(space + BAR, base as u32);
+    cpu::write32(space + BAR + 4, (base >> 32) as u32);
+    cpu::write16(space + COMMAND, COMMAND_ON);
+}
+
 /// Takes what is pending: it is sent, and nobody is there.
 fn acknowledge(address: u64) {
-    // Where functions are from the start.
-    let slot = (address - FAR_DEVICES.0) / BAR_LEN % SLOTS;
     for control in [MSIX_OPEN, MSIX_MASKED] {
-        mask_interrupts(ECAM + slot * SLOT, control);
+        mask_interrupts(space(Window { address, kind: 0 }), control);
     }
 }
 

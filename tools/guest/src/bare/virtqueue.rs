@@ -147,6 +147,11 @@ impl Queue {
         }
     }
 
+    /// The device's registers are somewhere else from now on.
+    pub fn move_to(&mut self, window: Window) {
+        self.window = window;
+    }
+
     /// Rings the doorbell in any case.
     pub fn ring(&mut self) {
         self.kicks += 1;

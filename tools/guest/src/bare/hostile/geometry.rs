@@ -81,7 +81,7 @@ fn bring_up_with(lab: &mut Lab<'_>, spoil: fn(&mut Geometry)) -> Outcome {
 /// Changes a queue register of a running device, then does I/O by the old
 /// geometry: `ignored` if that works. Enough requests to go around a ring of
 /// the size the register was rewritten to.
-fn rewrite(lab: &mut Lab<'_>, spoil: fn(Window, u64)) -> Outcome {
+pub(super) fn rewrite(lab: &mut Lab<'_>, spoil: fn(Window, u64)) -> Outcome {
     let mut block = match lab.block() {
         Ok(block) => block,
         Err(outcome) => return outcome,

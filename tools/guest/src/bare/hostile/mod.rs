@@ -1,7 +1,7 @@
 //! `mode=hostile`: a guest that breaks the rules on purpose, and reports what
 //! the VMM made of it.
 //!
-//! One case is one stimulus from the threat catalogue (G1 to G27), on a freshly
+//! One case is one stimulus from the threat catalogue (G1 to G29), on a freshly
 //! reset device. It prints one line, `case=NAME outcome=WORD …`, where the word
 //! is what was observed, never a verdict: which words are acceptable is the
 //! host-side crate's table. Then the device is reset and must work again.
@@ -14,6 +14,7 @@ mod in_flight;
 mod mem;
 mod mmds;
 mod network;
+mod pci;
 mod platform;
 mod pmem;
 mod races;
@@ -56,7 +57,9 @@ const GROUPS: &[&[Case]] = &[
     mmds::CASES,
     storms::CASES,
     platform::CASES,
+    pci::CASES,
     races::CASES,
+    pci::RACES,
 ];
 
 /// What cases work with.
@@ -73,7 +76,7 @@ pub fn run(machine: &mut Machine) {
     let wanted = machine.command_line.text("case").unwrap_or("all");
     let mut lab = Lab { machine, facts: [("", 0); 2] };
     let mut found = false;
-    let groups: &[&[Case]] = if wanted == "races" { &[races::CASES] } else { GROUPS };
+    let groups: &[&[Case]] = if wanted == "races" { &[races::CASES, pci::RACES] } else { GROUPS };
     for (name, stimulus) in groups.iter().copied().flatten() {
         if matches!(wanted, "all" | "races") || wanted == *name || (wanted.ends_with('-') && name.starts_with(wanted)) {
             found = true;
