@@ -47,7 +47,7 @@ const DATA: u16 = 0xcfc;
 const HOTPLUG: u16 = 0x620;
 const ONES: u32 = u32::MAX;
 /// Looks at the board from one change of the race to the next, and how long the race may take at most.
-const SPOIL_STEP: u64 = 8192;
+const SPOIL_STEP: u64 = 1 << 18;
 const RACE_MS: u64 = 15_000;
 /// The status of a running device.
 const UP: u32 = bit::ACKNOWLEDGE | bit::DRIVER | bit::FEATURES_OK | bit::DRIVER_OK;
