@@ -206,7 +206,7 @@ mod tests {
         };
         assert_eq!(names("RSS"), ["memory"]);
         assert_eq!(names("net-").len(), 4);
-        assert_eq!(names("qd 32").len(), 6);
+        assert_eq!(names("qd 32").len(), 7);
         assert!(chosen(&["nonsense".to_owned()]).is_err());
         assert!(chosen(&[]).unwrap().len() > 20);
     }

@@ -196,7 +196,12 @@ impl Subject {
 
     /// [`spawn`](Self::spawn) and the least a bootable VM needs: 1 vCPU, [`GUEST_MIB`], the guest with `words`.
     pub(crate) fn spawn_configured(&self, rig: &Rig, words: &str) -> Result<Vm> {
-        let mut vm = self.spawn(rig, Place::Anywhere)?;
+        self.spawn_configured_with(rig, words, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn spawn_configured_with(&self, rig: &Rig, words: &str, arguments: &[&OsStr]) -> Result<Vm> {
+        let mut vm = self.spawn_with(rig, Place::Anywhere, arguments)?;
         vm.configure(rig, words, &machine())?;
         Ok(vm)
     }
@@ -327,7 +332,7 @@ impl Vm {
     }
 
     /// A request that makes the guest speak, and the wait for what it says.
-    fn put_and_hear(
+    pub(crate) fn put_and_hear(
         &mut self,
         path: &str,
         body: &Value,

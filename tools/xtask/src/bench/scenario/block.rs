@@ -13,7 +13,7 @@ use super::Scenario;
 /// How long one run of a load may take.
 const RUN: Duration = Duration::from_secs(120);
 /// Larger than any cache of the processor's.
-const DISK_MIB: usize = 256;
+pub(super) const DISK_MIB: usize = 256;
 
 /// Two queues on two vCPUs, and one queue on one of them: the same requests in all, as many in flight.
 struct Spread {

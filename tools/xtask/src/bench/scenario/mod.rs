@@ -8,6 +8,7 @@ mod jail;
 mod memory;
 mod mmds;
 mod net;
+mod pci;
 mod requests;
 mod slow_drive;
 mod snapshot;
@@ -54,6 +55,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(net::SCENARIOS);
     all.push(mmds::MMDS);
     all.push(slow_drive::SLOW_DRIVE);
+    all.extend(pci::SCENARIOS);
     all
 }
 

@@ -3,6 +3,7 @@
 //! To the guest, frames come from a packet socket that never has more of them under way than
 //! the tap's queue holds, so the tap drops none; from the guest, the tap's own statistics count.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -80,8 +81,8 @@ fn counters(text: &str, interface: &str) -> Option<Counters> {
     Some(Counters { received: *numbers.get(1)?, transmitted: *numbers.get(9)? })
 }
 
-fn vm(subject: &Subject, rig: &Rig, words: &str) -> Result<Vm> {
-    let mut vm = subject.spawn_configured(rig, &format!("mayfly.mode=bench-net {words}"))?;
+fn vm(subject: &Subject, rig: &Rig, words: &str, arguments: &[&OsStr]) -> Result<Vm> {
+    let mut vm = subject.spawn_configured_with(rig, &format!("mayfly.mode=bench-net {words}"), arguments)?;
     let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
     let body = json!({"iface_id": "eth0", "host_dev_name": TAP, "guest_mac": mac});
     vm.put("/network-interfaces/eth0", &body)?;
@@ -93,10 +94,15 @@ fn frames(rig: &Rig, full: u64) -> u64 {
 }
 
 fn transmit(metric: &'static Metric, size: u64, subject: &Subject, rig: &Rig) -> Result<Sample> {
+    Ok(vec![(metric, transmit_rate(size, subject, rig, &[])?)])
+}
+
+/// Frames per second out of a guest whose VMM has these arguments.
+pub(super) fn transmit_rate(size: u64, subject: &Subject, rig: &Rig, arguments: &[&OsStr]) -> Result<f64> {
     let wanted = frames(rig, if size < 1000 { 200_000 } else { 150_000 });
     let words = format!("mayfly.dir=tx mayfly.size={size} mayfly.packets={wanted}");
     let statistics = Statistics::open()?;
-    let mut vm = vm(subject, rig, &words)?;
+    let mut vm = vm(subject, rig, &words, arguments)?;
     let before = statistics.read()?;
     vm.start()?;
     vm.split_threads(rig)?;
@@ -106,13 +112,13 @@ fn transmit(metric: &'static Metric, size: u64, subject: &Subject, rig: &Rig) ->
         bail!("only {arrived} of {wanted} frames came out of the tap: {results:?}");
     }
     let seconds = number(&results, "elapsed_ns")? / 1e9;
-    Ok(vec![(metric, arrived as f64 / seconds)])
+    Ok(arrived as f64 / seconds)
 }
 
 fn receive(metric: &'static Metric, size: u64, subject: &Subject, rig: &Rig) -> Result<Sample> {
     let wanted = frames(rig, if size < 1000 { 200_000 } else { 150_000 });
     let words = format!("mayfly.dir=rx mayfly.size={size} mayfly.packets={wanted}");
-    let mut vm = vm(subject, rig, &words)?;
+    let mut vm = vm(subject, rig, &words, &[])?;
     vm.start()?;
     vm.split_threads(rig)?;
     vm.console.wait_for("net=listening", PATIENCE)?;
