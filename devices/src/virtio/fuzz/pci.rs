@@ -519,9 +519,8 @@ pub fn pci(data: &[u8]) -> (u64, u64) {
     let mut input = Input(data);
     let mut board = Board::empty(ram(), disk());
     let how = input.byte();
-    for index in 0..SLOTS.len() {
+    for (index, (slot, _)) in SLOTS.into_iter().enumerate() {
         board.plug(index);
-        let (slot, _) = SLOTS[index];
         if how >> index & 1 == 0 {
             board.place(slot, home(slot));
             board.bring_up(index, u32::MAX);
