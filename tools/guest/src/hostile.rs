@@ -427,6 +427,7 @@ mod tests {
             include_str!("bare/hostile/mmds.rs"),
             include_str!("bare/hostile/network.rs"),
             include_str!("bare/hostile/pci.rs"),
+            include_str!("bare/hostile/pci/bars.rs"),
             include_str!("bare/hostile/pmem.rs"),
             include_str!("bare/hostile/storms.rs"),
             include_str!("bare/hostile/vsock.rs"),

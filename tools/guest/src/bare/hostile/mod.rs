@@ -58,6 +58,7 @@ const GROUPS: &[&[Case]] = &[
     storms::CASES,
     platform::CASES,
     pci::CASES,
+    pci::BAR_CASES,
     races::CASES,
     pci::RACES,
 ];
