@@ -94,7 +94,7 @@ impl Block {
     /// Starts the device with two queues, each as if it were the only one.
     pub fn start_two(machine: &mut Machine, window: Window, options: Options) -> Result<[Self; 2], Refusal> {
         let first = Self::lay_out_queue(machine, window, options, 0)?;
-        let second = Self::on_queue(machine, window, options, first.features, 1);
+        let second = Self::on_queue(machine, window, options, first.features, 1)?;
         first.queue.announce();
         second.queue.announce();
         bring_up::start(window)?;
@@ -116,22 +116,31 @@ impl Block {
             wanted |= feature::EVENT_IDX;
         }
         let features = bring_up::negotiate(window, wanted, machine.clock)?;
-        Ok(Self::on_queue(machine, window, options, features, index))
+        Self::on_queue(machine, window, options, features, index)
     }
 
     /// The part of a driver that uses one queue.
-    fn on_queue(machine: &mut Machine, window: Window, options: Options, features: u64, index: u32) -> Self {
-        // On PCI it is the size itself, which somebody may have spoiled on purpose.
-        let size = window.queue_max(index).clamp(16, 256) as u16;
+    fn on_queue(
+        machine: &mut Machine,
+        window: Window,
+        options: Options,
+        features: u64,
+        index: u32,
+    ) -> Result<Self, Refusal> {
+        let size = window.queue_max(index).min(256) as u16;
         let event_idx = features & feature::EVENT_IDX != 0;
         let queue = Queue::allocate(window, index, size, event_idx, &mut machine.arena);
         let pieces = options.data_pieces + 2;
         let indirect = features & feature::INDIRECT_DESC != 0;
         let stride = if indirect { 1 } else { pieces };
-        let depth = options.depth.min(size / stride).max(1);
+        // On PCI the largest size is the size, which another processor may have made smaller a moment ago.
+        if size < stride {
+            return Err(Refusal::Start);
+        }
+        let depth = options.depth.min(size / stride);
         let tables = indirect.then(|| machine.arena.take(DESCRIPTOR * u64::from(pieces) * u64::from(depth), 16));
         let slots = machine.arena.take(SLOT * u64::from(depth), 64);
-        Self { window, queue, features, capacity: window.config64(0), depth, slots, tables, stride }
+        Ok(Self { window, queue, features, capacity: window.config64(0), depth, slots, tables, stride })
     }
 
     /// Header of a slot's request (16 bytes).

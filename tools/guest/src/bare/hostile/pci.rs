@@ -99,7 +99,9 @@ fn foreign_messages(lab: &mut Lab<'_>) -> Outcome {
     // The device may interrupt.
     block.queue.avail.write16(0, 0);
     let mut failed = 0;
-    for address in [marker.address(), 0, 0xfec0_0000, 0xfedf_fffc, 0xfef0_0000, 0x1_fee0_0000, ECAM, block.window.address, !3] {
+    for address in
+        [marker.address(), 0, 0xfec0_0000, 0xfedf_fffc, 0xfef0_0000, 0x1_fee0_0000, ECAM, block.window.address, !3]
+    {
         for vector in 0..2 {
             entry(block.window, vector, address, 0x6d6d_0040);
         }
@@ -149,7 +151,12 @@ fn mask_storm(lab: &mut Lab<'_>) -> Outcome {
         block.queue.kick();
         for n in 0..30 {
             // A fixed interrupt with any vector and any destination: nobody takes it.
-            entry(block.window, n % 2, pci::NOBODY | (round + n) << 12 & 0xf_f000, 0x20 + ((round * 7 + n) % 0xd0) as u32);
+            entry(
+                block.window,
+                n % 2,
+                pci::NOBODY | (round + n) << 12 & 0xf_f000,
+                0x20 + ((round * 7 + n) % 0xd0) as u32,
+            );
             cpu::write32(table + 16 * (n % 2) + 12, n as u32 & 1);
             pci::mask_interrupts(space, [pci::MSIX_OPEN, pci::MSIX_MASKED, 0, pci::MSIX_OPEN][n as usize % 4]);
         }
