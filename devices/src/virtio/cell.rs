@@ -11,7 +11,7 @@
 mod lane;
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -89,6 +89,8 @@ pub struct VirtioCell {
     dials: Vec<LimitDial>,
     /// Changes of the configuration space that the registers' generation does not tell yet.
     changes: AtomicU32,
+    /// What [`Self::is_driven`] says.
+    driven: AtomicBool,
     front: Mutex<Front>,
     first: Lane,
     others: Vec<Lane>,
@@ -130,6 +132,7 @@ impl VirtioCell {
             hears,
             dials: device.limit_dials(),
             changes: AtomicU32::new(0),
+            driven: AtomicBool::new(false),
             front: Mutex::new(Front {
                 registers,
                 state: State::Idle,
@@ -239,6 +242,16 @@ impl VirtioCell {
                 Err(why) => self.refuse_activation(&mut front, &why),
             },
         }
+        self.note_driver(&front);
+    }
+
+    fn note_driver(&self, front: &Front) {
+        self.driven.store(!front.registers.status().is_empty(), Ordering::Relaxed);
+    }
+
+    /// Whether a driver has begun with the device, and has not reset it since. Waits for nobody, a reset that takes its time included.
+    pub fn is_driven(&self) -> bool {
+        self.driven.load(Ordering::Relaxed)
     }
 
     /// The driver rang for a queue by an exit instead of the ioeventfd.
@@ -457,6 +470,7 @@ impl VirtioCell {
     pub fn restore(&self, state: &CellState) -> Result<(), BadState> {
         let mut front = self.lock();
         front.registers.restore(&state.registers)?;
+        self.note_driver(&front);
         let works = matches!(state.progress, Progress::Activating | Progress::Live);
         if (works && !front.registers.is_set_up())
             || (state.progress == Progress::NeedsReset) != front.registers.is_broken()

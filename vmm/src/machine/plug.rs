@@ -236,7 +236,8 @@ impl Machine {
         let (Some(pci), Some(card), Some(seat)) = (&self.pci, seat.and_then(|seat| seat.card.as_ref()), seat) else {
             return false;
         };
-        let used = seat.cell.registers(|registers| !registers.status().is_empty());
+        // Not by its registers: a guest may be resetting it, which takes as long as the host's disk does.
+        let used = seat.cell.is_driven();
         if used {
             pci.hotplug.ask_to_leave(card.slot);
         }

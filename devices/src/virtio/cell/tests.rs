@@ -163,6 +163,24 @@ fn registers_race_with_driver_ok() {
     rig.read(0, 512);
 }
 
+/// Whoever wants to unplug a device asks that, and must not wait for it.
+#[test]
+fn a_driver_is_known_without_a_lock() {
+    let rig = idle();
+    assert!(!rig.cell.is_driven());
+    rig.cell.write_status(1);
+    assert!(rig.cell.is_driven());
+    let held = rig.cell.front.lock().unwrap();
+    assert!(rig.cell.is_driven(), "though somebody holds the registers");
+    drop(held);
+    rig.cell.write_status(0);
+    assert!(!rig.cell.is_driven());
+    // A device that asks for a reset is still its driver's.
+    negotiate(&rig.cell);
+    rig.cell.write_status(15);
+    assert!(rig.cell.is_driven());
+}
+
 /// Two activations may be waiting when the event loop comes round: the second finds the device live and leaves it so.
 #[test]
 fn a_reset_between_driver_ok_and_the_event_loop() {
