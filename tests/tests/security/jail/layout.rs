@@ -130,6 +130,8 @@ fn a_guest_boots() {
         "/drives/d",
         &json!({"drive_id": "d", "path_on_host": "/disk", "is_root_device": false, "io_engine": "Async"}),
     );
+    // Log lines go where the guest's console goes, and one could come in the middle of what the guest says.
+    place.put("/logger", &json!({"level": "Warning"}));
     place.put("/actions", &json!({"action_type": "InstanceStart"}));
     jailed.stdout.find(guest::READY, PATIENCE).unwrap_or_else(|| panic!("{}", jailed.said()));
     let pid = place.pid();

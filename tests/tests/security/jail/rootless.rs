@@ -184,6 +184,8 @@ fn a_guest_boots_without_root() {
         &json!({"kernel_image_path": "/guest.elf", "boot_args": Job::new(Mode::Spin).command_line()}),
     );
     place.put("/machine-config", &json!({"vcpu_count": 1, "mem_size_mib": 64}));
+    // Log lines go where the guest's console goes, and one could come in the middle of what the guest says.
+    place.put("/logger", &json!({"level": "Warning"}));
     place.put("/actions", &json!({"action_type": "InstanceStart"}));
     jailed.stdout.find(guest::READY, PATIENCE).unwrap_or_else(|| panic!("{}", jailed.said()));
     assert_confined(pid);
