@@ -70,6 +70,8 @@ fn the_walk_through_of_clones() {
 #[test]
 fn the_walk_through_without_root() {
     let (said, left) = walk(&blocks()[1], Some(USER));
-    assert!(said.contains("mayfly-guest") && !said.contains("fault_message"), "{said}");
+    // The machine was started, and ended at once by the last lines: whether its guest came to say something is a matter of milliseconds.
+    assert!(said.contains("InstanceStart") && said.contains("signal 15 was received"), "{said}");
+    assert_eq!((said.matches("Status code: 204").count(), said.contains("fault_message")), (2, false), "{said}");
     assert_eq!(left.trim(), "/srv/home/jails", "what the first line made");
 }
