@@ -9,7 +9,7 @@ use std::{mem, ptr};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::unix_stream::HostStream;
+use super::unix_stream::{HostStream, retry};
 
 /// Most descriptors that are taken from one message, or sent with it.
 pub const MAX_FDS: usize = 8;
@@ -165,18 +165,6 @@ impl AsRawFd for FdStream {
 impl From<OwnedFd> for FdStream {
     fn from(socket: OwnedFd) -> Self {
         Self(socket)
-    }
-}
-
-fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
-    loop {
-        if let Ok(count) = usize::try_from(call()) {
-            return Ok(count);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
     }
 }
 

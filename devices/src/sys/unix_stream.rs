@@ -128,7 +128,8 @@ fn message(pieces: &[GuestIoVec]) -> libc::msghdr {
     message
 }
 
-fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+/// Makes a call that counts bytes, again if a signal came in between.
+pub(super) fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         if let Ok(count) = usize::try_from(call()) {
             return Ok(count);

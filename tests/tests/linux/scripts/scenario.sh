@@ -4,6 +4,7 @@
 # vm_start [ARG...]    vm_run [ARG...] (without the API)
 # waiting_start        waiting_are_clones CASE
 # vm_up                api METHOD PATH [JSON]      boots CASE KERNEL VCPUS WORK [BOOT ARG]
+# saves    vm_again    loads                       $snapshot (what loading needs)
 # said KEY             console TEXT              in_log TEXT        ends CASE CODE TEXT
 # tests CASE ARGUMENT... (of filters and jails, as on the host)
 #
@@ -74,6 +75,8 @@ vm_new() {
     esac
     mkdir "$vm" && cd "$vm" || exit 1
     sock=$vm/api.sock
+    snapshot="\"snapshot_path\": \"$vm/state\", \"resume_vm\": true,
+        \"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"$vm/memory\"}"
     pid=
     dumped=
     : >log
@@ -105,6 +108,22 @@ vm_run() {
 answers() { [ -S "$sock" ] && api GET /version; }
 answers_or_ended() { answers || ended; }
 vm_up() { until_true answers_or_ended && answers || give_up "$1" "no reply on the socket"; }
+
+# saves, vm_again, loads: the machine is saved and its process killed, another one is there in its place (what the guest said until then
+# is in `consoles`), and goes on with the machine.
+saves() {
+    api PATCH /vm '{"state": "Paused"}' &&
+        api PUT /snapshot/create "{\"snapshot_path\": \"$vm/state\", \"mem_file_path\": \"$vm/memory\"}"
+}
+vm_again() {
+    kill -9 "$pid"
+    wait "$pid" 2>/dev/null
+    rm -f "$sock"
+    cat console >>consoles
+    vm_start
+    until_true answers_or_ended && answers
+}
+loads() { api PUT /snapshot/load "{$snapshot}"; }
 
 # waiting_start: two processes that wait to be clones, at $vm/1.clone and $vm/2.clone; $children are their ids, and console-1 and -2 what
 # they and their guests say.

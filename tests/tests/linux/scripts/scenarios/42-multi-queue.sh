@@ -64,18 +64,7 @@ check queues-other-pair-not "packets before: $before; after: $after" few_more
 # Both pairs again, and in the middle of it all the machine goes on in another process.
 echo go >&3
 said round-3 >/dev/null
-another() {
-    api PATCH /vm '{"state": "Paused"}' || return 1
-    api PUT /snapshot/create "{\"snapshot_path\": \"$vm/state\", \"mem_file_path\": \"$vm/memory\"}" || return 1
-    kill -9 "$pid"
-    wait "$pid" 2>/dev/null
-    rm -f "$sock"
-    cp console consoles
-    vm_start
-    until_true answers_or_ended && answers || return 1
-    api PUT /snapshot/load "{\"snapshot_path\": \"$vm/state\", \"resume_vm\": true,
-        \"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"$vm/memory\"}}"
-}
+another() { saves && vm_again && loads; }
 if another; then pass queues-snapshot; else fail queues-snapshot "$(tail -n 1 errors)"; fi
 api GET /vm/config
 equal queues-config "queues that it says" "$(grep -o '"num_queues":2' body | wc -l)" 3

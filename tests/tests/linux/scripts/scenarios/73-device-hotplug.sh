@@ -37,18 +37,7 @@ check plug-drive-again "$(tail -n 1 errors)" drive later "$vm/later.img"
 check plug-drive-again-seen "the guest does not see it" told disk-vda "$(md5 <later.img)"
 
 # In another process it has all of them, and they go there.
-another() {
-    api PATCH /vm '{"state": "Paused"}' || return 1
-    api PUT /snapshot/create "{\"snapshot_path\": \"$vm/state\", \"mem_file_path\": \"$vm/memory\"}" || return 1
-    kill -9 "$pid"
-    wait "$pid" 2>/dev/null
-    rm -f "$sock"
-    cp console consoles
-    vm_start
-    until_true answers_or_ended && answers || return 1
-    api PUT /snapshot/load "{\"snapshot_path\": \"$vm/state\", \"resume_vm\": true,
-        \"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"$vm/memory\"}}"
-}
+another() { saves && vm_again && loads; }
 if another; then pass plug-snapshot; else fail plug-snapshot "$(tail -n 1 errors)"; fi
 check plug-snapshot-net "no answer" until_true ping -c 1 -W 2 172.16.0.2
 check plug-snapshot-drive "it does not have it" told disk-vda "$(md5 <later.img)"

@@ -7,22 +7,15 @@ ip link set tap0 up
 
 # another ROUND: saves the machine, kills its process, and restores it in another one; from the third time on with a copy of its disk.
 another() {
-    api PATCH /vm '{"state": "Paused"}' || return 1
-    api PUT /snapshot/create "{\"snapshot_path\": \"$vm/state\", \"mem_file_path\": \"$vm/memory\"}" || return 1
-    kill -9 "$pid"
-    wait "$pid" 2>/dev/null
-    rm -f "$sock" v.sock
-    cat console >>consoles
-    vm_start
-    until_true answers_or_ended && answers || return 1
-    files="\"snapshot_path\": \"$vm/state\", \"resume_vm\": true,
-        \"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"$vm/memory\"}"
+    saves || return 1
+    rm -f v.sock
+    vm_again || return 1
     if [ "$1" -lt 3 ]; then
-        api PUT /snapshot/load "{$files}" || return 1
+        loads || return 1
     else
         mv disk "disk-$1"
         cp "disk-$1" disk
-        api PUT /snapshot/restore "{$files, \"drives\": [{\"drive_id\": \"d\", \"path_on_host\": \"$vm/disk\"}],
+        api PUT /snapshot/restore "{$snapshot, \"drives\": [{\"drive_id\": \"d\", \"path_on_host\": \"$vm/disk\"}],
             \"vsock\": {\"guest_cid\": 10$1}}" || return 1
     fi
     said alive >/dev/null
