@@ -21,6 +21,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::Machine;
 use super::attach::{Board, Places};
 use super::cpus::{self, Cpus};
 use super::fences::Fences;
@@ -31,8 +32,8 @@ use super::placement::Placement;
 use super::prefetch::Prefetch;
 use super::roster::{DeviceName, Home, Seat};
 use super::saved::{self, Saved, State};
+use super::served::Served;
 use super::spread::Spread;
-use super::{Machine, Served};
 use crate::arch::layout::{self, COM1_GSI, I8042_GSI};
 use crate::arch::{acpi, cpuid, mptable, msr, regs, template};
 use crate::blueprint::Plan;
@@ -403,22 +404,17 @@ fn io_threads(
     exit: &Arc<ExitLatch>,
 ) -> Result<Vec<Served>, Error> {
     let mut threads = Vec::new();
-    let mut start = |seats: &[&Seat], number: usize, hub: Option<Arc<UringHub>>| -> Result<(), Error> {
-        let fence = fences.of_io(threads.len(), seats.iter().copied()).map_err(start_error)?;
-        let mut subscribers: Vec<Arc<dyn Subscriber>> = hub.into_iter().map(|hub| hub as Arc<dyn Subscriber>).collect();
-        subscribers.extend(seats.iter().flat_map(|seat| seat.lanes_of(number)));
-        let thread = IoThread::start(fence, &fences.gate, subscribers, exit.clone())
-            .map_err(|e| start_error(format!("cannot start a thread for devices: {e}")))?;
-        threads.push(Served { names: seats.iter().map(|seat| seat.name.clone()).collect(), thread });
+    let mut start = |seats: &[&Seat], nth, hub| -> Result<(), Error> {
+        threads.push(Served::start(threads.len(), seats, nth, hub, fences, exit).map_err(start_error)?);
         Ok(())
     };
     for seat in seats.iter().filter(|seat| seat.home == Home::Own) {
-        (0..seat.threads).try_for_each(|number| start(&[seat], number, None))?;
+        (0..seat.threads).try_for_each(|nth| start(&[seat], nth, None))?;
     }
-    for (number, hub) in hubs.into_iter().enumerate() {
-        let on_it = |seat: &&Seat| seat.home == Home::Uring && number < seat.threads;
+    for (nth, hub) in hubs.into_iter().enumerate() {
+        let on_it = |seat: &&Seat| seat.home == Home::Uring && nth < seat.threads;
         let drives: Vec<&Seat> = seats.iter().filter(on_it).collect();
-        start(&drives, number, Some(hub))?;
+        start(&drives, nth, Some(hub))?;
     }
     Ok(threads)
 }
@@ -450,21 +446,10 @@ fn boot_timer(started: Instant) -> BootTimer {
     })
 }
 
-/// The rings for drives with the Async engine, one for each thread that serves some, if there are any and the host allows it.
+/// The rings for drives with the Async engine, if there are any and the host allows it.
 fn uring_hubs(plan: &Plan, transport: Transport, spread: Spread) -> Vec<Arc<UringHub>> {
-    // How many lanes each thread will have.
-    let mut lanes = Vec::new();
-    for drive in plan.drives().iter().filter(|d| d.config.io_engine == IoEngine::Async) {
-        let queues = transport.queues(drive.config.num_queues, plan.machine.vcpu_count()).into();
-        let threads = spread.threads(queues);
-        lanes.resize(lanes.len().max(threads), 0);
-        (0..queues).for_each(|lane| lanes[lane % threads] += 1);
-    }
-    let hubs: Result<Vec<_>, _> = lanes.into_iter().map(UringHub::new).collect();
-    hubs.unwrap_or_else(|error| {
-        log::warn!("io_uring is not available ({error}); drives with io_engine Async use the Sync engine instead");
-        Vec::new()
-    })
+    let drives = plan.drives().iter().filter(|d| d.config.io_engine == IoEngine::Async);
+    spread.rings(drives.map(|d| transport.queues(d.config.num_queues, plan.machine.vcpu_count()).into()))
 }
 
 /// What KVM offers with the machine's CPU template applied, and the template. Fails rather than to boot another processor than the one

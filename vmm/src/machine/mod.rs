@@ -14,6 +14,7 @@ mod plug;
 mod prefetch;
 mod roster;
 mod saved;
+mod served;
 mod spread;
 mod traps;
 
@@ -33,6 +34,7 @@ use identity::Identity;
 use pci::Pci;
 use prefetch::Prefetch;
 use roster::Seat;
+use served::Served;
 use spread::Spread;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,12 +55,6 @@ use crate::io_thread::IoThread;
 use crate::memory::{DirtyMap, Memory, PmemRegion, SlotError, Source, Watch};
 use crate::telemetry::{Group, Registry};
 use crate::vcpu::Crew;
-
-/// A thread, and whose devices it serves.
-struct Served {
-    names: Vec<DeviceName>,
-    thread: IoThread,
-}
 
 /// A machine whose guest can run. vCPUs stand still until [`Machine::resume`].
 ///

@@ -12,18 +12,18 @@ use devices::ram::GuestRam;
 use devices::virtio::block::UringHub;
 use devices::virtio::pmem::WriteTrap;
 
+use super::Machine;
 use super::attach::{Lanes, block, net, pmem};
 use super::fences::Fences;
 use super::pci::{Card, Workshop};
 use super::roster::{DeviceName, Home, Seat};
+use super::served::Served;
 use super::spread::Spread;
-use super::{Machine, Served};
 use crate::blueprint::{self, Backing, Drive};
 use crate::config::{DriveBackend, DriveConfig, IoEngine, MmdsConfig, NetConfig, PmemConfig, Transport};
 use crate::error::{Error, Subject};
 use crate::event_loop::EventLoop;
 use crate::exit::ExitLatch;
-use crate::io_thread::IoThread;
 use crate::memory::{PmemRegion, Slots};
 use crate::threads::Role;
 
@@ -72,7 +72,7 @@ impl Maker {
         let threads = self.spread.threads(queues.into());
         let hubs = match drive.config.io_engine {
             IoEngine::Sync => Vec::new(),
-            IoEngine::Async => rings(queues.into(), threads),
+            IoEngine::Async => self.spread.rings([queues.into()]),
         };
         let made = block::Made::of(&drive, file, queues, threads, &hubs).map_err(|e| fail(&name)(&e))?;
         let plugged = self.seat(name, made.lanes, threads, hubs)?;
@@ -135,27 +135,13 @@ impl Maker {
         let mut hubs = hubs.into_iter();
         let free = (0..).filter(|number| !self.numbers.contains(number));
         let threads = free.zip(0..seat.threads).map(|(number, nth)| {
-            let fence = self.fences.of_io(number, std::iter::once(seat)).map_err(|e| fail(&seat.name)(&e))?;
-            let hub = hubs.next().map(|hub| hub as Arc<dyn Subscriber>);
-            let subscribers = hub.into_iter().chain(seat.lanes_of(nth)).collect();
-            let thread = IoThread::start(fence, &self.fences.gate, subscribers, self.exit.clone());
-            Ok(Served { names: vec![seat.name.clone()], thread: thread.map_err(|e| fail(&seat.name)(&e))? })
+            Served::start(number, &[seat], nth, hubs.next(), &self.fences, &self.exit).map_err(|e| fail(&seat.name)(&e))
         });
         let threads = threads.collect::<Result<Vec<_>, Error>>()?;
         // A thread without its fence has ended; the device must not wait for it.
         self.fences.gate.wait().map_err(|e| fail(&seat.name)(&e))?;
         Ok(threads)
     }
-}
-
-/// A ring for each thread that serves a drive with so many lanes.
-fn rings(lanes: usize, threads: usize) -> Vec<Arc<UringHub>> {
-    let counts = (0..threads).map(|thread| (thread..lanes).step_by(threads).count());
-    let hubs: Result<Vec<_>, _> = counts.map(UringHub::new).collect();
-    hubs.unwrap_or_else(|error| {
-        log::warn!("io_uring is not available ({error}); the drive uses the Sync engine instead");
-        Vec::new()
-    })
 }
 
 impl Seat {

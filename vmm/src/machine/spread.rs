@@ -1,7 +1,10 @@
-//! On how many threads the lanes of a device are served.
+//! On how many threads the lanes of a device are served, and with how many io_urings.
 
 use std::num::NonZero;
+use std::sync::Arc;
 use std::thread;
+
+use devices::virtio::block::UringHub;
 
 /// More threads than this do not make a device faster than its guest can ask.
 const MOST: usize = 4;
@@ -23,6 +26,22 @@ impl Spread {
     /// than one that does the work of both.
     pub(super) fn threads(self, lanes: usize) -> usize {
         lanes.min(self.host_cpus).clamp(1, MOST)
+    }
+
+    /// The io_urings for drives with so many lanes each, one for each thread that serves some; none if the host allows none.
+    pub(super) fn rings(self, drives: impl IntoIterator<Item = usize>) -> Vec<Arc<UringHub>> {
+        // How many lanes each thread will have.
+        let mut per_thread = Vec::new();
+        for lanes in drives {
+            let threads = self.threads(lanes);
+            per_thread.resize(per_thread.len().max(threads), 0);
+            (0..lanes).for_each(|lane| per_thread[lane % threads] += 1);
+        }
+        let hubs: Result<Vec<_>, _> = per_thread.into_iter().map(UringHub::new).collect();
+        hubs.unwrap_or_else(|error| {
+            log::warn!("io_uring is not available ({error}); drives with io_engine Async use the Sync engine instead");
+            Vec::new()
+        })
     }
 }
 
