@@ -50,6 +50,11 @@ impl Stored {
     }
 }
 
+/// For durations in a [`Stored`].
+pub fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Shortest, longest and summed durations since they were last settled.
 #[derive(Debug)]
 pub struct Latency {

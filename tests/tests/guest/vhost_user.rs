@@ -34,6 +34,15 @@ impl Host {
     fn serve(&self) -> Backend {
         Backend::storage(self.disk.path(), &self.socket, true)
     }
+
+    /// A machine with the backend's drive, in which `job` has begun.
+    #[track_caller]
+    fn used_by(&self, job: &Job) -> Vmm {
+        let vmm = configured(job);
+        vmm.put("/drives/d", &drive(&self.socket)).expect_204();
+        vmm.instance_start();
+        vmm
+    }
 }
 
 fn drive(socket: &Path) -> Value {
@@ -166,9 +175,7 @@ fn a_backend_that_is_killed_with_much_in_flight_tells_nothing_wrong() {
         drive: 0,
         transfer: Transfer { indirect: true, ..Transfer::default() },
     };
-    let vmm = configured(&Job::new(Mode::BenchBlock(load)));
-    vmm.put("/drives/d", &drive(&host.socket)).expect_204();
-    vmm.instance_start();
+    let vmm = host.used_by(&Job::new(Mode::BenchBlock(load)));
     let blocks = || std::fs::metadata(host.disk.path()).unwrap().blocks();
     wait_until("many writes", &vmm, || blocks() > 4096);
     backend.kill();
@@ -193,9 +200,7 @@ fn pauses_lose_no_request() {
         drive: 0,
         transfer: Transfer { event_idx: true, indirect: true, ..Transfer::default() },
     };
-    let vmm = configured(&Job::new(Mode::BenchBlock(load)));
-    vmm.put("/drives/d", &drive(&host.socket)).expect_204();
-    vmm.instance_start();
+    let vmm = host.used_by(&Job::new(Mode::BenchBlock(load)));
     for _ in 0..100 {
         vmm.patch("/vm", &json!({"state": "Paused"})).expect_204();
         vmm.patch("/vm", &json!({"state": "Resumed"})).expect_204();
@@ -208,9 +213,7 @@ fn pauses_lose_no_request() {
 fn a_backend_that_grew_announces_its_capacity() {
     let host = Host::new(MIB);
     let backend = host.serve();
-    let vmm = configured(&Job::new(Mode::Watch));
-    vmm.put("/drives/d", &drive(&host.socket)).expect_204();
-    vmm.instance_start();
+    let vmm = host.used_by(&Job::new(Mode::Watch));
     vmm.wait_for_line("watch=started", PATIENCE);
     vmm.patch("/drives/d", &json!({"drive_id": "d"})).expect_204();
     let expected = "Running method expected different backend.";
@@ -233,9 +236,7 @@ fn a_backend_that_grew_announces_its_capacity() {
 fn a_backend_that_hangs_keeps_only_its_drive_waiting() {
     let host = Host::new(64 * MIB);
     let backend = host.serve();
-    let vmm = configured(&written(120_000, Transfer::default()).end(End::Spin));
-    vmm.put("/drives/d", &drive(&host.socket)).expect_204();
-    vmm.instance_start();
+    let vmm = host.used_by(&written(120_000, Transfer::default()).end(End::Spin));
     wait_until("a write", &vmm, || host.disk.read(1000 * SECTOR, 8).unwrap() != [0; 8]);
     backend.freeze();
     vmm.patch("/drives/d", &json!({"drive_id": "d"})).expect_fault("it did not answer within");

@@ -14,10 +14,10 @@ pub use groups::{
     NO_VSOCK, SeccompMetrics, SignalMetrics,
 };
 pub use registry::{Entry, Group, REGISTRY, Registry, Seen, Value};
-pub use report::{Reporter, microseconds, report, report_to};
+pub use report::{Reporter, report, report_to};
 
 pub use devices::irq::INTERRUPTS;
 pub use devices::metric_group;
-pub use devices::metrics::{Counter, Latency, Metric, MetricGroup, Spread, Stored};
+pub use devices::metrics::{Counter, Latency, Metric, MetricGroup, Spread, Stored, microseconds};
 
 pub(crate) use report::Clock;

@@ -38,11 +38,6 @@ pub fn report() -> io::Result<()> {
     REPORTER.get().map_or(Ok(()), |reporter| reporter.report())
 }
 
-/// For [`devices::metrics::Stored`] durations.
-pub fn microseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// Says when a minute has passed. Costs nothing until it is started.
 #[derive(Debug)]
 pub(crate) struct Clock {

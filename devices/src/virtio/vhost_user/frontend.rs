@@ -23,6 +23,7 @@ use super::message::{F_PROTOCOL_FEATURES, InflightArea, Request, VringState, pro
 use super::metrics::VhostUserMetrics;
 use super::peer::{ANSWER_LIMIT, Channel, Greeting, Offer, Peer, Wishes, ask_config, config_space};
 use crate::event::{Interest, Source};
+use crate::metrics::microseconds;
 use crate::virtio::device::Rings;
 use crate::virtio::queue::RingError;
 
@@ -515,18 +516,11 @@ impl Frontend {
     }
 
     fn look_for_backend(&mut self) -> Result<(), Broken> {
-        let Ok(mut connection) = Connection::open(&self.socket) else {
-            self.retry = self.retry.saturating_mul(2).min(LAST_RETRY);
-            return Ok(());
-        };
         self.retry = self.retry.saturating_mul(2).min(LAST_RETRY);
+        let Ok(mut connection) = Connection::open(&self.socket) else { return Ok(()) };
         let greeting = Greeting::begin(self.wishes, &mut connection)?;
         self.watch(connection.as_raw_fd())?;
         self.link = Some(Link::new(connection, None, Stage::Greeting(greeting)));
         Ok(())
     }
-}
-
-fn microseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

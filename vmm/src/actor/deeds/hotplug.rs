@@ -176,20 +176,14 @@ impl Vmm {
     }
 
     fn answer_who_asked_for(&mut self, name: &DeviceName) {
-        let (out, left): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.asked).into_iter().partition(|asked| asked.name == *name);
-        self.asked = left;
-        out.into_iter().for_each(|asked| (asked.answer)(Ok(())));
+        self.asked.extract_if(.., |asked| asked.name == *name).for_each(|asked| (asked.answer)(Ok(())));
         self.wind_unplug_clock();
     }
 
     /// Tells those who waited long enough.
     pub(in crate::actor) fn give_up_unplugs(&mut self) {
         let now = Instant::now();
-        let (late, left): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.asked).into_iter().partition(|asked| asked.until <= now);
-        self.asked = left;
-        for Asked { name, answer, .. } in late {
+        for Asked { name, answer, .. } in self.asked.extract_if(.., |asked| asked.until <= now) {
             answer(Err(refuse(format!(
                 "The guest has not let go of {name}: it was asked by ACPI and uses the device still. If it lets go later, the device goes then. Ask again, have the guest unmount or release it first, or take it away by force (DELETE with ?force=true)."
             ))));
